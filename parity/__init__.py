@@ -1,0 +1,1 @@
+"""Converts PyTorch checkpoints to Flax and back, and proves that two networks agree."""

@@ -1,0 +1,1 @@
+"""The ResNet family in JAX/Flax NNX with PyTorch weight parity."""
