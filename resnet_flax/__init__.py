@@ -1,1 +1,6 @@
 """The ResNet family in JAX/Flax NNX with PyTorch weight parity."""
+
+from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
+
+__all__ = ["ARCHITECTURES", "BasicBlock", "Bottleneck", "ResNet", "Residual", "UserError"]

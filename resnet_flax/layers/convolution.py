@@ -1,0 +1,73 @@
+"""A 2-D convolution with PyTorch's arguments, padding and initialisation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from resnet_flax.layers.initializers import kaiming_normal, torch_default_bias
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` in two dimensions, spelt and initialised as `torch.nn.Conv2d` in torchvision's ResNets.
+
+    `padding` is a number of pixels, the same on both sides. Flax's "SAME" is not that: at stride 2 it pads even sizes
+    by (0, 1) and odd sizes by (1, 1).
+
+    Args:
+        in_features, out_features: channels.
+        kernel_size, stride, padding, dilation: one number for both spatial axes, or (height, width).
+        groups: channel groups; divides both channel counts.
+        use_bias: torchvision's ResNets have none.
+        kernel_init: torchvision's Kaiming normal by default; `initializers.torch_default` is `nn.Conv2d`'s own.
+        bias_init: `nn.Conv2d`'s uniform one by default.
+        dtype: of the computation; None takes it from the input and the parameters.
+        param_dtype: of the parameters.
+
+    Raises:
+        ValueError: if `groups` does not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+        kernel_init: Initializer = kaiming_normal,
+        bias_init: Initializer | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if in_features % groups or out_features % groups:
+            raise ValueError(f"groups={groups} must divide in_features={in_features} and out_features={out_features}")
+        kernel_size = _pair(kernel_size)
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            strides=_pair(stride),
+            padding=[(p, p) for p in _pair(padding)],
+            kernel_dilation=_pair(dilation),
+            feature_group_count=groups,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init or torch_default_bias(math.prod(kernel_size) * in_features // groups),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            conv_general_dilated=jax.lax.conv_general_dilated,
+            rngs=rngs,
+        )

@@ -1,0 +1,220 @@
+"""The ResNet family: residual blocks and the network that stacks them, under torchvision's attribute names."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
+
+Layer = Callable[..., nnx.Module]
+
+
+def _projection(in_features: int, features: int, stride: int, conv: Layer, norm: Layer) -> Sequential | None:
+    """The shortcut's 1x1 convolution and norm, wherever the block changes the shape."""
+    if stride == 1 and in_features == features:
+        return None
+    return Sequential([conv(in_features, features, 1, stride=stride), norm(features)])
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut: He et al. 2015 (arXiv:1512.03385), figure 5 left."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        planes: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        width_per_group: int = 64,
+        conv: Layer,
+        norm: Layer,
+    ):
+        if groups != 1 or width_per_group != 64 or dilation != 1:
+            raise ValueError("BasicBlock has neither groups, nor another width, nor dilation; Bottleneck has")
+        self.conv1 = conv(in_features, planes, 3, stride=stride, padding=1)
+        self.bn1 = norm(planes)
+        self.conv2 = conv(planes, planes, 3, padding=1)
+        self.bn2 = norm(planes)
+        self.downsample = _projection(in_features, planes, stride, conv, norm)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return nnx.relu(x + shortcut)
+
+    @property
+    def last_norm(self) -> nnx.Module:
+        return self.bn2
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: arXiv:1512.03385, figure 5 right.
+
+    The stride sits in the 3x3, as in torchvision ("ResNet v1.5"); the paper has it in the first 1x1. `groups` and
+    `width_per_group` make it ResNeXt's (arXiv:1611.05431) or a wide one (arXiv:1605.07146).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_features: int,
+        planes: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        width_per_group: int = 64,
+        conv: Layer,
+        norm: Layer,
+    ):
+        width = int(planes * width_per_group / 64) * groups
+        features = planes * self.expansion
+        self.conv1 = conv(in_features, width, 1)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, 3, stride=stride, padding=dilation, dilation=dilation, groups=groups)
+        self.bn2 = norm(width)
+        self.conv3 = conv(width, features, 1)
+        self.bn3 = norm(features)
+        self.downsample = _projection(in_features, features, stride, conv, norm)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        x = nnx.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return nnx.relu(x + shortcut)
+
+    @property
+    def last_norm(self) -> nnx.Module:
+        return self.bn3
+
+
+class ResNet(nnx.Module):
+    """A stem, four stages of residual blocks, a global average pool and a linear head.
+
+    Args:
+        block: `BasicBlock`, `Bottleneck`, or a class that is built and called like them.
+        layers: blocks in each of the four stages.
+        num_classes: outputs of the head; 0 for no head, which returns the pooled features.
+        in_channels: of the images.
+        groups, width_per_group: of the blocks' 3x3 convolutions.
+        zero_init_residual: start each block's last norm at scale 0, so that it begins as the identity
+            (arXiv:1706.02677).
+        replace_stride_with_dilation: for stages 2, 3 and 4, dilate instead of striding.
+        small_images: a 3x3 stem with stride 1 and no max-pool, for images of about 32 pixels, instead of the 7x7 with
+            stride 2 and max-pool.
+        conv_layer, norm_layer, linear_layer: the layers to build from; called with the arguments of
+            `resnet_flax.layers.Conv`, `BatchNorm` and `Linear`.
+        dtype: of the computation (`jax.numpy.bfloat16` for mixed precision); None takes the input's.
+        param_dtype: of the parameters.
+
+    A new network is in train mode, as every NNX module is; `resnet_flax.create_model` returns one in eval mode.
+    """
+
+    def __init__(
+        self,
+        block: Callable[..., nnx.Module],
+        layers: tuple[int, int, int, int],
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        groups: int = 1,
+        width_per_group: int = 64,
+        zero_init_residual: bool = False,
+        replace_stride_with_dilation: tuple[bool, bool, bool] = (False, False, False),
+        small_images: bool = False,
+        conv_layer: Layer = Conv,
+        norm_layer: Layer = BatchNorm,
+        linear_layer: Layer = Linear,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        conv = partial(conv_layer, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        norm = partial(norm_layer, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.small_images = small_images
+        self.conv1 = (
+            conv(in_channels, 64, 3, padding=1) if small_images else conv(in_channels, 64, 7, stride=2, padding=3)
+        )
+        self.bn1 = norm(64)
+
+        features, dilation = 64, 1
+        for number, (depth, dilate) in enumerate(zip(layers, (False, *replace_stride_with_dilation), strict=True)):
+            planes, stride = 64 * 2**number, 1 if number == 0 else 2
+            first_dilation = dilation
+            if dilate:
+                dilation, stride = dilation * stride, 1
+            blocks = []
+            for index in range(depth):
+                blocks.append(
+                    block(
+                        features,
+                        planes,
+                        stride=stride if index == 0 else 1,
+                        dilation=first_dilation if index == 0 else dilation,
+                        groups=groups,
+                        width_per_group=width_per_group,
+                        conv=conv,
+                        norm=norm,
+                    )
+                )
+                features = planes * block.expansion
+                if zero_init_residual:
+                    scale = blocks[-1].last_norm.scale
+                    scale[...] = jnp.zeros_like(scale[...])
+            setattr(self, f"layer{number + 1}", Sequential(blocks))
+
+        self.num_features = features
+        self.num_classes = num_classes
+        self.fc = (
+            linear_layer(features, num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if num_classes
+            else None
+        )
+
+    taps = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
+    """The places whose activations `features` can return."""
+
+    def _activations(self, x: jax.Array) -> Iterable[tuple[str, jax.Array]]:
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        if not self.small_images:
+            x = max_pool(x, 3, stride=2, padding=1)
+        yield "stem", x
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            x = getattr(self, stage)(x)
+            yield stage, x
+        yield "pool", x.mean((1, 2))
+
+    def features(self, images: jax.Array, taps: Iterable[str] = ("pool",)) -> dict[str, jax.Array]:
+        """Activations of images (N, H, W, C) at `taps`: (N, h, w, c) each, and (N, num_features) for "pool".
+
+        Nothing behind the last tap is computed.
+
+        Raises:
+            ValueError: if a tap is not one of `ResNet.taps`.
+        """
+        wanted = set(taps)
+        if unknown := wanted - set(self.taps):
+            raise ValueError(f"no tap named {', '.join(sorted(unknown))}; the taps are {', '.join(self.taps)}")
+        found = {}
+        for name, x in self._activations(images):
+            if name in wanted:
+                found[name] = x
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits (N, num_classes) of normalised images (N, H, W, C); pooled features (N, num_features) without a head."""
+        pooled = self.features(images)["pool"]
+        return pooled if self.fc is None else self.fc(pooled)
