@@ -1,4 +1,4 @@
-"""PyTorch's and torchvision's parameter initialisations, as JAX initialisers for kernels in HWIO or (in, out) layout."""
+"""PyTorch's and torchvision's parameter initialisations, for kernels in HWIO or (in, out) layout."""
 
 import math
 

@@ -20,7 +20,7 @@ class Architecture:
     """What makes one network of the family: the arguments of `ResNet` that are its own."""
 
     name: str
-    block: Callable[..., nnx.Module]
+    block: Callable[..., Any]
     layers: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64
