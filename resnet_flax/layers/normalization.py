@@ -35,6 +35,9 @@ class BatchNorm(nnx.BatchNorm):
         use_running_average: True in eval mode; `model.train()` and `model.eval()` set it.
     """
 
+    scale: nnx.Param
+    bias: nnx.Param
+
     def __init__(
         self,
         num_features: int,
@@ -62,7 +65,9 @@ class BatchNorm(nnx.BatchNorm):
         self.var = nnx.BatchStat(jnp.ones(num_features, param_dtype))
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    def __call__(  # ty: ignore[invalid-method-override]  (no `mask`: PyTorch has none)
+        self, x: jax.Array, use_running_average: bool | None = None
+    ) -> jax.Array:
         """Normalises x (..., num_features); in train mode it also updates the running statistics.
 
         Raises:

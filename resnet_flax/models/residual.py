@@ -1,5 +1,7 @@
 """The "Residual" networks' blocks: convolutions with biases, and a shortcut convolution without a norm."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
@@ -44,7 +46,7 @@ class Residual(nnx.Module):
         return nnx.relu(x + shortcut)
 
     @property
-    def last_norm(self) -> nnx.Module:
+    def last_norm(self) -> Any:
         return self.bn2
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax.typing import DTypeLike
 
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
 
-Layer = Callable[..., nnx.Module]
+Layer = Callable[..., Any]
 
 
 def _projection(in_features: int, features: int, stride: int, conv: Layer, norm: Layer) -> Sequential | None:
@@ -52,7 +53,7 @@ class BasicBlock(nnx.Module):
         return nnx.relu(x + shortcut)
 
     @property
-    def last_norm(self) -> nnx.Module:
+    def last_norm(self) -> Any:
         return self.bn2
 
 
@@ -95,7 +96,7 @@ class Bottleneck(nnx.Module):
         return nnx.relu(x + shortcut)
 
     @property
-    def last_norm(self) -> nnx.Module:
+    def last_norm(self) -> Any:
         return self.bn3
 
 
@@ -123,7 +124,7 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        block: Callable[..., nnx.Module],
+        block: Callable[..., Any],
         layers: tuple[int, int, int, int],
         *,
         num_classes: int = 1000,
@@ -143,9 +144,8 @@ class ResNet(nnx.Module):
         conv = partial(conv_layer, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         norm = partial(norm_layer, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.small_images = small_images
-        self.conv1 = (
-            conv(in_channels, 64, 3, padding=1) if small_images else conv(in_channels, 64, 7, stride=2, padding=3)
-        )
+        stem = {"kernel_size": 3, "padding": 1} if small_images else {"kernel_size": 7, "stride": 2, "padding": 3}
+        self.conv1 = conv(in_channels, 64, **stem)
         self.bn1 = norm(64)
 
         features, dilation = 64, 1
@@ -168,7 +168,7 @@ class ResNet(nnx.Module):
                         norm=norm,
                     )
                 )
-                features = planes * block.expansion
+                features = planes * blocks[-1].expansion
                 if zero_init_residual:
                     scale = blocks[-1].last_norm.scale
                     scale[...] = jnp.zeros_like(scale[...])
@@ -176,11 +176,8 @@ class ResNet(nnx.Module):
 
         self.num_features = features
         self.num_classes = num_classes
-        self.fc = (
-            linear_layer(features, num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-            if num_classes
-            else None
-        )
+        linear = partial(linear_layer, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.fc = linear(features, num_classes) if num_classes else None
 
     taps = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
     """The places whose activations `features` can return."""
@@ -215,6 +212,6 @@ class ResNet(nnx.Module):
         return found
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits (N, num_classes) of normalised images (N, H, W, C); pooled features (N, num_features) without a head."""
+        """Logits (N, num_classes) of normalised images (N, H, W, C); without a head, features (N, num_features)."""
         pooled = self.features(images)["pool"]
         return pooled if self.fc is None else self.fc(pooled)
