@@ -19,7 +19,7 @@ def torch_default_bias(fan_in: int) -> Initializer:
     """`nn.Conv2d`'s and `nn.Linear`'s bias: U(-b, b) with b = 1 / sqrt(fan_in), fan_in being that of the kernel."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key, shape, dtype=float):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def init(key, shape, dtype=float, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
 
     return init

@@ -35,8 +35,8 @@ class BatchNorm(nnx.BatchNorm):
         use_running_average: True in eval mode; `model.train()` and `model.eval()` set it.
     """
 
-    scale: nnx.Param
-    bias: nnx.Param
+    scale: nnx.Param  # ty: ignore[incompatible-mutable-override]  (never None here)
+    bias: nnx.Param  # ty: ignore[incompatible-mutable-override]
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class BatchNorm(nnx.BatchNorm):
         self.var = nnx.BatchStat(jnp.ones(num_features, param_dtype))
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
-    def __call__(  # ty: ignore[invalid-method-override]  (no `mask`: PyTorch has none)
+    def __call__(  # ty: ignore[incompatible-method-override]  (no `mask`: PyTorch has none)
         self, x: jax.Array, use_running_average: bool | None = None
     ) -> jax.Array:
         """Normalises x (..., num_features); in train mode it also updates the running statistics.
