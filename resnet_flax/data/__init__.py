@@ -1,0 +1,29 @@
+"""Data: sources chosen by a spec, torchvision's transforms, and batches that resume at any step."""
+
+from resnet_flax.data.decoding import CorruptImage
+from resnet_flax.data.pipeline import evaluation_batches, prefetch_to_device, steps_per_epoch, training_batches
+from resnet_flax.data.source import Source, open_source
+from resnet_flax.data.transforms import (
+    EvaluationTransform,
+    SmallImageTransform,
+    TrainingTransform,
+    evaluation_transform,
+    small_image_transform,
+    training_transform,
+)
+
+__all__ = [
+    "CorruptImage",
+    "EvaluationTransform",
+    "SmallImageTransform",
+    "Source",
+    "TrainingTransform",
+    "evaluation_batches",
+    "evaluation_transform",
+    "open_source",
+    "prefetch_to_device",
+    "small_image_transform",
+    "steps_per_epoch",
+    "training_batches",
+    "training_transform",
+]

@@ -1,0 +1,43 @@
+"""Noise of a given shape, for benchmarks that must not measure a disk or a decoder."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from resnet_flax.data.source import Sample, Source, split_names
+from resnet_flax.errors import UserError
+
+
+class SyntheticSource(Source):
+    """`synthetic:HxWxC:N`: N images of fixed uint8 noise, label i mod min(N, 1000). Costs one copy an image."""
+
+    def __init__(self, description: str, split: str = "train"):
+        match = re.fullmatch(r"(\d+)x(\d+)x([13]):(\d+)", description)
+        shape = tuple(map(int, match.groups())) if match else (0,)
+        if 0 in shape:
+            raise UserError(
+                f"synthetic:{description} should read synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
+            )
+        *self._shape, self._length = shape
+        self.spec, self.split, self.channels = f"synthetic:{description}", split, self._shape[2]
+        self.class_names = tuple(str(label) for label in range(min(self._length, 1000)))
+        # Windows into one block of noise, an odd stride apart: neighbours differ, and nothing is drawn per image.
+        rng = np.random.default_rng(split_names(split)[0] == "train")
+        self._noise = rng.integers(0, 256, 2 * int(np.prod(self._shape)), np.uint8)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(self._length, dtype=np.int64) % self.num_classes
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        size = len(self._noise) // 2
+        start = index * 997 % size
+        return {
+            "image": self._noise[start : start + size].reshape(self._shape).copy(),
+            "label": index % self.num_classes,
+        }

@@ -1,0 +1,226 @@
+"""From an image of any size to the uint8 array a model is fed, exactly as torchvision's PIL path does it.
+
+A transform is a small frozen dataclass, so a recipe states it as data, it can be compared, hashed and pickled, and
+its `repr` says all there is to know. Every random choice comes from the generator passed in. Normalisation, mixup,
+cutmix and random erasing happen on the device (`resnet_flax.data.on_device`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from resnet_flax.data.augment import rand_augment, trivial_augment_wide
+from resnet_flax.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+Crop = tuple[int, int, int, int]  # top, left, height, width
+
+
+def to_pil(image: Image.Image | np.ndarray) -> Image.Image:
+    """A PIL image in mode L or RGB: arrays are uint8 (H, W), (H, W, 1) or (H, W, 3); other modes become RGB."""
+    if isinstance(image, Image.Image):
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise UserError(
+            f"an image array should be uint8 (H, W), (H, W, 1) or (H, W, 3), found {image.dtype} {image.shape}"
+        )
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """The pixels of an L or RGB image as uint8 (H, W, 1) or (H, W, 3)."""
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def resize_shorter(image: Image.Image, size: int, interpolation: Interpolation = "bilinear") -> Image.Image:
+    """Resizes the shorter side to `size`, the longer to int(size * long / short), as torchvision's `Resize(size)`."""
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    scaled = int(size * long / short)
+    target = (size, scaled) if width <= height else (scaled, size)
+    return image if target == image.size else image.resize(target, RESAMPLING[interpolation])
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Cuts size x size out of the middle, padding with black where the image is smaller, as torchvision does.
+
+    Offsets are `int(round((side - size) / 2))` with Python's rounding of halves to even; of an odd amount of padding
+    the larger half goes to the right and bottom.
+    """
+    width, height = image.size
+    pad_left, pad_top = max(size - width, 0) // 2, max(size - height, 0) // 2
+    left = -pad_left if width < size else round((width - size) / 2)
+    top = -pad_top if height < size else round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))  # PIL fills what lies outside with zeros
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Resize the shorter side, then crop the centre: torchvision's `ImageClassification` preset before normalisation.
+
+    `resize_size=232, crop_size=224` belongs to the V2 weights, 256 and 224 to V1. None leaves a step out; with
+    both None images pass unchanged.
+    """
+
+    resize_size: int | None = 232
+    crop_size: int | None = 224
+    interpolation: Interpolation = "bilinear"
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: object = None) -> np.ndarray:
+        """uint8 (crop, crop, C), C 1 for grey images and 3 otherwise. `rng` is ignored."""
+        image = to_pil(image)
+        if self.resize_size is not None:
+            image = resize_shorter(image, self.resize_size, self.interpolation)
+        if self.crop_size is not None:
+            image = center_crop(image, self.crop_size)
+        return to_array(image)
+
+    @property
+    def fixed(self) -> EvaluationTransform:
+        """The deterministic part: all of it."""
+        return self
+
+    def augment_batch(self, images: np.ndarray, rngs: object) -> np.ndarray:
+        """The random part: nothing."""
+        return images
+
+    def keeps(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape (H, W, C) come out as they went in."""
+        short, sides = min(shape[:2]), set(shape[:2])
+        return self.resize_size in (None, short) and (self.crop_size is None or sides == {self.crop_size})
+
+
+def random_resized_crop(rng: np.random.Generator, size: tuple[int, int], scale, ratio) -> Crop:
+    """Draws a crop of an image of `size` (height, width) with torchvision's distribution.
+
+    Ten tries at an area uniform in `scale` (a share of the image) and an aspect ratio log-uniform in `ratio`; after
+    that the largest centred crop whose aspect ratio is allowed.
+    """
+    height, width = size
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    h, w = height, width
+    if width / height < min(ratio):
+        h = round(width / min(ratio))
+    elif width / height > max(ratio):
+        w = round(height * max(ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """RandomResizedCrop, horizontal flip, and optionally TrivialAugmentWide or RandAugment, as torchvision's recipes.
+
+    The V1 recipe is the default; V2 has `crop_size=176, augment="trivial_augment_wide"`. RandAugment's `magnitude`
+    is out of 31 bins; `rand_augment_ops` operations are applied one after another.
+    """
+
+    crop_size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    augment: Literal["none", "trivial_augment_wide", "rand_augment"] = "none"
+    rand_augment_ops: int = 2
+    rand_augment_magnitude: int = 9
+    interpolation: Interpolation = "bilinear"
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | int) -> np.ndarray:
+        """uint8 (crop, crop, C): a pure function of the image and the generator's (or seed's) state."""
+        rng = np.random.default_rng(rng)
+        size = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+        crop = random_resized_crop(rng, size, self.scale, self.ratio)
+        result = self.crop_and_flip(image, crop, flip=rng.random() < self.flip)
+        resample = RESAMPLING[self.interpolation]
+        if self.augment == "trivial_augment_wide":
+            result = trivial_augment_wide(result, rng, resample)
+        elif self.augment == "rand_augment":
+            result = rand_augment(result, rng, resample, self.rand_augment_ops, self.rand_augment_magnitude)
+        return to_array(result)
+
+    def crop_and_flip(self, image: Image.Image | np.ndarray, crop: Crop, *, flip: bool) -> Image.Image:
+        """The deterministic part: the crop resized to the target, mirrored if `flip`."""
+        top, left, height, width = crop
+        if isinstance(image, np.ndarray):  # a slice costs nothing, and only the crop is copied into PIL's layout
+            region = to_pil(image[top : top + height, left : left + width])
+        else:
+            region = to_pil(image).crop((left, top, left + width, top + height))
+        if region.size != (self.crop_size, self.crop_size):
+            region = region.resize((self.crop_size, self.crop_size), RESAMPLING[self.interpolation])
+        return region.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else region
+
+
+@dataclass(frozen=True)
+class SmallImageTransform:
+    """The CIFAR and MNIST family's: resize to size x size, pad with black, crop size x size anywhere, maybe flip.
+
+    `size=None` keeps images as they are (all of one size). With `padding=0, flip=0` nothing is random. Digits and
+    letters must not be mirrored: give them `flip=0`.
+    """
+
+    size: int | None = None
+    padding: int = 4
+    flip: float = 0.5
+
+    @property
+    def fixed(self) -> EvaluationTransform | None:
+        """The deterministic part, which comes first."""
+        return None if self.size is None else EvaluationTransform(self.size, self.size)
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | int) -> np.ndarray:
+        """uint8 (size, size, C): a pure function of the image and the generator's (or seed's) state."""
+        array = to_array(to_pil(image)) if self.fixed is None else self.fixed(image)
+        return self.augment_batch(array[None], [np.random.default_rng(rng)])[0]
+
+    def augment_batch(self, images: np.ndarray, rngs: Iterable[np.random.Generator]) -> np.ndarray:
+        """The random part for a whole batch, uint8 (B, H, W, C), one generator per image."""
+        draws = np.array([rng.random(3) for rng in rngs]) if self.padding or self.flip else np.zeros((len(images), 3))
+        top, left = (draws[:, :2] * (2 * self.padding + 1)).astype(np.int64).T
+        return self.pad_crop_flip(images, top, left, draws[:, 2] < self.flip)
+
+    def pad_crop_flip(self, images: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> np.ndarray:
+        """Pads (B, H, W, C), cuts each image's window at (top, left) and mirrors those with `flip`; all (B,)."""
+        if self.padding:
+            batch, height, width, _ = images.shape
+            p = self.padding
+            padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+            images = windows[np.arange(batch), top, left].transpose(0, 2, 3, 1)
+        return np.where(flip[:, None, None, None], images[:, :, ::-1], images) if flip.any() else images
+
+
+Transform = EvaluationTransform | TrainingTransform | SmallImageTransform
+
+
+def evaluation_transform(
+    resize_size: int | None = 232, crop_size: int | None = 224, interpolation: Interpolation = "bilinear"
+) -> EvaluationTransform:
+    """Shorter side to `resize_size`, centre crop: PIL image or array -> uint8 (crop, crop, C), torchvision's pixels."""
+    return EvaluationTransform(resize_size, crop_size, interpolation)
+
+
+def training_transform(crop_size: int = 224, **options) -> TrainingTransform:
+    """Random resized crop, flip and augmentation; the options are `TrainingTransform`'s fields."""
+    return TrainingTransform(crop_size, **options)
+
+
+def small_image_transform(size: int | None = None, *, padding: int = 4, flip: float = 0.5) -> SmallImageTransform:
+    """Resize to `size`, pad and crop at random, flip: for images a few dozen pixels wide."""
+    return SmallImageTransform(size, padding, flip)
