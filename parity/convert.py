@@ -1,0 +1,162 @@
+"""state_dict <-> NNX module: total, strict and exact.
+
+Total and strict: every entry is consumed and every variable filled, or nothing is changed and one error lists both sides.
+Exact: values keep their bits. A narrower float type widens; float64 never narrows.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from parity.naming import Leaf, ParityError, find_prefix, leaves, mismatch_message
+
+Module = TypeVar("Module", bound=nnx.Module)
+StateDict = Mapping[str, Any]
+
+
+def as_numpy(tensor: Any) -> np.ndarray:
+    """A numpy view of a torch tensor (bfloat16 included) or of anything array-like."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":
+        import ml_dtypes
+        import torch
+
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def copied(view: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """A fresh C-ordered array with the view's values.
+
+    A transposed kernel is copied in strips of its last axis, so that the strided reads of one strip stay in the cache:
+    three times faster than numpy's own copy of a (3, 3, 512, 512) kernel.
+    """
+    result = np.empty(view.shape, dtype or view.dtype)
+    if view.ndim < 2 or view.flags.c_contiguous:
+        result[...] = view
+        return result
+    # The long axis that is contiguous on one side and strided on the other is PyTorch's first: Flax's last.
+    axis = 0 if view.strides[0] == view.itemsize else -1
+    for start in range(0, view.shape[axis], 16):
+        strip = (slice(start, start + 16),) if axis == 0 else (..., slice(start, start + 16))
+        result[strip] = view[strip]
+    return result
+
+
+def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | None) -> list[tuple[Leaf, str | None]]:
+    """Every leaf of the model with its key in the state_dict (None for a counter that the file doesn't have)."""
+    wanted = leaves(model, names)
+    by_name = {leaf.torch_name: leaf for leaf in wanted}
+    prefix = find_prefix(state_dict, by_name)
+    keys = {key.removeprefix(prefix) if key.startswith(prefix) else key: key for key in state_dict}
+
+    uncounted = not any(name.endswith("num_batches_tracked") for name in keys)
+    missing = {
+        name: leaf.torch_shape
+        for name, leaf in by_name.items()
+        if name not in keys and not (leaf.is_counter and uncounted)
+    }
+    # nnx.BatchNorm has no place for PyTorch's counter of updates, on which no output depends.
+    homeless = {name for name in keys if name.endswith(".num_batches_tracked")} if not _counts(wanted) else set()
+    unexpected = {
+        name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in by_name and name not in homeless
+    }
+    misshapen = {
+        name: (tuple(state_dict[keys[name]].shape), leaf.torch_shape)
+        for name, leaf in by_name.items()
+        if name in keys and tuple(state_dict[keys[name]].shape) != leaf.torch_shape
+    }
+    if missing or unexpected or misshapen:
+        raise ParityError(mismatch_message(missing, unexpected, misshapen))
+    return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
+
+
+def _counts(wanted: list[Leaf]) -> bool:
+    return any(leaf.is_counter for leaf in wanted)
+
+
+def _fitted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` as `dtype`, if that keeps every value."""
+    if array.dtype == dtype:
+        return array
+    if np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer):
+        if array.size and (array.max() > np.iinfo(dtype).max or array.min() < np.iinfo(dtype).min):
+            raise ParityError(f"{name} = {array.max()} does not fit in {dtype}")
+        return array
+    if np.issubdtype(array.dtype, np.integer) != np.issubdtype(dtype, np.integer):
+        raise ParityError(f"{name} is {array.dtype} in the state_dict and {dtype} in the model")
+    if np.promote_types(array.dtype, dtype) != dtype:
+        raise ParityError(
+            f"{name} is {array.dtype} and the model's {dtype} would narrow it: build the model with "
+            f"param_dtype={array.dtype} (float64 under jax.enable_x64), or convert the state_dict first"
+        )
+    return array
+
+
+def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | None = None) -> Module:
+    """Fills `model` with a PyTorch state_dict and returns it, in eval mode.
+
+    Nothing is changed unless everything fits. A prefix common to all names ("module.") is recognised. A file without
+    any `num_batches_tracked` (PyTorch before 0.4.1) sets the counters to zero. No memory is shared with the tensors.
+
+    Args:
+        state_dict: names to torch tensors or numpy arrays.
+        model: an NNX module whose names correspond; it may be abstract, as `nnx.eval_shape` gives it.
+        names: {Flax module path: PyTorch module path}, where they do not correspond by themselves.
+
+    Raises:
+        ParityError: a list of every missing, unexpected and misshapen entry; or a dtype that would lose values.
+    """
+    values = {}
+    for leaf, key in _match(state_dict, model, names):
+        dtype = np.dtype(leaf.variable.dtype)
+        if key is None:
+            values[leaf.path] = np.zeros(leaf.variable.shape, dtype)
+            continue
+        array = _fitted(key, as_numpy(state_dict[key]), dtype)
+        values[leaf.path] = copied(leaf.rule.to_flax(array), dtype)
+    for leaf in leaves(model):
+        leaf.variable.set_value(jax.device_put(values.pop(leaf.path)))
+    model.eval()
+    return model
+
+
+def to_torch(
+    model: nnx.Module, *, like: StateDict | None = None, names: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """The model's parameters and statistics as a PyTorch state_dict of numpy arrays, which share nothing with it.
+
+    Args:
+        model: an NNX module.
+        like: a state_dict to take after: its prefix, order and dtypes, and whether it has `num_batches_tracked`.
+            Values that a narrower dtype cannot hold are rounded to the nearest it has.
+        names: as in `to_flax`.
+
+    Raises:
+        ParityError: if `like` does not fit the model, or its dtype overflows.
+    """
+    if like is None:
+        return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(model, names)}
+    by_key = {key: leaf for leaf, key in _match(like, model, names) if key is not None}
+    result = {}
+    for key, tensor in like.items():
+        template = as_numpy(tensor)
+        if key not in by_key:  # a counter that this model does not keep
+            result[key] = template.copy()
+            continue
+        array = _torch_array(by_key[key])
+        with np.errstate(over="ignore"):
+            cast = array.astype(template.dtype)
+        if np.isfinite(array).all() and not np.isfinite(cast).all():
+            raise ParityError(f"{key} has values up to {abs(array).max():.3g}, too large for {template.dtype}")
+        result[key] = cast
+    return result
+
+
+def _torch_array(leaf: Leaf) -> np.ndarray:
+    return copied(leaf.rule.to_torch(np.asarray(leaf.variable.get_value())), leaf.rule.torch_dtype)

@@ -1,0 +1,246 @@
+"""The structural map between a PyTorch state_dict and an NNX module, used in both directions.
+
+Where a Flax module's attributes are named as the PyTorch module's, a parameter's path is the same on both sides and only
+its last part differs, by the kind of layer: a convolution's `weight` (O, I, h, w) is a `kernel` (h, w, I, O), and so on.
+One function per kind of layer says how; `register_layer` adds another.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+
+class ParityError(ValueError):
+    """What was given cannot be converted or compared; the message says what, where, and the way out."""
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+@dataclass(frozen=True)
+class LeafRule:
+    """How one variable of a layer is spelt and laid out in PyTorch.
+
+    Attributes:
+        torch_name: the last part of its name in the state_dict.
+        to_flax, to_torch: the change of layout, as a view where possible; each undoes the other.
+        torch_dtype: what PyTorch stores, where that is not the variable's own dtype.
+    """
+
+    torch_name: str
+    to_flax: Callable[[np.ndarray], np.ndarray] = _same
+    to_torch: Callable[[np.ndarray], np.ndarray] = _same
+    torch_dtype: type | None = None
+
+
+Rules = Mapping[str, LeafRule]
+_RULES: dict[type, Callable[..., Rules]] = {}
+
+
+def register_layer(*module_types: type) -> Callable[[Callable[..., Rules]], Callable[..., Rules]]:
+    """Decorates a function that takes a module of these types and returns {variable name: LeafRule} for it.
+
+    Subclasses are covered too; the nearest registered ancestor wins.
+    """
+
+    def register(rules: Callable[..., Rules]) -> Callable[..., Rules]:
+        for module_type in module_types:
+            _RULES[module_type] = rules
+        return rules
+
+    return register
+
+
+@register_layer(nnx.Linear)
+def _linear(module: nnx.Linear) -> Rules:
+    return {"kernel": LeafRule("weight", np.transpose, np.transpose), "bias": LeafRule("bias")}
+
+
+@register_layer(nnx.Conv)
+def _conv(module: nnx.Conv) -> Rules:
+    def to_flax(weight: np.ndarray) -> np.ndarray:  # (O, I, *spatial) -> (*spatial, I, O)
+        return np.moveaxis(weight, (0, 1), (-1, -2))
+
+    def to_torch(kernel: np.ndarray) -> np.ndarray:
+        return np.moveaxis(kernel, (-1, -2), (0, 1))
+
+    return {"kernel": LeafRule("weight", to_flax, to_torch), "bias": LeafRule("bias")}
+
+
+@register_layer(nnx.ConvTranspose)
+def _conv_transpose(module: nnx.ConvTranspose) -> Rules:
+    # PyTorch's weight is (I, O, *spatial), of the convolution whose gradient this layer is. Flax wants that kernel with
+    # transpose_kernel=True, and one of its own, mirrored in space, without.
+    spatial = tuple(range(len(module.kernel_size)))
+    if module.transpose_kernel:
+        to_flax = lambda weight: np.moveaxis(weight, (0, 1), (-1, -2))  # noqa: E731
+        to_torch = lambda kernel: np.moveaxis(kernel, (-1, -2), (0, 1))  # noqa: E731
+    else:
+        to_flax = lambda weight: np.flip(np.moveaxis(weight, (0, 1), (-2, -1)), spatial)  # noqa: E731
+        to_torch = lambda kernel: np.moveaxis(np.flip(kernel, spatial), (-2, -1), (0, 1))  # noqa: E731
+    return {"kernel": LeafRule("weight", to_flax, to_torch), "bias": LeafRule("bias")}
+
+
+@register_layer(nnx.BatchNorm)
+def _batch_norm(module: nnx.BatchNorm) -> Rules:
+    return {
+        "scale": LeafRule("weight"),
+        "bias": LeafRule("bias"),
+        "mean": LeafRule("running_mean"),
+        "var": LeafRule("running_var"),
+        "num_batches_tracked": LeafRule("num_batches_tracked", torch_dtype=np.int64),
+    }
+
+
+@register_layer(nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
+def _norm(module: nnx.Module) -> Rules:
+    return {"scale": LeafRule("weight"), "bias": LeafRule("bias")}
+
+
+@register_layer(nnx.Embed)
+def _embed(module: nnx.Embed) -> Rules:
+    return {"embedding": LeafRule("weight")}
+
+
+def _rules(module: nnx.Module, path: str) -> Rules:
+    for ancestor in type(module).__mro__:
+        if ancestor in _RULES:
+            return _RULES[ancestor](module)
+    if type(module).__module__.startswith("flax."):
+        raise ParityError(
+            f"{path or 'the model'} is a flax {type(module).__name__}, for which there is no rule: "
+            "add one with parity.register_layer"
+        )
+    # A module of the user's own: its bare parameters are named alike on both sides.
+    return {name: LeafRule(name) for name in vars(module)}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A variable of a Flax module and its counterpart in PyTorch."""
+
+    path: str
+    torch_name: str
+    variable: nnx.Variable
+    rule: LeafRule
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        return self.rule.to_torch(np.broadcast_to(np.int8(0), self.variable.shape)).shape
+
+    @property
+    def is_counter(self) -> bool:
+        """Whether this is BatchNorm's count of updates, which files from before 2018 lack."""
+        return self.rule.torch_name == "num_batches_tracked"
+
+
+def named_modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
+    """Every module with its dotted path, as `torch.nn.Module.named_modules` gives them, parents before children.
+
+    `nnx.Sequential` keeps its children under `layers`, which PyTorch's names have nothing of: it is left out.
+    """
+    yield path, module
+    for name, child in vars(module).items():
+        if isinstance(child, nnx.Module):
+            if isinstance(module, nnx.Sequential):
+                yield from list(named_modules(child, path))[1:]
+            else:
+                yield from named_modules(child, f"{path}.{name}" if path else name)
+
+
+def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Leaf]:
+    """Every parameter and statistic of `model` with its counterpart's name, in the order of definition.
+
+    Args:
+        model: an NNX module; its variables may be abstract (`nnx.eval_shape`).
+        names: where the two sides are named differently, {Flax module path: PyTorch module path}; the longest match
+            wins, and its children follow.
+
+    Raises:
+        ParityError: for a layer without a rule, or a model without parameters.
+    """
+    found: list[Leaf] = []
+    for path, module in named_modules(model):
+        variables = {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState)
+        }
+        if not variables:
+            continue
+        rules = _rules(module, path)
+        if lacking := variables.keys() - rules.keys():
+            raise ParityError(f"the rule for {type(module).__name__} ({path}) says nothing of {', '.join(lacking)}")
+        torch_path = _renamed(path, names or {})
+        for name, rule in rules.items():
+            if name in variables:
+                found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), variables[name], rule))
+    if not found:
+        raise ParityError(f"{type(model).__name__} has no parameters")
+    return found
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+    for theirs in sorted(names, key=len, reverse=True):
+        if path == theirs or path.startswith(theirs + "."):
+            return names[theirs] + path[len(theirs) :]
+    return path
+
+
+def find_prefix(keys: Iterable[str], expected: Iterable[str]) -> str:
+    """What stands before the expected names in `keys`: "module." and the like, or "".
+
+    Wrappers such as `DistributedDataParallel` and `torch.compile` put it there.
+    """
+    keys, expected = set(keys), list(expected)
+    if keys & set(expected):
+        return ""
+    for key in sorted(keys):
+        for name in expected:
+            prefix = key.removesuffix(name)
+            if (
+                prefix != key
+                and prefix.endswith(".")
+                and sum(prefix + name in keys for name in expected) > len(expected) / 2
+            ):
+                return prefix
+    return ""
+
+
+def mismatch_message(
+    missing: Mapping[str, tuple[int, ...]],
+    unexpected: Mapping[str, tuple[int, ...]],
+    misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    source: str = "the state_dict",
+    target: str = "the model",
+    limit: int = 20,
+) -> str:
+    """One text that lists every entry of either side without a counterpart, with the nearest names."""
+
+    def section(title: str, rows: list[str]) -> list[str]:
+        if not rows:
+            return []
+        more = [f"  ... and {len(rows) - limit} more"] if len(rows) > limit else []
+        return [f"{title} ({len(rows)}):", *rows[:limit], *more]
+
+    def near(name: str, others: Mapping[str, tuple[int, ...]]) -> str:
+        match = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
+        return f"  (nearest: {match[0]})" if match else ""
+
+    lines = [f"{source} and {target} do not correspond."]
+    lines += section(f"in {target} only", [f"  {n} {s}{near(n, unexpected)}" for n, s in missing.items()])
+    lines += section(f"in {source} only", [f"  {n} {s}{near(n, missing)}" for n, s in unexpected.items()])
+    lines += section(
+        "of different shapes",
+        [f"  {n}: {theirs} in {source}, {ours} in {target}" for n, (theirs, ours) in misshapen.items()],
+    )
+    return "\n".join(lines)
