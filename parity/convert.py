@@ -1,7 +1,7 @@
 """state_dict <-> NNX module: total, strict and exact.
 
-Total and strict: every entry is consumed and every variable filled, or nothing is changed and one error lists both sides.
-Exact: values keep their bits. A narrower float type widens; float64 never narrows.
+Total and strict: every entry is consumed and every variable filled, or nothing is changed and one error lists both
+sides. Exact: values keep their bits. A narrower float type widens; float64 never narrows.
 """
 
 from collections.abc import Mapping
@@ -112,16 +112,16 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     Raises:
         ParityError: a list of every missing, unexpected and misshapen entry; or a dtype that would lose values.
     """
-    values = {}
+    filled = []
     for leaf, key in _match(state_dict, model, names):
         dtype = np.dtype(leaf.variable.dtype)
         if key is None:
-            values[leaf.path] = np.zeros(leaf.variable.shape, dtype)
-            continue
-        array = _fitted(key, as_numpy(state_dict[key]), dtype)
-        values[leaf.path] = copied(leaf.rule.to_flax(array), dtype)
-    for leaf in leaves(model):
-        leaf.variable.set_value(jax.device_put(values.pop(leaf.path)))
+            array = np.zeros(leaf.variable.shape, dtype)
+        else:
+            array = copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
+        filled.append((leaf.variable, jax.device_put(array)))
+    for variable, array in filled:
+        variable.set_value(array)
     model.eval()
     return model
 

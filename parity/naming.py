@@ -1,8 +1,8 @@
 """The structural map between a PyTorch state_dict and an NNX module, used in both directions.
 
-Where a Flax module's attributes are named as the PyTorch module's, a parameter's path is the same on both sides and only
-its last part differs, by the kind of layer: a convolution's `weight` (O, I, h, w) is a `kernel` (h, w, I, O), and so on.
-One function per kind of layer says how; `register_layer` adds another.
+Where a Flax module's attributes are named as the PyTorch module's, a parameter's path is the same on both sides and
+only its last part differs, by the kind of layer: a convolution's `weight` (O, I, h, w) is a `kernel` (h, w, I, O), and
+so on. One function per kind of layer says how; `register_layer` adds another.
 """
 
 import difflib

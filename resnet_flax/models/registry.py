@@ -1,7 +1,7 @@
 """Every architecture, one row each."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ class Architecture:
     """What makes one network of the family: the arguments of `ResNet` that are its own."""
 
     name: str
-    block: Callable[..., Any]
+    block: type[Any]
     layers: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64

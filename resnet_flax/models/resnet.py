@@ -124,7 +124,7 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        block: Callable[..., Any],
+        block: type[Any],
         layers: tuple[int, int, int, int],
         *,
         num_classes: int = 1000,

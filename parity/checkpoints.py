@@ -1,0 +1,211 @@
+"""Reading and writing weights: .pth, .safetensors, and Orbax directories."""
+
+import argparse
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.convert import as_numpy
+from parity.naming import ParityError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+# What training scripts wrap a state_dict in, the first that is there being taken.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state_dict as a file has it.
+
+    Attributes:
+        tensors: {name: array}; the arrays may be views of the file.
+        metadata: text that was kept beside the weights.
+        notes: what was passed over on the way, one sentence each.
+    """
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The state_dict in a .safetensors file (PyTorch is not needed) or a .pth file, as numpy arrays.
+
+    Raises:
+        ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
+    """
+    return read_checkpoint(path).tensors
+
+
+def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """As `load_checkpoint`, with what the file says beside the tensors."""
+    path = Path(path)
+    if path.is_dir():
+        raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
+    if not path.exists():
+        raise ParityError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise ParityError(f"{path} is empty (0 bytes)")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch(path)
+    raise ParityError(f"{path}: the name must end in .safetensors or one of {', '.join(TORCH_SUFFIXES)}")
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
+
+
+def _import_torch(path: Path):
+    try:
+        import torch
+    except ImportError as error:
+        raise ParityError(
+            f"{path} is a PyTorch file and PyTorch is not installed: "
+            "pip install 'resnet-flax[torch]', or use a .safetensors file"
+        ) from error
+    return torch
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    torch = _import_torch(path)
+    try:
+        # Training scripts keep their arguments in the file; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"a Python object ({found[1]})" if found else "something other than tensors"
+        raise ParityError(
+            f"{path} holds {what}; nothing in it was executed. If it is a whole saved model from someone you trust, "
+            "load it with its own code and save model.state_dict() instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ParityError(
+            f"{path} is truncated or not a PyTorch file ({str(error).splitlines()[0].split('. ')[0]})"
+        ) from error
+    tensors, notes = _unwrap(content, path, torch.Tensor)
+    return Checkpoint({name: as_numpy(tensor) for name, tensor in tensors.items()}, notes=notes)
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch can map the file into memory: it has been a zip archive since PyTorch 1.6."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    notes = []
+    while isinstance(content, Mapping) and not any(isinstance(value, tensor_type) for value in content.values()):
+        wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not wrappers:
+            break
+        others = [str(key) for key in content if key != wrappers[0]]
+        notes.append(f"took the entry {wrappers[0]!r}" + (f" and left {', '.join(others)}" if others else ""))
+        content = content[wrappers[0]]
+    if not isinstance(content, Mapping):
+        raise ParityError(f"{path} holds a {type(content).__name__}, not a state_dict")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, tensor_type)}
+    if not tensors:
+        keys = ", ".join(str(key) for key in list(content)[:5]) or "nothing"
+        raise ParityError(f"{path} holds no tensors, only {keys}: it is not a state_dict")
+    if len(tensors) < len(content):
+        notes.append(
+            f"left entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"
+        )
+    return tensors, tuple(notes)
+
+
+def write_checkpoint(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a state_dict as .safetensors (with text metadata) or, by its name, as a .pth file.
+
+    The file appears whole or not at all: it is written beside its destination and renamed.
+
+    Raises:
+        ParityError: if the name has neither ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        _write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
+    elif path.suffix in (".pth", ".pt"):
+        torch = _import_torch(path)
+
+        def as_tensor(array: np.ndarray):
+            if array.dtype.name == "bfloat16":
+                return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            return torch.from_numpy(array)
+
+        state_dict = {name: as_tensor(array) for name, array in tensors.items()}
+        _write_whole(path, lambda temporary: torch.save(state_dict, temporary))
+    else:
+        raise ParityError(f"{path}: the name must end in .safetensors, .pth or .pt")
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes its files private
+            temporary.replace(path)
+    except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
+        raise ParityError(f"cannot write {path}: {error}") from error
+
+
+def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes a nested dict of arrays and JSON metadata as an Orbax checkpoint directory, whole or not at all.
+
+    Raises:
+        ParityError: if it cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).absolute()
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(dict(metadata)))
+            checkpointer.save(path, args=args)
+    except Exception as error:
+        for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        raise ParityError(f"cannot write {path}: {error}") from error
+
+
+def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The nested dict of numpy arrays and the metadata that `write_orbax` wrote.
+
+    Raises:
+        ParityError: if the directory is not such a checkpoint, or is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).absolute()
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer:
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(), metadata=ocp.args.JsonRestore())
+            restored = checkpointer.restore(path, args=args)
+        return restored["state"], json.loads(json.dumps(restored["metadata"]))
+    except Exception as error:
+        raise ParityError(f"{path} is not an Orbax checkpoint of ours, or is damaged ({error})") from error

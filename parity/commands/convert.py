@@ -1,0 +1,67 @@
+"""`python -m parity convert SRC DST`."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from parity.checkpoints import read_orbax
+from parity.naming import ParityError
+from resnet_flax.weights import Weights, read_weights, write_weights
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Turn a checkpoint into another format, unchanged.
+
+    The names say the formats: .pth, .pt, .safetensors, or no ending for an Orbax directory. The weights go through the
+    Flax model, so that every entry has been matched before anything is written. A .safetensors file has torchvision's
+    names; the names, order and types that the weights came with are kept beside them, and a .pth gets them back.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """The checkpoint to read."""
+    destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """The checkpoint to write."""
+    arch: str | None = None
+    """Insist on this architecture. By default the shapes tell."""
+    names: Literal["original", "torchvision"] = "original"
+    """The names in a .pth: those that the weights came with, or torchvision's."""
+    force: bool = False
+    """Overwrite an existing destination."""
+
+
+def main(arguments: list[str]) -> int:
+    args = tyro.cli(Arguments, prog="python -m parity convert", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    source, destination = args.source, args.destination
+    if destination.exists() and not args.force:
+        raise ParityError(f"{destination} exists; --force overwrites it")
+    if not destination.absolute().parent.is_dir():
+        raise ParityError(f"{destination.absolute().parent} is not a directory")
+    if destination.suffix not in ("", ".safetensors", ".pth", ".pt"):
+        raise ParityError(f"{destination}: the name must end in .safetensors, .pth or .pt, or have no ending for Orbax")
+    with jax.enable_x64(True):  # a float64 file stays one
+        weights = read_weights(source)
+        if args.arch not in (None, weights.identity.architecture):
+            raise ParityError(f"{source} holds a {weights.identity.architecture}, not a {args.arch}")
+        for note in weights.notes:
+            print(note, file=sys.stderr)
+        _write(destination, weights, args.names == "original")
+    print(f"{source} -> {destination}: {weights.identity}, {len(weights.origin)} entries")
+    return 0
+
+
+def _write(destination: Path, weights: Weights, original_names: bool) -> None:
+    model = weights.to_model()
+    if not destination.is_dir():
+        write_weights(destination, model, weights, original_names=original_names)
+        return
+    read_orbax(destination)  # raises for a directory that is anything else: only a checkpoint is replaced
+    fresh = destination.with_name(f".{destination.name}-new")
+    write_weights(fresh, model, weights)
+    shutil.rmtree(destination)
+    fresh.rename(destination)
