@@ -113,8 +113,8 @@ def _read(directory: Path, prefixes: tuple[str, ...], kind: str, dimensions: int
     if len(plain) != 1:
         found = f"found {', '.join(plain)}" if plain else "found none"
         raise UserError(
-            f"{directory} should hold one file named like {prefixes[0]}-{kind}-idx{dimensions}-ubyte, or that with .gz; "
-            f"{found}"
+            f"{directory} should hold one file named like {prefixes[0]}-{kind}-idx{dimensions}-ubyte, "
+            f"or that with .gz; {found}"
         )
     return read_idx(next(iter(plain.values())), dimensions)
 

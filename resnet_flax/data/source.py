@@ -50,6 +50,10 @@ class Source:
     def __getitem__(self, index: int) -> Sample:
         raise NotImplementedError
 
+    def encoded(self, index: int) -> bytes | None:
+        """The image's file as it is stored; None where there is none."""
+        return None
+
     def __repr__(self) -> str:
         return f"<{self.spec} {self.split}: {len(self):,} images, {self.num_classes} classes>"
 

@@ -1,0 +1,103 @@
+"""Images in one folder per class, in torchvision's ImageFolder order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from resnet_flax.data.decoding import CorruptImage, decode_rgb
+from resnet_flax.data.source import Sample, Source, split_names, stratified_split
+from resnet_flax.errors import UserError
+
+# What torchvision's ImageFolder takes for an image; other files are passed over.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def class_folders(directory: Path) -> tuple[str, ...]:
+    """Names of the folders in `directory`, sorted as strings ("10" before "2"): their order numbers the classes."""
+    return tuple(sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()))
+
+
+def image_files(directory: Path) -> list[str]:
+    """Paths of all images below `directory`, in torchvision's order."""
+    return [
+        os.path.join(parent, name)  # noqa: PTH118 - a million Path objects are slow and large
+        for parent, _, names in sorted(os.walk(directory, followlinks=True))
+        for name in sorted(names)
+        if name.lower().endswith(EXTENSIONS)
+    ]
+
+
+class FolderSource(Source):
+    """`folder:DIR`: DIR holds train/ and val/ (or validation/, valid/, test/), each with a folder per class.
+
+    A DIR that holds the class folders themselves is cut by `stratified_split`, a fifth of each class to the test set.
+    The classes are the training set's, also for the other split. Images are RGB of any size, decoded when asked for.
+    """
+
+    channels = 3
+
+    def __init__(self, directory: str, split: str = "train"):
+        self.spec, self.split = f"folder:{directory}", split
+        root = Path(directory).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"no directory {root}; folder:DIR wants a folder of images per class, or train/ and val/ of such"
+            )
+        train = root / "train" if (root / "train").is_dir() else root
+        chosen = train
+        if train != root:
+            found = [root / name for name in split_names(split) if (root / name).is_dir()]
+            if not found:
+                raise UserError(f"{root} has train/ but no val/, validation/, valid/ or test/ to evaluate on")
+            chosen = found[0]
+        self.class_names = class_folders(train)
+        if not self.class_names:
+            raise UserError(f"no class folders in {train}; expected one folder of images per class")
+        self.paths, self._labels = self._list(chosen, may_lack_classes=chosen != train)
+        if train == root:
+            kept = stratified_split(self._labels, split)
+            self.paths, self._labels = [self.paths[i] for i in kept], self._labels[kept]
+        if not self.paths:
+            raise UserError(
+                f"no images for split {split!r} in {chosen}; expected files ending in " + ", ".join(EXTENSIONS)
+            )
+
+    def _list(self, directory: Path, *, may_lack_classes: bool) -> tuple[list[str], np.ndarray]:
+        unknown = sorted(set(class_folders(directory)) - set(self.class_names))
+        if unknown:
+            raise UserError(f"{directory} has classes that the training set lacks: {', '.join(unknown[:10])}")
+        files = [image_files(directory / name) for name in self.class_names]
+        empty = [
+            name
+            for name, paths in zip(self.class_names, files, strict=True)
+            if not paths and not (may_lack_classes and not (directory / name).is_dir())
+        ]
+        if empty:
+            raise UserError(
+                f"{directory} has no image in class {', '.join(empty[:10])}; remove the folder, or add files ending in "
+                f"{', '.join(EXTENSIONS)}"
+            )
+        labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files])
+        return [path for paths in files for path in paths], labels.astype(np.int64)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, index: int) -> bytes:
+        try:
+            return Path(self.paths[index]).read_bytes()
+        except OSError as error:
+            raise CorruptImage(f"cannot read image {self.paths[index]}: {error.strerror}") from error
+
+    def __getitem__(self, index: int) -> Sample:
+        return {
+            "image": decode_rgb(self.encoded(index), self.paths[index]),
+            "label": int(self._labels[index]),
+        }
