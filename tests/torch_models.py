@@ -1,0 +1,113 @@
+"""PyTorch networks to compare with: the Residual networks written in PyTorch, and random weights that hide nothing."""
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+
+class Residual(nn.Module):
+    """3x3 conv, BN, ReLU, 3x3 conv, BN, plus the input (through a bare convolution where the shape changes), ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut_kernel: int | None = None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        if shortcut_kernel:
+            self.conv3 = nn.Conv2d(in_channels, channels, shortcut_kernel, stride, shortcut_kernel // 2)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + (self.conv3(x) if hasattr(self, "conv3") else x))
+
+
+def _stage(in_channels: int, channels: int, shortcut_kernel: int) -> nn.Sequential:
+    if in_channels == channels:
+        return nn.Sequential(Residual(channels, channels), Residual(channels, channels))
+    return nn.Sequential(Residual(in_channels, channels, 2, shortcut_kernel), Residual(channels, channels))
+
+
+class ResidualNet(nn.Module):
+    """The Residual network under this project's names: conv1, bn1, layer1 to layer4, fc."""
+
+    def __init__(self, shortcut_kernel: int = 1, in_channels: int = 1, num_classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, shortcut_kernel)
+        self.layer2 = _stage(64, 128, shortcut_kernel)
+        self.layer3 = _stage(128, 256, shortcut_kernel)
+        self.layer4 = _stage(256, 512, shortcut_kernel)
+        self.fc = nn.Linear(512, num_classes)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def residual_blocks() -> nn.Sequential:
+    """The Residual network with the names its Adam run on Fashion-MNIST was saved under."""
+    net = nn.Sequential(nn.Conv2d(1, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    for number, (before, channels) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)]):
+        net.add_module(f"resnet_block{number + 1}", _stage(before, channels, 1))
+    net.add_module("global_avg_pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("fc", nn.Sequential(nn.Flatten(), nn.Linear(512, 10)))
+    return net
+
+
+def residual_sequential(shortcut_kernel: int) -> nn.Sequential:
+    """The Residual network as one Sequential of Sequentials, with a 1x1 or 3x3 shortcut."""
+    stem = nn.Sequential(nn.Conv2d(1, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    stages = [_stage(*io, shortcut_kernel) for io in [(64, 64), (64, 128), (128, 256), (256, 512)]]
+    return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def torch_model(name: str, **options) -> nn.Module:
+    """The PyTorch original of an architecture, under this project's names."""
+    if name.startswith("residual"):
+        return ResidualNet(3 if name == "residual18_3x3" else 1, **options)
+    return torchvision.models.get_model(name, **options)
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fills every parameter and statistic with random values through which a signal of size 1 keeps its size.
+
+    Fresh networks hide faults: gammas of 1 or 0, statistics of 0 and 1, biases of 0. Here nothing is symmetric, the
+    statistics differ from the batch's, and each branch counts.
+    """
+    rng = np.random.default_rng(seed)
+    values = OrderedDict()
+    for key, tensor in model.state_dict().items():
+        shape, field = tuple(tensor.shape), key.rsplit(".", 1)[-1]
+        if field == "num_batches_tracked":
+            value = np.asarray(rng.integers(1, 1000))
+        elif field == "running_var":
+            value = rng.uniform(0.5, 2.0, shape)
+        elif field == "running_mean":
+            value = rng.normal(0, 0.3, shape)
+        elif len(shape) >= 2:
+            value = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        elif field == "weight":
+            value = rng.uniform(0.3, 1.1, shape) * rng.choice([-1, 1, 1, 1], shape)
+        else:
+            value = rng.normal(0, 0.2, shape)
+        values[key] = torch.from_numpy(value).to(tensor.dtype)
+    model.load_state_dict(values)
+    return model
+
+
+def random_images(batch: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+    """float32 images (N, H, W, C), about normal, with a gradient across them so that no axis can be mistaken."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(-1, 1, height)[:, None, None] + np.linspace(0, 0.5, width)[:, None] + np.arange(channels) * 0.2
+    return (rng.normal(size=(batch, height, width, channels)) + ramp).astype(np.float32)
+
+
+def nchw(images: np.ndarray, dtype=torch.float32) -> torch.Tensor:
+    """A copy of NHWC images as a torch tensor (N, C, H, W)."""
+    return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), dtype=dtype)
