@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def max_pool(x: jax.Array, window: int, *, stride: int, padding: int) -> jax.Array:
@@ -10,9 +11,11 @@ def max_pool(x: jax.Array, window: int, *, stride: int, padding: int) -> jax.Arr
     Flax's "SAME" pads an even size by (0, 1), and padding with zeros is right only behind a ReLU.
     """
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    # A numpy start value, known while tracing: with one that is itself traced, JAX does not see that this is a maximum
+    # and has no gradient for it under jit.
     return jax.lax.reduce_window(
         x,
-        jnp.asarray(lowest, x.dtype),
+        np.asarray(lowest, x.dtype),
         jax.lax.max,
         window_dimensions=(1, window, window, 1),
         window_strides=(1, stride, stride, 1),
