@@ -2,12 +2,12 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from resnet_flax.layers.conv_gradients import conv_general_dilated
 from resnet_flax.layers.initializers import kaiming_normal, torch_default_bias
 
 
@@ -68,6 +68,6 @@ class Conv(nnx.Conv):
             bias_init=bias_init or torch_default_bias(math.prod(kernel_size) * in_features // groups),
             dtype=dtype,
             param_dtype=param_dtype,
-            conv_general_dilated=jax.lax.conv_general_dilated,
+            conv_general_dilated=conv_general_dilated,
             rngs=rngs,
         )
