@@ -2,5 +2,6 @@
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
+from resnet_flax.pretrained import create_model
 
-__all__ = ["ARCHITECTURES", "BasicBlock", "Bottleneck", "ResNet", "Residual", "UserError"]
+__all__ = ["ARCHITECTURES", "BasicBlock", "Bottleneck", "ResNet", "Residual", "UserError", "create_model"]

@@ -1,0 +1,174 @@
+"""Each layer against torch.nn's, in the settings where the frameworks differ."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
+
+torch = pytest.importorskip("torch")
+
+from parity import to_flax  # noqa: E402
+from tests.torch_models import nchw, random_images, randomized  # noqa: E402
+
+
+def as_nhwc(tensor) -> np.ndarray:
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (9, 12)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups", "bias"),
+    [
+        (3, 2, 1, 1, 1, False),
+        (7, 2, 3, 1, 1, True),
+        (1, 2, 0, 1, 1, False),
+        (3, 1, 2, 2, 2, True),
+        (3, 1, 1, 1, 6, False),
+    ],
+)
+def test_conv_equals_torch_in_float64(kernel, stride, padding, dilation, groups, bias, height, width):
+    original = torch.nn.Conv2d(6, 12, kernel, stride, padding, dilation, groups, bias).double()
+    images = random_images(2, height, width, 6)
+    with jax.enable_x64(True):
+        conv = Conv(
+            6, 12, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, use_bias=bias,
+            param_dtype=jnp.float64, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        ours = to_flax(original.state_dict(), conv)(jnp.asarray(images, jnp.float64))
+    np.testing.assert_allclose(ours, as_nhwc(original(nchw(images, torch.float64))), rtol=1e-12, atol=1e-12)
+
+
+def test_conv_pads_two_axes_by_their_own_amounts():
+    original = torch.nn.Conv2d(3, 4, (3, 5), (2, 1), (1, 2), bias=False).double()
+    images = random_images(2, 6, 8, 3)
+    with jax.enable_x64(True):
+        conv = Conv(3, 4, (3, 5), stride=(2, 1), padding=(1, 2), param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        ours = to_flax(original.state_dict(), conv)(jnp.asarray(images, jnp.float64))
+    np.testing.assert_allclose(ours, as_nhwc(original(nchw(images, torch.float64))), rtol=1e-12, atol=1e-12)
+
+
+def test_conv_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="groups=4 must divide in_features=6"):
+        Conv(6, 12, 3, groups=4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (112, 6)])
+def test_max_pool_equals_torch_on_negative_input(size):
+    images = random_images(2, *size, 3) - 10  # padding with zeros would win everywhere
+    expected = torch.nn.functional.max_pool2d(nchw(images), 3, 2, 1)
+    np.testing.assert_array_equal(max_pool(jnp.asarray(images), 3, stride=2, padding=1), as_nhwc(expected))
+
+
+def batch_norm_pair(channels: int):
+    original = randomized(torch.nn.BatchNorm2d(channels).double())
+    norm = BatchNorm(channels, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    return original, to_flax(copy.deepcopy(original.state_dict()), norm)
+
+
+def test_batch_norm_train_mode_equals_torch_in_float64():
+    """Outputs, the gradients of input, scale and bias, and the running statistics after three batches of n = 12."""
+    with jax.enable_x64(True):
+        original, norm = batch_norm_pair(5)
+        original.train(), norm.train()
+        for seed in range(3):
+            images = random_images(2, 2, 3, 5, seed)
+            weights = random_images(2, 2, 3, 5, seed + 10)
+            x = nchw(images, torch.float64).requires_grad_()
+            original.zero_grad()
+            expected = original(x)
+            (expected * nchw(weights, torch.float64)).sum().backward()
+
+            def loss(norm, x, weights=weights):
+                y = norm(x)
+                return (y * weights).sum(), y
+
+            grad = nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+            (_, y), (norm_grads, x_grad) = grad(norm, jnp.asarray(images, jnp.float64))
+            for ours, theirs in [
+                (y, as_nhwc(expected)),
+                (x_grad, as_nhwc(x.grad)),
+                (norm_grads["scale"][...], original.weight.grad),
+                (norm_grads["bias"][...], original.bias.grad),
+                (norm.mean[...], original.running_mean),
+                (norm.var[...], original.running_var),
+            ]:
+                np.testing.assert_allclose(ours, np.asarray(theirs), rtol=1e-11, atol=1e-12)
+        assert int(norm.num_batches_tracked[...]) == int(original.num_batches_tracked)
+
+
+def test_batch_norm_eval_mode_uses_running_statistics_and_keeps_them():
+    with jax.enable_x64(True):
+        original, norm = batch_norm_pair(5)
+        images = random_images(2, 4, 3, 5)
+        ours = norm(jnp.asarray(images, jnp.float64))
+        expected = original.eval()(nchw(images, torch.float64))
+        np.testing.assert_allclose(ours, as_nhwc(expected), rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(norm.var[...], original.running_var)
+
+
+def test_batch_norm_variance_does_not_cancel():
+    """Mean 1000, standard deviation 0.1, float32: E[x^2] - E[x]^2 gives 0."""
+    x = (1000 + 0.1 * np.random.default_rng(0).normal(size=(64, 7, 9, 3))).astype(np.float32)
+    norm = BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0))
+    norm(jnp.asarray(x))
+    truth = x.astype(np.float64).var((0, 1, 2), ddof=1)
+    # x - s is exact here, so what is left is the rounding of a mean of about n = 4032 terms.
+    np.testing.assert_allclose(norm.var[...], truth, rtol=64 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_batch_norm_computes_in_float32_under_half_precision(dtype):
+    """The output is the float32 result rounded once: statistics and affine were not rounded before."""
+    x = jnp.asarray(random_images(4, 6, 5, 8), dtype)
+    norm = BatchNorm(8, dtype=dtype, rngs=nnx.Rngs(0))
+    norm.mean[...] = jnp.linspace(-1, 1, 8)
+    norm.var[...] = jnp.linspace(0.3, 3, 8)
+    norm.eval()
+    y = norm(x)
+    assert y.dtype == dtype
+    assert norm.var.dtype == jnp.float32
+    norm.dtype = jnp.float32
+    np.testing.assert_array_equal(y, norm(x).astype(dtype))
+
+
+def test_batch_norm_refuses_a_single_value_per_channel_as_torch_does():
+    norm = BatchNorm(3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="more than one value per channel, but the input is \\(1, 1, 1, 3\\)"):
+        norm(jnp.ones((1, 1, 1, 3)))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        torch.nn.BatchNorm2d(3)(torch.ones(1, 3, 1, 1))
+
+
+def test_synchronised_batch_norm_over_shards_equals_one_over_all():
+    x = jnp.asarray(random_images(6, 3, 4, 5)) * jnp.linspace(1, 5, 6)[:, None, None, None]
+    whole, synced = (BatchNorm(5, axis_name=axis, rngs=nnx.Rngs(0)) for axis in (None, "data"))
+    expected = whole(x)
+    graph, state = nnx.split(synced)
+
+    def apply(x):
+        norm = nnx.merge(graph, state, copy=True)
+        return norm(x), nnx.state(norm)
+
+    y, states = jax.vmap(apply, axis_name="data")(x.reshape(3, 2, 3, 4, 5))
+    np.testing.assert_allclose(y.reshape(x.shape), expected, rtol=2e-5, atol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(states), jax.tree.leaves(nnx.state(whole)), strict=True):
+        np.testing.assert_allclose(ours, jnp.broadcast_to(theirs, ours.shape), rtol=2e-6, atol=1e-6)
+
+
+def test_linear_equals_torch():
+    original = torch.nn.Linear(6, 6).double()  # square: a kernel left untransposed would fit
+    x = np.random.default_rng(0).normal(size=(3, 6))
+    with jax.enable_x64(True):
+        linear = to_flax(original.state_dict(), Linear(6, 6, param_dtype=jnp.float64, rngs=nnx.Rngs(0)))
+        np.testing.assert_allclose(linear(x), original(torch.tensor(x)).detach(), rtol=1e-12)
+
+
+def test_sequential_names_its_children_by_number():
+    layers = Sequential([Linear(2, 3, rngs=nnx.Rngs(0)), Linear(3, 4, rngs=nnx.Rngs(0))])
+    assert layers(jnp.ones((1, 2))).shape == (1, 4)
+    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(layers))} == {0, 1}

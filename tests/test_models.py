@@ -1,0 +1,256 @@
+"""The networks against their PyTorch originals: structure, outputs, options."""
+
+import copy
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import resnet_flax
+from parity.naming import leaves
+from resnet_flax.layers import BatchNorm, Conv
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+from parity import to_flax  # noqa: E402
+from tests.torch_models import nchw, random_images, randomized, torch_model  # noqa: E402
+
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
+    "wide_resnet50_2": 68_883_240,
+    "wide_resnet101_2": 126_886_696,
+    "residual18": 11_178_378,
+    "residual18_3x3": 12_554_634,
+    "residual18_xavier": 11_178_378,
+}
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_names_shapes_and_parameter_count_are_the_originals(name):
+    model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
+    with torch.device("meta"):
+        original = torch_model(name).state_dict()
+    ours = {leaf.torch_name: leaf.torch_shape for leaf in leaves(model)}
+    assert ours == {key: tuple(tensor.shape) for key, tensor in original.items()}
+    assert sum(leaf.variable.size for leaf in leaves(model) if isinstance(leaf.variable, nnx.Param)) == PARAMETERS[name]
+
+
+def stage_outputs(model, images) -> dict[str, np.ndarray]:
+    """Activations after every stage, and logits, of a torch model in eval mode, as NHWC arrays."""
+    outputs = {}
+    hooks = [
+        getattr(model, stage).register_forward_hook(
+            lambda module, args, y, stage=stage: outputs.__setitem__(stage, y.clone().numpy().transpose(0, 2, 3, 1))
+        )
+        for stage in STAGES
+    ]
+    with torch.no_grad():
+        outputs["logits"] = model.eval()(images).numpy()
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+@nnx.jit
+def flax_outputs(model, images):
+    return {**model.features(images, STAGES), "logits": model(images)}
+
+
+def relative_error(ours, truth) -> float:
+    return float(np.linalg.norm(np.asarray(ours, np.float64) - truth) / np.linalg.norm(truth))
+
+
+def check_against_torch(
+    build, original, height: int, width: int, channels: int
+) -> dict[str, tuple[float, float, float]]:
+    """{place: (our float32 error, torch's float32 error, our float64 error)}, all relative to float64 torch."""
+    images = random_images(2, height, width, channels)
+    narrow = stage_outputs(original, nchw(images))
+    truth = stage_outputs(copy.deepcopy(original).double(), nchw(images, torch.float64))
+    ours = flax_outputs(to_flax(original.state_dict(), nnx.eval_shape(build)), jnp.asarray(images))
+    with jax.enable_x64(True):
+        abstract = nnx.eval_shape(partial(build, param_dtype=jnp.float64))
+        model = to_flax(copy.deepcopy(original).double().state_dict(), abstract)
+        wide = jax.tree.map(np.asarray, flax_outputs(model, jnp.asarray(images, jnp.float64)))
+    errors = {
+        place: tuple(relative_error(y[place], truth[place]) for y in (ours, narrow, wide))
+        for place in (*STAGES, "logits")
+    }
+    for place, (our_error, torch_error, double_error) in errors.items():
+        assert our_error <= 3 * torch_error, f"{place}: {errors}"
+        assert double_error <= 1e-10, f"{place}: {errors}"
+    return errors
+
+
+# Small sizes here; every architecture at full size is behind the marker `full`. At 64 pixels each strided layer sees an
+# even size, at 33x47 mostly odd ones, which "SAME" padding would treat differently.
+@pytest.mark.parametrize(
+    ("name", "height", "width"),
+    [("resnet18", 64, 64), ("resnet18", 33, 47), ("residual18", 28, 28), ("residual18_3x3", 33, 47)],
+)
+def test_eval_outputs_equal_torch(name, height, width):
+    def build(**dtypes):
+        return build_model(name, rngs=nnx.Rngs(0), **dtypes)
+
+    check_against_torch(build, randomized(torch_model(name)), height, width, ARCHITECTURES[name].in_channels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"groups": 4, "width_per_group": 8},
+        {"width_per_group": 128},
+        {"replace_stride_with_dilation": (False, True, True)},
+    ],
+    ids=str,
+)
+def test_bottleneck_options_equal_torch(options):
+    def build(**dtypes):
+        return ResNet(Bottleneck, (1, 2, 1, 1), num_classes=7, rngs=nnx.Rngs(0), **options, **dtypes)
+
+    block = torchvision.models.resnet.Bottleneck
+    original = torchvision.models.ResNet(block, [1, 2, 1, 1], num_classes=7, **options)
+    check_against_torch(build, randomized(original), 40, 33, 3)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [(224, 224), (193, 161)], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_eval_outputs_equal_torch_at_full_size(name, size, record_property):
+    def build(**dtypes):
+        return build_model(name, rngs=nnx.Rngs(0), **dtypes)
+
+    errors = check_against_torch(build, randomized(torch_model(name)), *size, ARCHITECTURES[name].in_channels)
+    record_property("errors", errors)
+    print(name, size, {place: tuple(f"{e:.1e}" for e in row) for place, row in errors.items()})
+
+
+@pytest.mark.parametrize("name", ["residual18", "residual18_3x3"])
+def test_residual_networks_have_the_published_shapes(name):
+    model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((1, 224, 224, 1), jnp.float32)
+    shapes = nnx.eval_shape(lambda m, x: m.features(x, m.taps) | {"logits": m(x)}, model, images)
+    assert {name: y.shape[1:] for name, y in shapes.items()} == {
+        "stem": (56, 56, 64),
+        "layer1": (56, 56, 64),
+        "layer2": (28, 28, 128),
+        "layer3": (14, 14, 256),
+        "layer4": (7, 7, 512),
+        "pool": (512,),
+        "logits": (10,),
+    }
+
+
+def tiny(**options) -> ResNet:
+    return ResNet(BasicBlock, (1, 1, 1, 1), **{"num_classes": 5, "rngs": nnx.Rngs(0), **options})
+
+
+def test_a_created_model_is_in_eval_mode_and_calls_change_nothing():
+    model = resnet_flax.create_model("resnet18", num_classes=3, rngs=nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    model(jnp.ones((1, 32, 32, 3)))
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
+
+
+def test_no_head_gives_pooled_features():
+    images = jnp.asarray(random_images(2, 32, 32, 3))
+    model, headless = tiny(), tiny(num_classes=0)
+    model.eval(), headless.eval()
+    assert headless(images).shape == (2, 512)
+    np.testing.assert_array_equal(headless(images), model.features(images)["pool"])
+    np.testing.assert_array_equal(model.fc(headless(images)), model(images))
+
+
+def test_small_image_stem_keeps_the_resolution():
+    model = tiny(small_images=True, in_channels=1)
+    shapes = nnx.eval_shape(
+        lambda m, x: m.features(x, ("stem", "layer4")), model, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32")
+    )
+    assert shapes["stem"].shape == (1, 32, 32, 64)
+    assert shapes["layer4"].shape == (1, 4, 4, 512)
+
+
+def test_zero_init_residual_makes_each_block_its_shortcut():
+    model = tiny(zero_init_residual=True)
+    model.eval()
+    x = jnp.asarray(random_images(1, 8, 8, 64))
+    np.testing.assert_array_equal(model.layer1[0](x), nnx.relu(x))
+    assert model.layer4[0].bn1.scale[...].all()
+
+
+def test_norm_layer_is_used_throughout():
+    model = tiny(norm_layer=partial(nnx.GroupNorm, num_groups=8))
+    kinds = {type(module) for _, module in nnx.iter_modules(model)}
+    assert nnx.GroupNorm in kinds
+    assert BatchNorm not in kinds
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_compute_dtype_leaves_parameters_and_statistics_in_float32(dtype):
+    model = tiny(dtype=dtype)
+    logits = model(jnp.asarray(random_images(4, 32, 32, 3)))
+    assert logits.dtype == dtype
+    assert {v.dtype for v in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))} == {
+        jnp.dtype("float32"),
+        jnp.dtype("int32"),
+    }
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(resnet_flax.UserError, match="did you mean resnet50"):
+        build_model("resnet5O", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="no tap named layer5; the taps are stem, layer1"):
+        tiny().features(jnp.ones((1, 32, 32, 3)), ("layer5",))
+
+
+def test_basic_block_refuses_what_it_does_not_have():
+    with pytest.raises(ValueError, match="neither groups"):
+        tiny(groups=2)
+
+
+def test_initial_parameters_are_distributed_as_pytorch_draws_them():
+    """Standard deviations within 5 standard errors of the rules', and the extremes that tell distributions apart."""
+    model = build_model("resnet18", rngs=nnx.Rngs(1))
+    kernel = np.asarray(model.layer3[1].conv1.kernel[...])  # 3x3, 256 -> 256: Kaiming normal, fan-out
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 256)), rel=5 / np.sqrt(2 * kernel.size))
+    assert abs(kernel).max() > 4 * kernel.std()  # a normal distribution that was not cut off at two
+    bound = 1 / np.sqrt(512)
+    for values in (model.fc.kernel[...], model.fc.bias[...]):
+        assert bound * 0.98 < abs(values).max() <= bound
+    plain = build_model("residual18", rngs=nnx.Rngs(1)).layer3[1].conv1
+    bound = 1 / np.sqrt(9 * 256)
+    for values in (plain.kernel[...], plain.bias[...]):
+        assert bound * 0.98 < abs(values).max() <= bound
+    xavier = build_model("residual18_xavier", rngs=nnx.Rngs(1))
+    assert abs(xavier.layer3[1].conv1.kernel[...]).max() == pytest.approx(np.sqrt(6 / (9 * 512)), rel=0.01)
+    assert abs(xavier.fc.kernel[...]).max() == pytest.approx(np.sqrt(6 / 522), rel=0.01)
+
+
+def test_models_are_ordinary_nnx():
+    model = tiny(small_images=True)
+    images = jnp.asarray(random_images(2, 8, 8, 3))
+    grads = nnx.grad(lambda m: jnp.square(m(images)).sum())(model)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    model.eval()
+    graph, state = nnx.split(model)
+    _, tangent = jax.jvp(lambda x: nnx.merge(graph, state)(x), (images,), (images,))
+    assert jnp.isfinite(tangent).all()
+
+
+def test_the_layers_can_be_exchanged():
+    model = tiny(conv_layer=partial(Conv, use_bias=True))
+    assert model.conv1.bias is not None
