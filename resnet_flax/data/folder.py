@@ -92,7 +92,8 @@ class FolderSource(Source):
 
     def encoded(self, index: int) -> bytes:
         try:
-            return Path(self.paths[index]).read_bytes()
+            with open(self.paths[index], "rb", buffering=0) as file:  # noqa: PTH123 - a third of Path's time
+                return file.read()
         except OSError as error:
             raise CorruptImage(f"cannot read image {self.paths[index]}: {error.strerror}") from error
 

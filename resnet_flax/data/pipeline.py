@@ -217,9 +217,12 @@ def _check(batch_size: int, workers: int, shard_index: int, shard_count: int, **
             raise UserError(f"{name} should be at least {least}, found {value}")
     if not 0 <= shard_index < shard_count:
         raise UserError(f"shard_index should be 0 to {shard_count - 1}, found {shard_index}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers > cores:
-        warnings.warn(f"{workers} workers on {cores} cores only get in each other's way", stacklevel=3)
+    if workers > _cores():
+        warnings.warn(f"{workers} workers on {_cores()} cores only get in each other's way", stacklevel=3)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(batches: Any, reader: Reader, workers: int) -> Iterator[Batch]:
@@ -230,7 +233,8 @@ def _run(batches: Any, reader: Reader, workers: int) -> Iterator[Batch]:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
     in_memory = reader.images is not None
-    threads = 1 if in_memory else (0 if workers else 2)
+    # Decoding and resizing let go of the interpreter lock: two threads a process, where there are cores for them.
+    threads = 1 if in_memory or 2 * workers > _cores() else 2
     dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
     if workers and not in_memory:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))

@@ -40,6 +40,16 @@ def to_pil(image: Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 
 
+def window_to_pil(image: np.ndarray, crop: Crop) -> Image.Image:
+    """`to_pil` of a window of an array, copied once: `Image.fromarray` of a slice copies twice."""
+    top, left, height, width = crop
+    if image.shape[-1] != 3 or image.dtype != np.uint8 or not image.flags.c_contiguous:
+        return to_pil(image[top : top + height, left : left + width])
+    stride = 3 * image.shape[1]
+    pixels = memoryview(image).cast("B")[top * stride + 3 * left :]
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", stride, 1)
+
+
 def to_array(image: Image.Image) -> np.ndarray:
     """The pixels of an L or RGB image as uint8 (H, W, 1) or (H, W, 3)."""
     array = np.asarray(image)
@@ -158,8 +168,8 @@ class TrainingTransform:
     def crop_and_flip(self, image: Image.Image | np.ndarray, crop: Crop, *, flip: bool) -> Image.Image:
         """The deterministic part: the crop resized to the target, mirrored if `flip`."""
         top, left, height, width = crop
-        if isinstance(image, np.ndarray):  # a slice costs nothing, and only the crop is copied into PIL's layout
-            region = to_pil(image[top : top + height, left : left + width])
+        if isinstance(image, np.ndarray):
+            region = window_to_pil(image, crop)
         else:
             region = to_pil(image).crop((left, top, left + width, top + height))
         if region.size != (self.crop_size, self.crop_size):
