@@ -153,7 +153,10 @@ def named_modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx
 
 
 def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Leaf]:
-    """Every parameter and statistic of `model` with its counterpart's name, in the order of definition.
+    """Every parameter and statistic of `model` with its counterpart's name.
+
+    They come in the order of definition, or of the alphabet for a model that went through a transform of NNX's
+    (`nnx.eval_shape`, `nnx.merge`), which forgets the former.
 
     Args:
         model: an NNX module; its variables may be abstract (`nnx.eval_shape`).
