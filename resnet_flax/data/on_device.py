@@ -1,7 +1,7 @@
 """What happens to a batch on the device, inside the jitted step: normalisation, mixup, cutmix, random erasing.
 
-Pure functions of their arguments with static shapes: they trace under `jit`, `shard_map` and `vmap`, and each device may
-run them on its own part of the batch with its own key. Semantics are torchvision's (`transforms.v2` and the
+Pure functions of their arguments with static shapes: they trace under `jit`, `shard_map` and `vmap`, and each device
+may run them on its own part of the batch with its own key. Semantics are torchvision's (`transforms.v2` and the
 classification reference recipes); the random numbers are JAX's.
 """
 
@@ -28,8 +28,8 @@ def normalize(
     `mean` and `std` have C entries each, or one for all channels; defaults are torchvision's for ImageNet.
     """
     ones = (1,) * (images.ndim - 1)
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(*ones, -1) for values in (mean, std))
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    shift, scale = (jnp.asarray(values, jnp.float32).reshape(*ones, -1) for values in (mean, std))
+    return ((images.astype(jnp.float32) / 255 - shift) / scale).astype(dtype)
 
 
 def mixup(images: jax.Array, targets: jax.Array, weight: ArrayLike) -> tuple[jax.Array, jax.Array]:

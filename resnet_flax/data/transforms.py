@@ -46,7 +46,7 @@ def window_to_pil(image: np.ndarray, crop: Crop) -> Image.Image:
     if image.shape[-1] != 3 or image.dtype != np.uint8 or not image.flags.c_contiguous:
         return to_pil(image[top : top + height, left : left + width])
     stride = 3 * image.shape[1]
-    pixels = memoryview(image).cast("B")[top * stride + 3 * left :]
+    pixels = image.reshape(-1)[top * stride + 3 * left :]
     return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", stride, 1)
 
 
