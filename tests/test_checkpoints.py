@@ -1,0 +1,290 @@
+"""Reading and writing weights, `parity convert` and `parity inspect`: every format, every naming, every bad file."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import parity.__main__
+from parity.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
+from parity.naming import ParityError
+from resnet_flax.models import ARCHITECTURES
+from resnet_flax.models.checkpoint_names import SCHEMES, Identity, identify, recognise_naming
+from resnet_flax.weights import read_weights
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+from tests.test_convert import assert_same_bytes  # noqa: E402
+from tests.torch_models import (  # noqa: E402
+    ResidualNet,
+    randomized,
+    residual_blocks,
+    residual_sequential,
+    torch_model,
+)
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    """Of a ResNet-18 with 7 classes: 122 entries."""
+    return randomized(torchvision.models.resnet18(num_classes=7)).state_dict()
+
+
+def command(*arguments) -> int:
+    return parity.__main__.main([str(argument) for argument in arguments])
+
+
+def half(tensor):
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def double(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+FORMS = {
+    "plain": lambda sd: sd,
+    "wrapped float16 with a prefix": lambda sd: {
+        "epoch": 3,
+        "state_dict": {"module." + key: half(tensor) for key, tensor in sd.items()},
+    },
+    "2017": lambda sd: {key: tensor for key, tensor in sd.items() if "num_batches" not in key},
+    "float64": lambda sd: {key: double(tensor) for key, tensor in sd.items()},
+    "bfloat16": lambda sd: {key: t.bfloat16() if t.is_floating_point() else t for key, t in sd.items()},
+    "compiled": lambda sd: {"model": {"_orig_mod." + key: tensor for key, tensor in sd.items()}},
+    "Hugging Face": lambda sd: {SCHEMES["Hugging Face"](key): tensor for key, tensor in sd.items()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pth_to_safetensors_to_orbax_to_pth_is_exact(form, state_dict, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = FORMS[form](state_dict)
+    torch.save(content, "a.pth")
+    assert command("convert", "a.pth", "b.safetensors") == 0
+    assert command("convert", "b.safetensors", "c") == 0
+    assert command("convert", "c", "d.pth") == 0
+    original = content.get("state_dict", content.get("model", content))
+    back = torch.load("d.pth", weights_only=True)
+    assert list(back) == list(original)
+    assert_same_bytes({key: parity.convert.as_numpy(tensor) for key, tensor in back.items()}, original)
+    in_between = load_checkpoint("b.safetensors")
+    assert in_between.keys() <= state_dict.keys()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_torchvision_names_on_request(state_dict, tmp_path):
+    torch.save({"module." + key: tensor for key, tensor in state_dict.items()}, tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--names", "torchvision") == 0
+    assert_same_bytes(load_checkpoint(tmp_path / "b.pth"), state_dict)
+
+
+def test_file_formats_before_and_after_pytorch_1_6(state_dict, tmp_path):
+    torch.save(state_dict, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert_same_bytes(load_checkpoint(tmp_path / "a.pth"), state_dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("residual18", residual_blocks()),
+        ("residual18_3x3", residual_sequential(3)),
+        ("residual18_xavier", residual_sequential(1)),
+    ],
+)
+def test_residual_networks_are_recognised_by_their_own_names(name, original, tmp_path):
+    original = randomized(original)
+    torch.save(original.state_dict(), tmp_path / "a.pth")
+    weights = read_weights(tmp_path / "a.pth")
+    assert weights.identity == Identity(name, 10, 1, small_images=False)
+    # Sequentials run in the order of their names: the same weights in the model of our names give the same logits.
+    ours = ResidualNet(3 if name == "residual18_3x3" else 1)
+    ours.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in weights.state_dict.items()})
+    images = torch.randn(2, 1, 40, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), original.eval()(images))
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 0
+    assert command("convert", tmp_path / "b.safetensors", tmp_path / "c.pth") == 0
+    assert_same_bytes(load_checkpoint(tmp_path / "c.pth"), original.state_dict())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("options", [{}, {"num_classes": 0, "in_channels": 4, "small_images": True}], ids=str)
+def test_every_architecture_is_told_by_its_shapes(name, options):
+    with torch.device("meta"):
+        shapes = {key: tuple(tensor.shape) for key, tensor in torch_model(name).state_dict().items()}
+    row = ARCHITECTURES[name]
+    expected = Identity(name, row.num_classes, row.in_channels, small_images=False)
+    if options:
+        shapes = {key: shape for key, shape in shapes.items() if not key.startswith("fc")}
+        shapes["conv1.weight"] = (64, 4, 3, 3)
+        expected = Identity(name, **options)
+    scheme = "Residual Sequential" if name == "residual18_xavier" else "torchvision"
+    assert identify(shapes, scheme=scheme) == expected
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.model."])
+def test_naming_schemes_are_recognised_and_undone(scheme, prefix):
+    with torch.device("meta"):
+        names = list(torchvision.models.resnet50().state_dict())
+    theirs = [prefix + SCHEMES[scheme](name) for name in names]
+    naming = recognise_naming(theirs)
+    assert (naming.scheme, naming.prefix) == (scheme, prefix)
+    assert list(naming.to_torchvision(theirs).values()) == names
+    assert len(set(theirs)) == len(names)
+
+
+def test_hugging_face_names_are_transformers_own():
+    """Spelt out from the module tree of transformers' ResNetForImageClassification."""
+    to_theirs = SCHEMES["Hugging Face"]
+    assert to_theirs("conv1.weight") == "resnet.embedder.embedder.convolution.weight"
+    assert to_theirs("bn1.running_var") == "resnet.embedder.embedder.normalization.running_var"
+    assert to_theirs("layer2.0.conv3.weight") == "resnet.encoder.stages.1.layers.0.layer.2.convolution.weight"
+    assert to_theirs("layer4.2.bn1.bias") == "resnet.encoder.stages.3.layers.2.layer.0.normalization.bias"
+    assert to_theirs("layer2.0.downsample.0.weight") == "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight"
+    assert to_theirs("layer2.0.downsample.1.bias") == "resnet.encoder.stages.1.layers.0.shortcut.normalization.bias"
+    assert to_theirs("fc.bias") == "classifier.1.bias"
+
+
+def test_inspect_says_what_is_there(state_dict, tmp_path, capsys):
+    state_dict = dict(state_dict)
+    state_dict["bn1.weight"] = torch.full((64,), torch.nan)
+    torch.save({"model": {"module." + k: half(t) for k, t in state_dict.items()}, "epoch": 3}, tmp_path / "a.pth")
+    assert command("inspect", tmp_path / "a.pth") == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "resnet18", "classes +7", "11,180,103", "102 float16, 20 int64", "prefix 'module.'",
+        "took the entry 'model' and left epoch", "bn1.weight has 64 values that are NaN or infinite",
+    ):  # fmt: skip
+        assert re.search(expected, out), out
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def _whole_module(path: Path):
+    torch.save(torchvision.models.resnet18(), path)
+
+
+def _not_a_resnet(path: Path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
+
+
+def _missing_entry(path: Path):
+    state_dict = torchvision.models.resnet18(num_classes=2).state_dict()
+    state_dict["layer1.0.bn2.wieght"] = state_dict.pop("layer1.0.bn2.weight")
+    torch.save(state_dict, path)
+
+
+BAD_FILES = {
+    "missing": (lambda path: None, "does not exist"),
+    "empty": (lambda path: path.touch(), r"is empty \(0 bytes\)"),
+    "noise": (lambda path: path.write_bytes(b"\0" * 1000), "truncated or not"),
+    "truncated": (
+        lambda path: (_not_a_resnet(path), path.write_bytes(path.read_bytes()[:900])),
+        "truncated or not a PyTorch file",
+    ),
+    "whole module": (_whole_module, r"torchvision\.models\.resnet\.ResNet.*nothing in it was executed.*state_dict\(\)"),
+    "malicious": (lambda path: torch.save(Malicious(), path), "nothing in it was executed"),
+    "malicious bare pickle": (lambda path: path.write_bytes(pickle.dumps(Malicious())), "nothing in it was executed"),
+    "list": (lambda path: torch.save([torch.ones(2)], path), "holds a list, not a state_dict"),
+    "no tensors": (lambda path: torch.save({"epoch": 3}, path), "holds no tensors, only epoch"),
+    "another network": (_not_a_resnet, "not the weights of a ResNet.*weight, bias"),
+    "misspelt entry": (_missing_entry, r"(?s)layer1.0.bn2.weight \(64,\).*nearest: layer1.0.bn2.wieght"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_bad_files_get_one_message_and_leave_nothing(what, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, message = BAD_FILES[what]
+    make(tmp_path / "a.pth")
+    before = sorted(tmp_path.iterdir())
+    assert command("convert", "a.pth", "b.safetensors") == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("size", "message"), [(0, "is empty"), (4, "truncated or not"), (5000, "truncated or not")])
+def test_bad_safetensors(size, message, state_dict, tmp_path):
+    write_checkpoint(tmp_path / "a.safetensors", {"a": np.ones(2000, np.float32)})
+    os.truncate(tmp_path / "a.safetensors", size)
+    with pytest.raises(ParityError, match=message):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_an_existing_destination_is_kept_without_force(state_dict, tmp_path, capsys):
+    torch.save(state_dict, tmp_path / "a.pth")
+    (tmp_path / "b.safetensors").write_text("precious")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 2
+    assert "exists; --force overwrites it" in capsys.readouterr().err
+    assert (tmp_path / "b.safetensors").read_text() == "precious"
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--force") == 0
+    assert_same_bytes(load_checkpoint(tmp_path / "b.safetensors"), state_dict)
+
+
+def test_force_replaces_an_orbax_checkpoint_but_no_other_directory(state_dict, tmp_path, capsys):
+    torch.save(state_dict, tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c") == 0
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c", "--force") == 0
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("precious")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "home", "--force") == 2
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [("no/such/b.pth", "is not a directory"), ("b.onnx", "must end in"), ("/proc/b.safetensors", "cannot write")],
+)
+def test_unwritable_destinations(destination, message, state_dict, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state_dict, "a.pth")
+    assert command("convert", "a.pth", destination) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing(state_dict, tmp_path, capsys, monkeypatch):
+    torch.save(state_dict, tmp_path / "a.pth")
+
+    def full(*args, **kwargs):
+        Path(args[1]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_wrong_architecture_is_named(state_dict, tmp_path, capsys):
+    torch.save(state_dict, tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--arch", "resnet50") == 2
+    assert "holds a resnet18, not a resnet50" in capsys.readouterr().err
+
+
+def test_without_torch_a_pth_names_the_extra_and_safetensors_work(state_dict, tmp_path, capsys, monkeypatch):
+    torch.save(state_dict, tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 0
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c.safetensors") == 2
+    assert "pip install 'resnet-flax[torch]'" in capsys.readouterr().err
+    assert command("convert", tmp_path / "b.safetensors", tmp_path / "c") == 0
+    assert command("inspect", tmp_path / "c") == 0
+
+
+def test_weights_become_a_model(state_dict, tmp_path):
+    torch.save(state_dict, tmp_path / "a.pth")
+    model = read_weights(tmp_path / "a.pth").to_model()
+    assert model.num_classes == 7
+    np.testing.assert_array_equal(model.fc.bias[...], state_dict["fc.bias"])
