@@ -2,6 +2,16 @@
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
-from resnet_flax.pretrained import create_model
+from resnet_flax.pretrained import Pretrained, create_model, load_pretrained
 
-__all__ = ["ARCHITECTURES", "BasicBlock", "Bottleneck", "ResNet", "Residual", "UserError", "create_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "BasicBlock",
+    "Bottleneck",
+    "Pretrained",
+    "ResNet",
+    "Residual",
+    "UserError",
+    "create_model",
+    "load_pretrained",
+]

@@ -1,0 +1,41 @@
+"""The preprocessing that belongs to a set of weights, as data that can be kept beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
+from resnet_flax.data.transforms import EvaluationTransform
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize and crop on the host, then (x / 255 - mean) / std per channel on the device."""
+
+    transform: EvaluationTransform = EvaluationTransform()
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def to_metadata(self) -> dict[str, str]:
+        """As text, for the metadata of a .safetensors file."""
+        return {
+            "eval_transform": json.dumps(asdict(self.transform)),
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Preprocessing | None:
+        """What `to_metadata` wrote, or None where there is nothing of it."""
+        if "eval_transform" not in metadata:
+            return None
+        transform = EvaluationTransform(**json.loads(metadata["eval_transform"]))
+        return cls(transform, tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"])))
+
+    def __str__(self) -> str:
+        resize, crop = self.transform.resize_size, self.transform.crop_size
+        steps = [f"resize {resize} ({self.transform.interpolation})"] if resize else []
+        steps += [f"center crop {crop}"] if crop else []
+        return ", ".join([*steps, f"mean {self.mean}", f"std {self.std}"])
