@@ -1,0 +1,1 @@
+"""Training: configuration and recipes, the step, and the loop around it."""

@@ -1,0 +1,123 @@
+"""Checkpoints from which a run goes on bit for bit: saved in the background, checked when read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from resnet_flax.errors import UserError
+from resnet_flax.training.state import TrainState
+
+logger = logging.getLogger("resnet_flax.training")
+
+
+@jax.jit
+def fingerprint(state: TrainState) -> jax.Array:
+    """A uint32 that changes with any single bit of the state, computed where the state lies.
+
+    Orbax reads an array with a flipped bit without complaint.
+    """
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+
+    def words(x: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(x, unsigned[x.dtype.itemsize]).sum(dtype=jnp.uint32)
+
+    sums = jnp.stack([words(leaf) for leaf in jax.tree.leaves(state)])
+    return (sums * (2 * jnp.arange(len(sums), dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+
+class Checkpoints:
+    """The last few states of a run, one directory per step, each complete or not there at all.
+
+    Args:
+        directory: on a file system that all hosts share.
+        keep: how many to keep.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "progress"))
+        self._pending: int | None = None
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Begins to write the state and returns; `progress` is whatever JSON holds.
+
+        Raises:
+            UserError: if this or the previous checkpoint cannot be written, say because the disk is full.
+        """
+        step = int(state["step"])
+        if step in self.steps:
+            return
+        self.wait()
+        self._pending = step
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({**progress, "fingerprint": int(fingerprint(state))}),
+        )
+        try:
+            self._manager.save(step, args=items)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Waits until what was begun has been written; raises as `save` does."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+        self._pending = None
+
+    def _failure(self, error: Exception) -> UserError:
+        whole = [step for step in self.steps if step != self._pending]
+        intact = (
+            f"the earlier ones are intact (the last is of step {whole[-1]})" if whole else "there is no earlier one"
+        )
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"the checkpoint of step {self._pending} could not be written to {self.directory}: {reason}; {intact}; "
+            "make room and go on with --resume"
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The last complete state and its progress, laid out as `like`; None if there is none.
+
+        A damaged one is moved aside, with a warning, and the one before it is used.
+
+        Raises:
+            UserError: if all there are are damaged.
+        """
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                restored: Any = self._manager.restore(step, args=items)
+                if int(fingerprint(restored.state)) == restored.progress["fingerprint"]:
+                    return restored.state, restored.progress
+                reason = "its contents have changed since it was written"
+            except Exception as error:  # whatever Orbax and its storage make of a damaged file
+                reason = " ".join(str(error).split())[:200]
+            logger.warning("skipped the damaged checkpoint of step %d: %s", step, reason)
+            if jax.process_index() == 0:
+                (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+            self._manager.reload()
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged ({', '.join(map(str, steps))}); start anew elsewhere"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends the writing threads."""
+        self.wait()
+        self._manager.close()

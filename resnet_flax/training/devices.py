@@ -1,0 +1,87 @@
+"""The devices of a run: which ones, how many hosts, and where compiled programs are kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from resnet_flax.errors import UserError
+from resnet_flax.training.config import RunConfig
+from resnet_flax.training.step import data_mesh
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def open_devices(config: RunConfig) -> Mesh:
+    """Chooses the platform, joins the other processes if asked to, and lays out all devices.
+
+    Has to come before anything that touches a device.
+
+    Raises:
+        UserError: if there is no such device, or the other processes cannot be joined.
+    """
+    use_compilation_cache()
+    if config.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    if config.device != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda", "cpu": "cpu"}[config.device])
+    if config.distributed:
+        _join()
+    try:
+        return data_mesh()
+    except RuntimeError as error:
+        if config.device == "gpu":
+            raise UserError(
+                "--device gpu, but JAX finds no GPU here; install the extra cuda13 or cuda12 and check "
+                "nvidia-smi, or leave --device away"
+            ) from error
+        raise UserError(f"JAX finds no device: {' '.join(str(error).split())[:200]}") from error
+
+
+def _join() -> None:
+    """JAX asks SLURM, Open MPI or Kubernetes; elsewhere these variables say what they would."""
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count), process_id=None if index is None else int(index)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--distributed could not join the other processes: {' '.join(str(error).split())[:200]}; under SLURM, "
+            "Open MPI and Kubernetes nothing needs to be set, elsewhere JAX_COORDINATOR_ADDRESS=HOST:PORT, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID do"
+        ) from error
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in ~/.cache/resnet_flax/jax, or where JAX_COMPILATION_CACHE_DIR says."""
+    if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = home / "resnet_flax" / "jax"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            jax.config.update("jax_compilation_cache_dir", str(directory))
+    except OSError:
+        pass  # a home directory that cannot be written to costs compile time, not the run
+
+
+def describe(mesh: Mesh) -> str:
+    """ "8 x NVIDIA H100 on 2 hosts"."""
+    kind = mesh.devices.flat[0].device_kind
+    kind = "CPU" if kind == "cpu" else kind
+    hosts = jax.process_count()
+    return f"{mesh.size} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")
+
+
+def memory_in_use() -> str:
+    """The first local device's peak memory, "31.2/80.0 GB"; empty where it does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return ""
+    return f"{stats['peak_bytes_in_use'] / 1e9:.1f}/{stats['bytes_limit'] / 1e9:.1f} GB"

@@ -1,0 +1,106 @@
+"""Evaluation: every sample counted once, over any number of devices and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from resnet_flax.training.state import Arrays, Network
+from resnet_flax.training.step import AXIS, replicated
+
+Totals = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result over a whole set.
+
+    Attributes:
+        count: samples.
+        loss: mean cross-entropy.
+        accuracy, top5: shares in [0, 1]; top5 is 1 for five classes or fewer.
+        confusion: int (classes, classes), true class by predicted class.
+    """
+
+    count: int
+    loss: float
+    accuracy: float
+    top5: float
+    confusion: np.ndarray
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """Accuracy of each class (classes,); NaN for a class without samples."""
+        totals = self.confusion.sum(1)
+        return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
+
+
+def make_evaluate(
+    network: Network, num_classes: int, normalise: Callable[[jax.Array], jax.Array], *, mesh: Mesh | None = None
+) -> Callable[[Arrays, Iterable[Mapping[str, jax.Array]]], Evaluation]:
+    """Builds evaluate(arrays, batches) -> Evaluation; batches of {"image", "label", "mask"} on the devices.
+
+    Args:
+        normalise: uint8 images -> the model's input.
+        mesh: as for the training step; the batches are cut over it.
+    """
+    wide = mesh is not None and mesh.size > 1
+    everywhere = replicated(mesh) if mesh is not None and wide else None
+
+    def counts(arrays: Arrays, batch: Mapping[str, jax.Array]) -> Totals:
+        logits = network.model(arrays)(normalise(batch["image"]))
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        label, mask = batch["label"], batch["mask"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        # The label's rank: how many classes it does not beat. Of equal scores the first class counts as higher, as for
+        # argmax; a NaN beats nothing.
+        own = jnp.take_along_axis(logits, label[:, None], 1)
+        first = label[:, None] <= jnp.arange(num_classes)[None]
+        rank = (~((own > logits) | ((own == logits) & first))).sum(1)
+        found = {
+            "count": mask.sum(dtype=jnp.int32),
+            "loss": jnp.where(mask, losses, 0).sum(),
+            "top1": (mask & (rank < 1)).sum(dtype=jnp.int32),
+            "top5": (mask & (rank < 5)).sum(dtype=jnp.int32),
+            "confusion": jnp.zeros((num_classes, num_classes), jnp.int32)
+            .at[label, logits.argmax(1)]
+            .add(mask.astype(jnp.int32)),
+        }
+        return jax.lax.psum(found, AXIS) if wide else found
+
+    if wide:
+        counts = jax.shard_map(counts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())
+
+    @partial(jax.jit, donate_argnums=0)
+    def add(totals: Totals, arrays: Arrays, batch: Mapping[str, jax.Array]) -> Totals:
+        return jax.tree.map(jnp.add, totals, counts(arrays, batch))
+
+    def evaluate(arrays: Arrays, batches: Iterable[Mapping[str, Any]]) -> Evaluation:
+        zeros = {
+            "confusion": np.zeros((num_classes, num_classes), np.int32),
+            "loss": np.zeros((), jnp.promote_types(arrays[network.parameters[0]].dtype, jnp.float32)),
+            **{name: np.zeros((), np.int32) for name in ("count", "top1", "top5")},
+        }
+        totals: Totals = jax.device_put(zeros, everywhere)
+        for batch in batches:
+            totals = add(totals, arrays, batch)
+        host: dict[str, np.ndarray] = jax.device_get(totals)
+        count = int(host["count"])
+        return Evaluation(
+            count=count,
+            loss=float(host["loss"]) / count,
+            accuracy=int(host["top1"]) / count,
+            top5=int(host["top5"]) / count,
+            confusion=host["confusion"],
+        )
+
+    return evaluate

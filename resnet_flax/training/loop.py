@@ -1,0 +1,282 @@
+"""The training loop: steps, metrics, evaluations, checkpoints, and an orderly end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from parity import to_torch
+from parity.checkpoints import write_checkpoint
+from resnet_flax.data import Source, open_source
+from resnet_flax.errors import UserError
+from resnet_flax.training.checkpoints import Checkpoints
+from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.devices import describe, memory_in_use, open_devices
+from resnet_flax.training.display import Display, duration
+from resnet_flax.training.interruption import Interruption
+from resnet_flax.training.metrics import Backlog, Journal, read_metrics
+from resnet_flax.training.plots import plot_curves
+from resnet_flax.training.setup import Setup, facts_of, resolve
+from resnet_flax.training.state import TrainState, model_arrays
+from resnet_flax.training.workdir import check_same_run, choose_workdir, save_config
+
+PLOT_SECONDS = 60.0  # at most one plot so often while the run goes on
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside the state, so that a resumed run's records go on as well.
+
+    Attributes:
+        best: the best accuracy so far, of the model and of its moving average.
+        loss, accuracy, steps: sums over the current epoch.
+        seconds: since the run began, what was lost apart.
+    """
+
+    best: dict[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    accuracy: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    """One run in its workdir, new or resumed."""
+
+    def __init__(self, setup: Setup, source: Source, test: Source, console: Console):
+        self.setup, self.source, self.test, self.console = setup, source, test, console
+        self.config = setup.config.run
+        assert self.config.workdir is not None
+        self.workdir: Path = self.config.workdir
+        self.first = jax.process_index() == 0
+        self.progress = Progress()
+        self.backlog = Backlog()
+        self._interval: list[dict[str, float]] = []
+        self._plotted = time.monotonic()
+
+    def execute(self) -> int:
+        """Trains to the end or until stopped; returns the exit status."""
+        setup = self.setup
+        if self.config.resume:
+            check_same_run(setup.config)
+        elif self.first:
+            save_config(setup.config)
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)
+        state = setup.state(setup.initial_arrays())
+        if self.config.resume and (restored := self.checkpoints.restore(state)):
+            state, kept = restored
+            kept.pop("fingerprint")
+            self.progress = Progress(**kept)
+        start = int(state["step"])
+        self._began = time.monotonic() - self.progress.seconds
+        self.journal = Journal(self.workdir, start) if self.first else None
+        self.display = Display(self.console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
+        self.display.say(self._headline(start))
+        try:
+            with Interruption() as interruption:
+                state = self._steps(state, start, interruption)
+                if int(state["step"]) < setup.total_steps:
+                    return self._interrupted(state, interruption)
+            self._finish(state)
+        finally:
+            self.display.stop()
+            if self.journal:
+                self.journal.close()
+        self.checkpoints.close()
+        return 0
+
+    def _headline(self, start: int) -> str:
+        setup, facts = self.setup, self.setup.facts
+        resumed = f", resumed behind step {start:,}" if start else ""
+        return (
+            f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({facts.images:,} images, "
+            f"{facts.num_classes} classes), {setup.config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps, "
+            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
+        )
+
+    def _steps(self, state: TrainState, start: int, interruption: Interruption) -> TrainState:
+        setup, per_epoch = self.setup, self.setup.steps_per_epoch
+        every = self.config.checkpoint_every or per_epoch
+        batches = setup.training_batches(self.source, start)
+        for step in range(start + 1, setup.total_steps + 1):
+            batch = next(batches)
+            if step == start + 1:
+                state, metrics = self._first_step(state, batch)
+            else:
+                state, metrics = setup.train_step(state, batch)
+            self.backlog.push(step, metrics)
+            for done in self.backlog.ready():
+                self._record(*done)
+            stop = interruption.requested(step)
+            if step % per_epoch and step % every and not stop:
+                continue
+            for done in self.backlog.all():
+                self._record(*done)
+            with self.display.pause():
+                if step % per_epoch == 0:
+                    self._evaluate(state, step)
+                if step % per_epoch == 0 or step % every == 0 or stop:
+                    self._save(state)
+            if stop:
+                break
+        return state
+
+    def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        self.display.say("compiling the training step ...")
+        began = time.monotonic()
+        state, metrics = self.setup.train_step(state, batch)
+        self.display.say(f"compiled in {duration(time.monotonic() - began)}")
+        self.display.start()
+        return state, metrics
+
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes in the metrics of one step, in order."""
+        if not metrics["finite"] and self.config.on_nan == "stop":
+            raise self._not_finite(step, metrics)
+        progress, per_epoch = self.progress, self.setup.steps_per_epoch
+        self._interval.append(metrics)
+        if metrics["finite"]:
+            progress.loss += metrics["loss"]
+            progress.accuracy += metrics["accuracy"]
+            progress.steps += 1
+        count = max(progress.steps, 1)
+        self.display.step(
+            step,
+            epoch=f"{-(-step // per_epoch)}/{self.setup.config.schedule.epochs}",
+            loss=progress.loss / count,
+            accuracy=progress.accuracy / count,
+            memory=memory_in_use(),
+        )
+        if self.journal and (step % self.config.log_every == 0 or step % per_epoch == 0):
+            means = {
+                name: sum(row[name] for row in self._interval) / len(self._interval) for name in ("loss", "accuracy")
+            }
+            self.journal.write(
+                "train",
+                step,
+                epoch=step / per_epoch,
+                **means,
+                learning_rate=metrics["learning_rate"],
+                gradient_norm=metrics["gradient_norm"],
+                images_per_second=self.display.rate,
+                seconds=self._seconds(),
+            )
+            self._interval.clear()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def _not_finite(self, step: int, metrics: dict[str, float]) -> UserError:
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps
+        good = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        return UserError(
+            f"the loss or gradient of step {step} is not finite (loss {metrics['loss']}, gradient norm "
+            f"{metrics['gradient_norm']}, learning rate {metrics['learning_rate']:.3g}); {good} in "
+            f"{self.checkpoints.directory}; lower --learning-rate, or leave such updates out with --on-nan skip"
+        )
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        progress, per_epoch = self.progress, self.setup.steps_per_epoch
+        count = max(progress.steps, 1)
+        train = {"train_loss": progress.loss / count, "train_accuracy": progress.accuracy / count}
+        parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
+        for weights in ("model", "ema") if self.setup.uses_ema else ("model",):
+            arrays = model_arrays(state, ema=weights == "ema")
+            result = self.setup.evaluate(arrays, self.setup.evaluation_batches(self.test))
+            if self.journal:
+                self.journal.write(
+                    "evaluation",
+                    step,
+                    epoch=step / per_epoch,
+                    weights=weights,
+                    loss=result.loss,
+                    accuracy=result.accuracy,
+                    top5=result.top5,
+                    **train,
+                    seconds=self._seconds(),
+                )
+            name = "test" if weights == "model" else "EMA"
+            parts.append(f"{name} {result.loss:.4f} {result.accuracy:.2%}")
+            if result.accuracy > progress.best.get(weights, -1.0):
+                progress.best[weights] = result.accuracy
+                parts[-1] += " (best)"
+                self._export(arrays, weights, result.accuracy, step)
+        epoch = f"epoch {step // per_epoch}/{self.setup.config.schedule.epochs}"
+        self.display.say(f"{epoch}  " + "  ".join(parts) + f"  [{duration(self._seconds())}]")
+        progress.loss = progress.accuracy = progress.steps = 0
+        self._plot()
+
+    def _export(self, arrays: dict[str, jax.Array], weights: str, accuracy: float, step: int) -> None:
+        """The weights under torchvision's names, with what one needs to use them."""
+        if not self.first:
+            return
+        config = self.setup.config
+        metadata = {
+            "architecture": config.model.name,
+            "class_names": json.dumps(list(self.source.class_names)),
+            "mean": json.dumps(config.data.mean),
+            "std": json.dumps(config.data.std),
+            "eval_transform": json.dumps(asdict(config.data.eval_transform)),
+            "accuracy": f"{accuracy:.4f}",
+            "step": str(step),
+        }
+        write_checkpoint(self.best_path(weights), to_torch(self.setup.network.model(arrays)), metadata)
+
+    def best_path(self, weights: str) -> Path:
+        return self.workdir / ("best.safetensors" if weights == "model" else "best_ema.safetensors")
+
+    def _save(self, state: TrainState) -> None:
+        self.progress.seconds = self._seconds()
+        self.checkpoints.save(state, asdict(self.progress))
+
+    def _plot(self, *, now: bool = False) -> None:
+        if self.first and (now or time.monotonic() - self._plotted > PLOT_SECONDS):
+            plot_curves({self.setup.config.recipe: read_metrics(self.workdir)}, self.workdir / "curves.png")
+            self._plotted = time.monotonic()
+
+    def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
+        self.checkpoints.close()
+        self._plot(now=True)
+        command = f"python train.py --resume --workdir {shlex.quote(str(self.workdir))}"
+        self.display.say(f"stopped and saved behind step {int(state['step']):,}; go on with\n  {command}")
+        return interruption.exit_status
+
+    def _finish(self, state: TrainState) -> None:
+        self.checkpoints.wait()
+        self._plot(now=True)
+        last = [row for row in read_metrics(self.workdir) if row["kind"] == "evaluation" and row["weights"] == "model"]
+        self.display.stop()
+        best = ", ".join(
+            f"{'best' if weights == 'model' else 'best of the moving average'} {accuracy:.2%}"
+            for weights, accuracy in self.progress.best.items()
+        )
+        if last:
+            self.display.say(
+                f"test accuracy {last[-1]['accuracy']:.2%} ({best}) after {duration(self.progress.seconds)}\n"
+                f"  weights     {', '.join(str(self.best_path(name)) for name in self.progress.best)}\n"
+                f"  checkpoint  {self.checkpoints.directory / str(self.checkpoints.steps[-1])}\n"
+                f"  metrics     {self.workdir / 'metrics.jsonl'}\n"
+                f"  curves      {self.workdir / 'curves.png'}"
+            )
+
+
+def train(config: TrainConfig, console: Console) -> int:
+    """Runs a configuration to its end; returns the exit status.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    config = choose_workdir(resolve(config))
+    mesh = open_devices(config.run)
+    if jax.process_index() > 0:
+        console.quiet = True
+    source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
+    test = open_source(config.data.data, "test", data_dir=config.data.data_dir)
+    return Run(Setup(config, mesh, facts_of(source)), source, test, console).execute()

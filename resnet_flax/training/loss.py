@@ -1,0 +1,54 @@
+"""Losses over logits and soft targets, and what the device does to a batch before the model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import optax
+
+from resnet_flax.data.on_device import mixup_cutmix, normalize, random_erasing
+from resnet_flax.training.config import LossConfig
+
+
+def make_loss(config: LossConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(logits (N, classes), targets (N, classes)) -> the mean loss.
+
+    Cross-entropy is averaged over the batch, as `torch.nn.CrossEntropyLoss`; binary cross-entropy over batch and
+    classes, as `torch.nn.BCEWithLogitsLoss`. Label smoothing spreads its share evenly over all classes
+    (arXiv:1512.00567, section 7).
+    """
+
+    def smoothed(targets: jax.Array) -> jax.Array:
+        share = config.label_smoothing
+        return targets * (1 - share) + share / targets.shape[-1] if share else targets
+
+    def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy(logits, smoothed(targets)).mean()
+
+    def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        targets = smoothed(targets)
+        if config.bce_threshold is not None:
+            targets = (targets > config.bce_threshold).astype(logits.dtype)
+        return optax.sigmoid_binary_cross_entropy(logits, targets).mean()
+
+    return cross_entropy if config.loss == "cross_entropy" else binary_cross_entropy
+
+
+def make_prepare(
+    config: LossConfig, num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+    """(key, {"image" uint8, "label"}) -> (images (N, H, W, C), targets (N, classes)): what the device does to a batch.
+
+    In the order of torchvision's references: normalise, erase, mix.
+    """
+
+    def prepare(key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        erase_key, mix_key = jax.random.split(key)
+        images = normalize(batch["image"], mean, std)
+        targets = jax.nn.one_hot(batch["label"], num_classes)
+        if config.random_erasing:
+            images = random_erasing(erase_key, images, probability=config.random_erasing)
+        return mixup_cutmix(mix_key, images, targets, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix)
+
+    return prepare

@@ -1,0 +1,85 @@
+"""curves.png, and several runs in one picture; confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _figure(columns: int, size: tuple[float, float]):
+    # The object interface: no global state, and no window whatever the machine's default backend is.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
+    """Loss, accuracy and learning rate over epochs from the rows of metrics.jsonl, one or more runs.
+
+    Training is drawn thin, evaluation bold with a point per evaluation.
+    """
+    figure, (loss, accuracy, rate) = _figure(3, (13, 3.8))
+    for index, (label, rows) in enumerate(runs.items()):
+        train = [row for row in rows if row["kind"] == "train"]
+        evaluations = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "model"]
+        averages = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "ema"]
+        several = len(runs) > 1
+        color, test = (f"C{index}", f"C{index}") if several else ("C0", "C1")
+        names = ("", label, f"{label} (EMA)") if several else ("train", "test", "test (EMA)")
+        for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
+            axis.plot(*_series(train, key), color=color, lw=1, alpha=0.6, label=names[0] or None)
+            axis.plot(*_series(evaluations, key), color=test, lw=2, marker="o", ms=3, label=names[1])
+            if averages:
+                axis.plot(*_series(averages, key), color=test, lw=1.5, ls="--", label=names[2])
+        rate.plot(*_series(train, "learning_rate"), color=color, lw=1.5, label=label if several else None)
+    loss.set(title="loss", xlabel="epoch")
+    positive = [row["loss"] for rows in runs.values() for row in rows if row["loss"] > 0]
+    if positive and max(positive) > 20 * min(positive):
+        loss.set_yscale("log")
+    accuracy.set(title="accuracy", xlabel="epoch")
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    rate.set(title="learning rate", xlabel="epoch")
+    rate.set_ylim(bottom=0)
+    for axis in (loss, accuracy, rate):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    loss.legend(frameon=False)
+    _save(figure, path)
+
+
+def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    return [row["epoch"] for row in rows], [row[key] for row in rows]
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    """The confusion matrix (classes, classes), rows as shares of the true class; numbers up to 20 classes."""
+    classes = len(confusion)
+    side = min(max(4.5, 0.5 * classes + 2), 14)
+    figure, (axis,) = _figure(1, (side + 1, side))
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, shrink=0.8, format=lambda value, _: f"{100 * value:g} %")
+    axis.set(xlabel="predicted", ylabel="true")
+    if classes <= 60:
+        axis.set_xticks(range(classes), class_names, rotation=90 if max(map(len, class_names)) > 3 else 0)
+        axis.set_yticks(range(classes), class_names)
+    if classes <= 20:
+        for row, column in np.argwhere(confusion):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=shade, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    """Through a temporary name, so that who looks at it never finds half a picture."""
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary)
+    temporary.replace(path)

@@ -1,0 +1,223 @@
+"""From a configuration to the parts of a run: network, optimiser, step, evaluation, batches on the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from resnet_flax.data import (
+    EvaluationTransform,
+    SmallImageTransform,
+    Source,
+    evaluation_batches,
+    prefetch_to_device,
+    training_batches,
+)
+from resnet_flax.data.on_device import normalize
+from resnet_flax.errors import UserError
+from resnet_flax.layers import BatchNorm
+from resnet_flax.models import ResNet
+from resnet_flax.pretrained import create_model
+from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.evaluation import make_evaluate
+from resnet_flax.training.loss import make_loss, make_prepare
+from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
+from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
+from resnet_flax.training.step import AXIS, check_batch_size, make_train_step, replicated, sharded
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The configuration with its shorthands spelt out.
+
+    Raises:
+        UserError: for settings that contradict each other.
+    """
+    schedule, data = config.schedule, config.data
+    if schedule.warmup_epochs >= schedule.epochs:
+        raise UserError(
+            f"--warmup-epochs {schedule.warmup_epochs} leaves nothing of --epochs {schedule.epochs}; "
+            "lower the first or raise the second"
+        )
+    if config.loss.bce_threshold is not None and config.loss.loss != "binary_cross_entropy":
+        raise UserError("--bce-threshold goes with --loss binary_cross_entropy only")
+    if config.model.train_frozen_statistics and not config.model.freeze:
+        raise UserError("--train-frozen-statistics goes with --freeze only")
+    if (size := data.image_size) is not None:
+        train, test = _resized(data.train_transform, size), _resized(data.eval_transform, size)
+        data = replace(data, train_transform=train, eval_transform=test, image_size=None)
+    return replace(config, data=data)
+
+
+def _resized(transform: Any, size: int) -> Any:
+    if isinstance(transform, SmallImageTransform):
+        return replace(transform, size=size)
+    if not isinstance(transform, EvaluationTransform):
+        return replace(transform, crop_size=size)
+    resize, crop = transform.resize_size, transform.crop_size
+    resize = round(resize * size / crop) if resize and crop else size  # the same share of the image is cut away
+    return replace(transform, resize_size=resize, crop_size=size)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What of a data set the model and the schedule depend on."""
+
+    images: int
+    channels: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a run, each built when first asked for.
+
+    Attributes:
+        config: resolved.
+        mesh: all devices.
+        facts: of the training set.
+    """
+
+    config: TrainConfig
+    mesh: Mesh
+    facts: DataFacts
+
+    def __post_init__(self):
+        check_batch_size(self.config.batch_size, self.mesh.size, self.config.optimizer.accumulate)
+        data = self.config.data
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if len(values) not in (1, self.facts.channels):
+                raise UserError(
+                    f"--{name} has {len(values)} values, but the images of {data.data} have "
+                    f"{self.facts.channels} channel(s); give one value, or one for each channel"
+                )
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        return max(self.facts.images // self.config.batch_size, 1)
+
+    @cached_property
+    def total_steps(self) -> int:
+        return self.config.schedule.epochs * self.steps_per_epoch
+
+    def build_model(self, weights: str | None = None) -> ResNet:
+        """The model, random or with the given weights."""
+        model = self.config.model
+        options: dict[str, Any] = {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
+        if model.dtype == "bfloat16":
+            options["dtype"] = jnp.bfloat16
+        if model.sync_bn and self.mesh.size > 1:
+            options["norm_layer"] = partial(BatchNorm, axis_name=AXIS)
+        if model.stochastic_depth:
+            options["stochastic_depth"] = model.stochastic_depth
+        if weights is not None:
+            options["weights"] = weights
+        return create_model(
+            model.name,
+            num_classes=self.facts.num_classes,
+            in_channels=self.facts.channels,
+            rngs=nnx.Rngs(self.config.seed),
+            **options,
+        )
+
+    @cached_property
+    def network(self) -> Network:
+        model = self.config.model
+        return Network(
+            nnx.eval_shape(self.build_model), model.freeze, train_frozen_statistics=model.train_frozen_statistics
+        )
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return make_schedule(self.config.schedule, self.config.optimizer.learning_rate, self.steps_per_epoch)
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        return make_optimizer(self.config.optimizer, self.schedule, self.network)
+
+    @cached_property
+    def train_step(self) -> Callable:
+        config, mean, std = self.config.optimizer, self.config.data.mean, self.config.data.std
+        return make_train_step(
+            self.network,
+            self.optimizer,
+            self.schedule,
+            make_loss(self.config.loss),
+            make_prepare(self.config.loss, self.facts.num_classes, mean, std),
+            mesh=self.mesh,
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
+            ema_every=config.ema_every,
+            ema_start=self.config.schedule.warmup_epochs * self.steps_per_epoch,
+            skip_nonfinite=self.config.run.on_nan == "skip",
+        )
+
+    @cached_property
+    def evaluate(self) -> Callable:
+        images = partial(normalize, mean=self.config.data.mean, std=self.config.data.std)
+        return make_evaluate(self.network, self.facts.num_classes, images, mesh=self.mesh)
+
+    def initial_arrays(self) -> Arrays:
+        """Parameters and statistics as the run starts with them."""
+        if self.config.model.weights is None:
+            return initial_arrays(self.network, self.build_model)
+        return self.network.arrays(self.build_model(self.config.model.weights))
+
+    def state(self, arrays: Arrays) -> TrainState:
+        """The training state before the first step, on all devices."""
+        create = partial(create_state, self.network, optimizer=self.optimizer, seed=self.config.seed, ema=self.uses_ema)
+        return jax.jit(create, out_shardings=self.replicated)(jax.tree.map(jnp.asarray, arrays))
+
+    @property
+    def uses_ema(self) -> bool:
+        return self.config.optimizer.ema_decay is not None
+
+    @property
+    def replicated(self) -> Sharding:
+        return replicated(self.mesh) if self.mesh.size > 1 else SingleDeviceSharding(self.mesh.devices.flat[0])
+
+    @property
+    def sharded(self) -> Sharding:
+        return sharded(self.mesh) if self.mesh.size > 1 else self.replicated
+
+    @property
+    def _share(self) -> dict[str, int]:
+        """This host's part of each batch."""
+        hosts = jax.process_count()
+        return {
+            "batch_size": self.config.batch_size // hosts,
+            "shard_index": jax.process_index(),
+            "shard_count": hosts,
+            "workers": self.config.run.workers,
+            "skip_corrupt": self.config.run.skip_corrupt,
+        }
+
+    def training_batches(self, source: Source, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        """{"image", "label"} on the devices, from `start_step` on, without end."""
+        config = self.config
+        batches = training_batches(
+            source,
+            config.data.train_transform,
+            seed=config.seed,
+            start_step=start_step,
+            repeats=config.data.repeats,
+            **self._share,
+        )
+        wanted = ({name: batch[name] for name in ("image", "label")} for batch in batches)
+        return prefetch_to_device(wanted, self.sharded)
+
+    def evaluation_batches(self, source: Source) -> Iterator[dict[str, jax.Array]]:
+        """{"image", "label", "mask"} on the devices, once through."""
+        batches = evaluation_batches(source, self.config.data.eval_transform, **self._share)
+        return prefetch_to_device(batches, self.sharded)
+
+
+def facts_of(source: Source) -> DataFacts:
+    return DataFacts(len(source), source.channels, source.num_classes)

@@ -1,0 +1,218 @@
+"""The training step: one pure function for one device, eight, or many hosts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from resnet_flax.training.optimizers import Schedule
+from resnet_flax.training.state import Arrays, Network, TrainState
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Prepare = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+AXIS = "data"
+BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, or those given, along one axis called "data"."""
+    import numpy as np
+
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis cut into one part per device."""
+    return NamedSharding(mesh, P(AXIS))
+
+
+def average_over_devices(arrays: Arrays, order: Sequence[str], axis: str = AXIS) -> Arrays:
+    """The mean of each array over the mapped axis, sent in few large buckets.
+
+    The backward pass has the last layer's gradient first. Buckets are therefore filled in reverse of `order`, the
+    layers' own, so that most of them travel while the rest is still being computed. One all-reduce per array would
+    cost a launch each; one for all of them could begin only at the end (Li et al., "PyTorch Distributed",
+    arXiv:2006.15704, section 3.2).
+    """
+    devices = jax.lax.axis_size(axis)
+    averages: Arrays = {}
+    bucket: list[str] = []
+
+    def send() -> None:
+        flat = jnp.concatenate([arrays[name].reshape(-1) for name in bucket])
+        flat = jax.lax.psum(flat, axis) / devices
+        start = 0
+        for name in bucket:
+            stop = start + arrays[name].size
+            averages[name] = flat[start:stop].reshape(arrays[name].shape)
+            start = stop
+        bucket.clear()
+
+    for name in reversed(order):
+        if bucket and arrays[bucket[0]].dtype != arrays[name].dtype:
+            send()
+        bucket.append(name)
+        if sum(arrays[name].nbytes for name in bucket) >= BUCKET_BYTES:
+            send()
+    if bucket:
+        send()
+    return averages
+
+
+def make_train_step(
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    loss: Loss,
+    prepare: Prepare,
+    *,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+    ema_every: int = 1,
+    ema_start: int = 0,
+    skip_nonfinite: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds the jitted step (state, batch) -> (state, metrics); the state it is given is donated.
+
+    With a mesh the batch is cut over its devices and the state is the same on all of them. Each device normalises by
+    its own batch statistics, unless the model's norms name the axis "data"; gradients and running statistics are
+    averaged.
+
+    Args:
+        optimizer: of flat dicts; its `update` takes `step`.
+        schedule: step -> learning rate, for the metrics.
+        loss: (logits (N, classes), targets (N, classes)) -> the mean over the batch.
+        prepare: (key, batch) -> (images (N, H, W, C), targets (N, classes)): what the device does to a batch.
+        accumulate: micro-batches per device, one after the other: the gradients are averaged, and the running
+            statistics updated each time, as a PyTorch loop that calls `backward` that often.
+        ema_decay: average <- decay * average + (1 - decay) * current after every `ema_every` steps; up to step
+            `ema_start` the average is a copy.
+        skip_nonfinite: leave out an update whose loss or gradient is not finite.
+
+    The metrics are scalars: loss, accuracy, learning_rate, gradient_norm, finite.
+    """
+    statistics_sent = [name for name in network.live_statistics if not name.endswith("num_batches_tracked")]
+    devices = 1 if mesh is None else mesh.size
+    sent = {*statistics_sent, *network.parameters} - network.frozen
+
+    def varying(tree):
+        """Each device's own copy, so that gradients are its own too, and averaged where we say so."""
+        return jax.lax.pcast(tree, AXIS, to="varying") if devices > 1 else tree
+
+    def gradients(params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key):
+        def objective(params: Arrays):
+            model = network.model({**params, **frozen, **statistics}, key=key)
+            logits = model(images)
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            value = loss(logits, targets)
+            accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=value.dtype)
+            return value, ({"loss": value, "accuracy": accuracy}, {**statistics, **network.live(model)})
+
+        (_, (metrics, statistics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        return grads, statistics, metrics
+
+    def accumulated(params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key):
+        if accumulate == 1:
+            return gradients(params, frozen, statistics, images, targets, key)
+
+        def micro(carry, part):
+            total, statistics, metrics = carry
+            grads, statistics, more = gradients(params, frozen, statistics, *part)
+            return (jax.tree.map(jnp.add, total, grads), statistics, jax.tree.map(jnp.add, metrics, more)), None
+
+        def split(x):
+            return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
+
+        parts = split(images), split(targets), jax.random.split(key, accumulate)
+        dtype = jnp.promote_types(images.dtype, jnp.float32)
+        start = (
+            jax.tree.map(jnp.zeros_like, params),
+            statistics,
+            varying(dict.fromkeys(("loss", "accuracy"), jnp.zeros((), dtype))),
+        )
+        (grads, statistics, metrics), _ = jax.lax.scan(micro, start, parts)
+        grads, metrics = jax.tree.map(lambda total: total / accumulate, (grads, metrics))
+        return grads, statistics, metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        params, statistics = state["params"], state["statistics"]
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        if devices > 1:
+            key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        prepare_key, model_key = jax.random.split(key)
+        images, targets = prepare(prepare_key, batch)
+        inputs = varying((params, state["frozen"], statistics))
+        grads, changed, metrics = accumulated(*inputs, images, targets, model_key)
+        if devices > 1:
+            # The metrics are known first, and so come last in the order that is sent in reverse.
+            order = [*(name for name in network.order if name in sent), *metrics]
+            flat = average_over_devices({**changed, **grads, **metrics}, order)
+            grads, changed, metrics = (
+                {name: flat[name] for name in part} for part in (grads, statistics_sent, metrics)
+            )
+        counters = {
+            name: statistics[name] + accumulate for name in network.live_statistics if name not in statistics_sent
+        }
+        statistics = {**statistics, **{name: changed[name] for name in statistics_sent}, **counters}
+
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params, step=state["step"])
+        new = {**state, "params": optax.apply_updates(params, updates), "optimizer": optimizer_state}
+        new |= {"statistics": statistics, "step": state["step"] + 1}
+        if ema_decay is not None:
+            new["ema"] = _averaged(state["ema"], new, ema_decay, ema_every, ema_start)
+
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        if skip_nonfinite:
+            new = {**jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), "step": new["step"]}
+        metrics |= {"learning_rate": schedule(state["step"]), "gradient_norm": norm, "finite": finite}
+        return new, metrics
+
+    if devices > 1:
+        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())
+    return jax.jit(step, donate_argnums=0)
+
+
+def _averaged(average: Any, new: TrainState, decay: float, every: int, start: int) -> Any:
+    """The moving average after this step; integer counters are copied."""
+    current = {"params": new["params"], "statistics": new["statistics"]}
+    rate = jnp.where(new["step"] <= start, 1.0, 1.0 - decay)
+
+    def moved(average):
+        return jax.tree.map(
+            lambda old, now: old + rate.astype(old.dtype) * (now - old) if jnp.issubdtype(old, jnp.inexact) else now,
+            average,
+            current,
+        )
+
+    if every == 1:
+        return moved(average)
+    return jax.lax.cond(new["step"] % every == 0, moved, lambda average: average, average)
+
+
+def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None:
+    """Raises UserError unless the batch can be cut evenly."""
+    from resnet_flax.errors import UserError
+
+    parts = devices * accumulate
+    if batch_size < 1 or batch_size % parts:
+        what = f"{devices} device{'s' * (devices > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        below, above = batch_size // parts * parts, math.ceil(batch_size / parts) * parts
+        choice = f"{below} or {above}" if below else f"{max(above, parts)}"
+        raise UserError(f"a batch of {batch_size} cannot be split evenly over {what}; use --batch-size {choice}")

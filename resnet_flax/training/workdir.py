@@ -1,0 +1,95 @@
+"""The directory of a run: which one, whose it is, and what lies in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from dataclasses import fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet_flax.errors import UserError
+from resnet_flax.training.config import TrainConfig
+
+RUNS = Path("runs")
+LIBRARIES = ("resnet-flax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def runs_of(recipe: str) -> list[Path]:
+    """The default workdirs of a recipe's runs, oldest first."""
+    found = [path for path in RUNS.glob(f"{recipe}-*") if re.fullmatch(rf"{re.escape(recipe)}-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def choose_workdir(config: TrainConfig) -> TrainConfig:
+    """The configuration with a workdir: the given one, a new runs/RECIPE-N, or to resume the latest of these.
+
+    Raises:
+        UserError: if a new run would go where another lies, or there is nothing to resume.
+    """
+    run = config.run
+    workdir = run.workdir
+    if workdir is None:
+        if run.distributed:
+            raise UserError("--distributed needs a --workdir that all hosts share")
+        runs = runs_of(config.recipe)
+        if run.resume and not runs:
+            raise UserError(f"nothing to resume: there is no {RUNS / config.recipe}-*; name the run with --workdir")
+        number = int(runs[-1].name.rpartition("-")[2]) if runs else 0
+        workdir = runs[-1] if run.resume else RUNS / f"{config.recipe}-{number + 1}"
+    if run.resume and not (workdir / "config.json").exists():
+        raise UserError(f"nothing to resume: {workdir} holds no run (no config.json)")
+    if not run.resume and (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds another run; go on with it (--resume) or choose another --workdir")
+    return replace(config, run=replace(run, workdir=workdir))
+
+
+def save_config(config: TrainConfig) -> None:
+    """Writes config.json: every setting, and the versions that the run began with."""
+    workdir = config.run.workdir
+    assert workdir is not None
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "config": as_json(config),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+    }
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(workdir / "config.json")
+
+
+def as_json(config: Any) -> Any:
+    """A tree of dataclasses as JSON has it; a transform also tells its class."""
+    if is_dataclass(config):
+        tag = {"type": type(config).__name__} if type(config).__module__.endswith("transforms") else {}
+        return tag | {field.name: as_json(getattr(config, field.name)) for field in fields(config)}
+    if isinstance(config, tuple | list):
+        return [as_json(item) for item in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def check_same_run(config: TrainConfig) -> None:
+    """Raises UserError if the workdir's run has other settings, those of `RunConfig` apart."""
+    workdir = config.run.workdir
+    assert workdir is not None
+    saved, wanted = json.loads((workdir / "config.json").read_text())["config"], as_json(config)
+    changed = [
+        f"{name}: {old} there, {new} here"
+        for group in wanted
+        if group != "run"
+        for name, old, new in _differences(group, saved.get(group), wanted[group])
+    ]
+    if changed:
+        raise UserError(f"{workdir} is a run with other settings ({'; '.join(changed)}); repeat them, or start anew")
+
+
+def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [row for key in {**old, **new} for row in _differences(f"{name}.{key}", old.get(key), new.get(key))]
+    return [] if old == new else [(name.replace("_", "-"), old, new)]

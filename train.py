@@ -1,0 +1,8 @@
+"""Trains a ResNet: `python train.py --help`. The same as `python -m resnet_flax train`."""
+
+import sys
+
+from resnet_flax.__main__ import main, run
+
+if __name__ == "__main__":
+    sys.exit(run(lambda arguments: main(["train", *arguments]), sys.argv[1:]))
