@@ -156,10 +156,7 @@ def _is_pointwise(kernel: jax.Array, window: _Window) -> bool:
 
 def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     x = x[:, :: window.strides[0], :: window.strides[1]]
-    # XLA hands a product to Eigen when the second operand is stored transposed, and to YNNPACK otherwise, which is
-    # slower here; the barrier keeps XLA from undoing the transposition.
-    transposed = lax.optimization_barrier(kernel[0, 0].T)
-    return lax.dot_general(x, transposed, (((3,), (1,)), ((), ())), precision=window.precision)
+    return _contract(x, kernel[0, 0], window)
 
 
 # The convolution as a linear function of the kernel: its transpose, by JAX, is the kernel's gradient.
@@ -210,7 +207,10 @@ def _shifts(x: jax.Array, axis: int, taps: int, outputs: int, window: _Window) -
 
 
 def _contract(x: jax.Array, matrix: jax.Array, window: _Window) -> jax.Array:
-    return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())), precision=window.precision)
+    # With the pixels in one dimension, the transpose in the matrix is a product that reads x as it lies; with three,
+    # XLA first makes a transposed copy of the output's gradient.
+    y = lax.dot_general(x.reshape(-1, x.shape[3]), matrix, (((1,), (0,)), ((), ())), precision=window.precision)
+    return y.reshape(*x.shape[:3], matrix.shape[1])
 
 
 def _all_taps(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
