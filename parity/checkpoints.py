@@ -148,7 +148,7 @@ def write_checkpoint(
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        _write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
+        write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
     elif path.suffix in (".pth", ".pt"):
         torch = _import_torch(path)
 
@@ -158,12 +158,17 @@ def write_checkpoint(
             return torch.from_numpy(array)
 
         state_dict = {name: as_tensor(array) for name, array in tensors.items()}
-        _write_whole(path, lambda temporary: torch.save(state_dict, temporary))
+        write_whole(path, lambda temporary: torch.save(state_dict, temporary))
     else:
         raise ParityError(f"{path}: the name must end in .safetensors, .pth or .pt")
 
 
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a temporary path beside `path`, then renames: the file appears whole or not at all.
+
+    Raises:
+        ParityError: if anything goes wrong on the way; nothing is left behind.
+    """
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             temporary = Path(folder) / path.name

@@ -1,0 +1,234 @@
+"""The checks, and the function that runs them on any NNX module and torch module whose names correspond."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+from parity.errors import PROFILES, Error, agreement, rms
+from parity.naming import ParityError
+from parity.optimizers import Optimizer
+from parity.pair import OneSided, Pair
+from parity.precision import exact_arithmetic
+from parity.results import Comparison, Report
+from parity.sides import Loss, Run
+
+BATCHES = 3  # for running statistics
+
+
+def forward(pair: Pair) -> list[Comparison]:
+    """The outputs, in eval and in train mode."""
+    found = []
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        _require_same_structure(runs.ours, runs.oracle)
+        outputs = [{_name(name): value for name, value in run.outputs.items()} for run in (runs.ours, runs.oracle)]
+        arranged = [{_name(name): value for name, value in run.outputs.items()} for run in runs.arranged]
+        for comparison in pair.judge("forward", mode, *outputs, arranged):
+            ours, oracle = (output[comparison.name] for output in outputs)
+            found.append(_with_agreement(comparison, ours, oracle))
+    return found
+
+
+def activations(pair: Pair) -> list[Comparison]:
+    """The output of every submodule that both sides have, in order of computation, in eval and in train mode."""
+    found = []
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        found += pair.judge(
+            "activations",
+            mode,
+            runs.ours.activations,
+            {name: value for name, value in runs.oracle.activations.items() if name},
+            [run.activations for run in runs.arranged],
+        )
+    if not found:
+        pair.notes.append("activations: the two networks have no submodule in common")
+    return found
+
+
+def gradients(pair: Pair) -> list[Comparison]:
+    """The loss's gradient for every parameter and for the inputs, relative to the model's whole gradient."""
+    found = []
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        ours, oracle, *arranged = (_gradients(run) for run in (runs.ours, runs.oracle, *runs.arranged))
+        scale = rms(runs.oracle.gradients.values())
+        found += pair.judge(
+            "gradients", mode, ours, oracle, arranged, scale=scale, shared_floor=pair.profile.shared_floor
+        )
+    return found
+
+
+def batch_stats(pair: Pair) -> list[Comparison]:
+    """Running statistics after each of three train-mode batches; every batch but the first starts from PyTorch's."""
+    found = []
+    if "train" not in pair.modes:
+        pair.notes.append("batch_stats: the networks keep no statistics")
+        return found
+    with pair.restored():
+        for index in range(BATCHES):
+            runs = pair.run_from_here(*pair.batch(index), train=True, backward=False)
+            found += pair.judge(
+                "batch_stats",
+                "train",
+                runs.ours.statistics,
+                runs.oracle.statistics,
+                [run.statistics for run in runs.arranged],
+                step=index + 1,
+            )
+            pair.load(runs.arranged[0].statistics)
+    return found
+
+
+CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
+    "forward": forward,
+    "activations": activations,
+    "gradients": gradients,
+    "batch_stats": batch_stats,
+}
+DEFAULT = ("forward", "activations", "gradients", "batch_stats")
+_WITHOUT_GRADIENTS = {"forward", "activations", "batch_stats"}
+
+
+def check(
+    flax_model: nnx.Module,
+    torch_model: torch.nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    checks: Sequence[str] = DEFAULT,
+    precision: str = "float64",
+    torch_inputs: Any = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    steps: int = 5,
+    batches: Sequence[tuple[Any, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Compares a Flax network with its PyTorch original; neither is changed.
+
+    Args:
+        flax_model: any NNX module, filled with the PyTorch network's weights (`parity.to_flax`).
+        torch_model: the module whose submodules have corresponding names.
+        inputs: one batch, as Flax takes it: (N, H, W, C) images, (N, features), (N, L) token ids...
+        targets: what `loss` takes beside the outputs, in Flax's layout. Random by default.
+        checks: some of `parity.CHECKS`.
+        precision: "float64", which finds faults; "float32" or "bfloat16", which show what they cost.
+        torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes.
+        loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar. By default cross-entropy for
+            integer targets and otherwise the mean squared difference.
+        optimizer, steps: for "optimizer" and "trajectory".
+        batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
+        names: {Flax module path: PyTorch module path} where the names differ.
+        device: PyTorch's.
+
+    Raises:
+        ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
+            integer images, a loss that is not a scalar, NaN on both sides.
+    """
+    if unknown := [name for name in checks if name not in CHECKS]:
+        raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
+    if precision not in PROFILES:
+        raise ParityError(f"no precision named {precision!r}; there are {', '.join(PROFILES)}")
+    with exact_arithmetic(precision) as switches:
+        pair = Pair(
+            flax_model,
+            torch_model,
+            np.asarray(inputs),
+            targets,
+            torch_inputs if torch_inputs is None else np.asarray(torch_inputs),
+            loss,
+            precision,
+            optimizer or Optimizer(),
+            steps,
+            batches,
+            names,
+            device,
+            differentiate=not _WITHOUT_GRADIENTS.issuperset(checks),
+        )
+        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
+        for name in checks:
+            started = time.perf_counter()
+            try:
+                report.comparisons += CHECKS[name](pair)
+            except OneSided as error:
+                report.comparisons.append(
+                    Comparison(name, "", "output", Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
+                )
+            report.seconds[name] = time.perf_counter() - started
+        if not report.passed:
+            from parity.diagnosis import diagnose
+
+            report.findings = diagnose(pair, report)
+    return report
+
+
+def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    return {
+        "precision": pair.precision,
+        "k": pair.profile.k,
+        "least tolerance": pair.profile.least,
+        "inputs": list(pair.inputs.shape),
+        "flax network": type(pair.flax_model).__name__,
+        "torch network": type(pair.torch_model).__name__,
+        "jax device": jax.devices()[0].device_kind,
+        "torch device": str(pair.oracle.device),
+        **switches,
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _name(name: str) -> str:
+    return f"output.{name}" if name else "output"
+
+
+def _gradients(run: Run) -> dict[str, np.ndarray]:
+    return run.gradients if run.input_gradient is None else {**run.gradients, "(inputs)": run.input_gradient}
+
+
+def _require_same_structure(ours: Run, oracle: Run) -> None:
+    if ours.outputs.keys() != oracle.outputs.keys():
+        raise ParityError(
+            "the outputs are built differently: "
+            f"{', '.join(map(_name, ours.outputs))} from Flax, {', '.join(map(_name, oracle.outputs))} from PyTorch"
+        )
+    nan = [side for side, run in (("Flax", ours), ("PyTorch", oracle)) if not _finite(run.outputs)]
+    if len(nan) == 2:
+        raise ParityError(
+            f"both networks give NaN or infinite values: Flax first in {_first_not_finite(ours)}, PyTorch first in "
+            f"{_first_not_finite(oracle)}; there is nothing to compare"
+        )
+
+
+def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
+
+
+def _first_not_finite(run: Run) -> str:
+    return next((name for name, value in run.activations.items() if not np.isfinite(value).all()), "the output")
+
+
+def _with_agreement(comparison: Comparison, ours: np.ndarray, oracle: np.ndarray) -> Comparison:
+    from dataclasses import replace
+
+    if comparison.note or oracle.ndim != 2 or oracle.shape[1] < 2:
+        return comparison
+    ks = [k for k in (1, 5) if k < oracle.shape[1]]
+    shares = ", ".join(f"top-{k} {agreement(ours, oracle, k):.0%}" for k in ks)
+    return replace(comparison, note=shares)

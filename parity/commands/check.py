@@ -1,0 +1,169 @@
+"""`python -m parity check ARCH`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+from rich.console import Console
+
+from parity.naming import ParityError
+from resnet_flax.errors import UserError
+from resnet_flax.models import build_model, get_architecture
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, torchvision's
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Prove that a network of ours and its PyTorch original agree.
+
+    Without --weights both get random weights and statistics that hide nothing. Exit status 0 if everything agrees, 1 if
+    not, 2 if the two cannot be compared.
+    """
+
+    architecture: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ARCH")]
+    """resnet18, resnet50, resnext50_32x4d, ... (python -m resnet_flax models lists them)."""
+    weights: Path | None = None
+    """A checkpoint to check with: .pth, .safetensors or an Orbax directory."""
+    checks: str = "forward,activations,gradients,batch_stats"
+    """Which checks, with commas between them."""
+    precision: Literal["float64", "float32", "bfloat16"] = "float64"
+    """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
+    batch: int = 4
+    """Images in the batch."""
+    size: int = 64
+    """Height and width of the images."""
+    image: Path | None = None
+    """Real input: an image file, from which the batch is cut."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where both frameworks compute."""
+    seed: int = 0
+    """Of the random weights and inputs."""
+    json: Path | None = None
+    """Write everything measured to this file."""
+    html: Path | None = None
+    """Write a page with plots to this file."""
+
+
+def main(arguments: list[str]) -> int:
+    args = tyro.cli(Arguments, prog="python -m parity check", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    get_architecture(args.architecture)  # before anything slow
+    _require_writable(args.json, args.html)
+    if args.batch < 1 or args.size < 1:
+        raise UserError(f"--batch {args.batch} and --size {args.size} must be positive")
+    try:
+        import torch
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"checking against PyTorch needs it: pip install 'resnet-flax[torch]' ({error})") from error
+    _choose_device(args.device, torch)
+
+    from parity.checks import check
+    from parity.report import as_renderable, write_json
+
+    flax_model, torch_model, shape = networks(args.architecture, args.weights, args.seed)
+    inputs = images(args, shape)
+    labels = np.random.default_rng(args.seed).integers(0, shape["num_classes"], len(inputs))
+    report = check(
+        flax_model,
+        torch_model,
+        inputs,
+        labels,
+        checks=[name.strip() for name in args.checks.split(",") if name.strip()],
+        precision=args.precision,
+        device="cuda" if args.device == "gpu" else "cpu",
+    )
+    report.settings |= {"architecture": args.architecture, "weights": str(args.weights or f"random, seed {args.seed}")}
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_renderable(report))
+    if args.json:
+        write_json(report, args.json)
+    if args.html:
+        from parity.html import write_html
+
+        write_html(report, args.html)
+    return 0 if report.passed else 1
+
+
+def networks(name: str, weights: Path | None, seed: int) -> tuple[nnx.Module, Any, dict[str, Any]]:
+    """The Flax network, the PyTorch one, and the options that both were built with."""
+    from parity.commands.torch_networks import torch_network
+    from parity.randomize import randomize
+
+    if weights is None:
+        row = get_architecture(name)
+        shape: dict[str, Any] = {"num_classes": row.num_classes, "in_channels": row.in_channels}
+        torch_model = torch_network(name, **shape)
+        flax_model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
+        randomize(torch_model, flax_model, seed=seed)
+        return flax_model, torch_model, shape
+
+    import torch
+
+    from resnet_flax.weights import read_weights
+
+    with jax.enable_x64(True):
+        read = read_weights(weights)
+        if read.identity.architecture != name:
+            raise UserError(f"{weights} holds a {read.identity.architecture}, not a {name}")
+        flax_model = read.to_model()
+    identity = read.identity
+    if not identity.num_classes:
+        raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
+    shape = {
+        "num_classes": identity.num_classes,
+        "in_channels": identity.in_channels,
+        "small_images": identity.small_images,
+    }
+    torch_model = torch_network(name, **shape)
+    torch_model.load_state_dict({key: torch.tensor(np.array(value)) for key, value in read.state_dict.items()})
+    return flax_model, torch_model, shape
+
+
+def images(args: Arguments, shape: dict[str, Any]) -> np.ndarray:
+    """float32 images (batch, size, size, channels): random, or cut from a file and normalised."""
+    from parity.randomize import random_inputs
+
+    if args.image is None:
+        return random_inputs((args.batch, args.size, args.size, shape["in_channels"]), seed=args.seed)
+    from PIL import Image, UnidentifiedImageError
+
+    from resnet_flax.data import evaluation_transform
+
+    try:
+        picture = Image.open(args.image).convert("RGB" if shape["in_channels"] == 3 else "L")
+    except FileNotFoundError as error:
+        raise UserError(f"--image {args.image} does not exist") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"--image {args.image} cannot be read as an image: {error}") from error
+    # One picture, resized a little differently for each example of the batch.
+    crops = [
+        evaluation_transform(resize_size=args.size + args.size * index // 8, crop_size=args.size)(picture)
+        for index in range(1, args.batch + 1)
+    ]
+    pixels = np.stack(crops).reshape(args.batch, args.size, args.size, shape["in_channels"]) / np.float32(255)
+    mean, std = (MEAN, STD) if shape["in_channels"] == 3 else ((0.5,), (0.5,))
+    return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).astype(np.float32)
+
+
+def _choose_device(device: str, torch: Any) -> None:
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        return
+    # JAX would otherwise take three quarters of the memory at once and leave PyTorch too little.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if not torch.cuda.is_available():
+        raise UserError("--device gpu: PyTorch finds no GPU")
+    if jax.default_backend() != "gpu":
+        raise UserError("--device gpu: JAX finds no GPU; install resnet-flax with the extra cuda13 or cuda12")
+
+
+def _require_writable(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ParityError(f"{path.absolute().parent} is not a directory")

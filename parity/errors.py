@@ -1,0 +1,114 @@
+"""How far two tensors are apart, and how far they may be.
+
+The oracle is PyTorch in float64. The floor of a tensor is the largest error of PyTorch itself, in the precision under
+test, over several arrangements of the same computation that round differently. A tensor of ours may be `k` floors away.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a precision allows.
+
+    Attributes:
+        dtype: of the computation.
+        k: how many floors an error may be. The floor is the largest of a handful of samples of rounding noise and ours
+            is one more sample, from other kernels; k leaves room for that and for no fault.
+        least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
+        shared_floor: whether a gradient is held to the largest floor of all gradients rather than to its own. In low
+            precision a sign that flips at a ReLU or a maximum changes every gradient before it, in one arrangement and
+            not in the next.
+    """
+
+    dtype: str
+    k: float
+    least: float
+    shared_floor: bool
+
+
+PROFILES = {
+    "float64": Profile("float64", k=8.0, least=1e-10, shared_floor=False),
+    "float32": Profile("float32", k=4.0, least=4 * 2.0**-23, shared_floor=True),
+    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, shared_floor=True),
+}
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distance of a tensor from the oracle's.
+
+    Attributes:
+        max_abs: the largest absolute difference.
+        relative: the L2 norm of the difference over that of the oracle, or over a larger scale where one is given.
+        ulp: `max_abs` in units of the last place that the precision has at the oracle's largest value.
+        cosine: of the angle between the two.
+    """
+
+    max_abs: float
+    relative: float
+    ulp: float
+    cosine: float
+
+
+def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
+    """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
+
+    Args:
+        scale: a root-mean-square size below which values count as this large. For gradients it is that of the model's
+            whole gradient: a convolution's bias in front of a BatchNorm has a true gradient of zero, and what either
+            framework computes there is rounding.
+    """
+    actual, oracle = np.asarray(actual, np.float64), np.asarray(oracle, np.float64)
+    if not actual.size:
+        return Error(0.0, 0.0, 0.0, 1.0)
+    max_abs = float(np.abs(actual - oracle).max())
+    norms = _norm(actual) * _norm(oracle)
+    return Error(
+        max_abs=max_abs,
+        relative=relative(actual, oracle, scale),
+        ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
+        cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
+    )
+
+
+def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0) -> float:
+    """`measure(...).relative` alone."""
+    distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
+    size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
+    return distance / size if size else (math.inf if distance else distance)
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+def floor(oracle: np.ndarray, arrangements: Iterable[np.ndarray], scale: float = 0.0) -> float:
+    """The largest relative error of PyTorch itself over arrangements that mean the same."""
+    return max((relative(arranged, oracle, scale) for arranged in arrangements), default=0.0)
+
+
+def rms(tensors: Iterable[np.ndarray]) -> float:
+    """The root mean square over all values of all tensors: the scale of a model's gradient."""
+    tensors = [np.asarray(tensor, np.float64) for tensor in tensors]
+    count = sum(tensor.size for tensor in tensors)
+    return float(np.sqrt(sum(np.square(tensor).sum() for tensor in tensors) / count)) if count else 0.0
+
+
+def agreement(actual: np.ndarray, oracle: np.ndarray, k: int) -> float:
+    """The share of rows (..., classes) whose largest `k` logits are the same set."""
+    classes = oracle.shape[-1]
+    top = lambda logits: np.sort(np.argsort(logits.reshape(-1, classes), axis=1)[:, -k:], axis=1)  # noqa: E731
+    return float((top(actual) == top(oracle)).all(axis=1).mean())
+
+
+_MANTISSA_BITS = {"float64": 52, "float32": 23, "bfloat16": 7}
+
+
+def _spacing(value: float, precision: str) -> float:
+    exponent = np.floor(np.log2(value)) if value > 0 and np.isfinite(value) else -126.0
+    return float(2.0 ** (exponent - _MANTISSA_BITS[precision]))

@@ -1,0 +1,228 @@
+"""Both networks on one batch in one precision; each run is made once and shared by the checks."""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from flax import nnx
+
+from parity.errors import PROFILES, Error, Profile, floor, measure
+from parity.naming import ParityError, mismatch_message
+from parity.optimizers import Optimizer
+from parity.results import Comparison
+from parity.sides import ARRANGEMENTS, Arrays, FlaxSide, Loss, Run, TorchSide, channels_first, default_loss, like_torch
+
+
+class Runs(NamedTuple):
+    """Ours, PyTorch in float64, and PyTorch in the precision under test in every arrangement."""
+
+    ours: Run
+    oracle: Run
+    arranged: list[Run]
+
+
+class OneSided(Exception):
+    """One network raised where the other gave a result."""
+
+
+def _both(run_ours: Callable[[], Run], run_theirs: Callable[[], Run]) -> tuple[Run, Run]:
+    results, errors = [], []
+    for run in (run_ours, run_theirs):
+        try:
+            results.append(run())
+        except ParityError:
+            raise
+        except Exception as error:
+            errors.append(error)
+            results.append(None)
+    ours, theirs = results
+    if ours and theirs:
+        return ours, theirs
+    if len(errors) == 2:
+        raise ParityError(f"neither network runs on these inputs; PyTorch's says: {errors[1]}") from errors[0]
+    raising, other = ("Flax", "PyTorch") if theirs else ("PyTorch", "Flax")
+    raise OneSided(f"{raising} raises {type(errors[0]).__name__}: {errors[0]}; {other} gives a result") from errors[0]
+
+
+@dataclass
+class Pair:
+    """What `parity.check` was given, ready to run; see there for the arguments."""
+
+    flax_model: nnx.Module
+    torch_model: torch.nn.Module
+    inputs: np.ndarray
+    targets: Any = None
+    torch_inputs: Any = None
+    loss: Loss | None = None
+    precision: str = "float64"
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    steps: int = 5
+    batches: Sequence[tuple[Any, Any]] | None = None
+    names: Mapping[str, str] | None = None
+    device: str = "cpu"
+    differentiate: bool = True
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.inputs = np.asarray(self.inputs)
+        given = self.torch_inputs
+        self.torch_inputs: np.ndarray = channels_first(self.inputs) if given is None else np.asarray(given)
+        self.ours = FlaxSide(self.flax_model, self.precision, self.names)
+        self.oracle = TorchSide(self.torch_model, "float64", self.device)
+        # In float64 the network under test is the oracle, in other arrangements.
+        self.theirs = (
+            self.oracle if self.precision == "float64" else TorchSide(self.torch_model, self.precision, self.device)
+        )
+        self._require_correspondence()
+        self._require_inputs()
+        self._runs: dict[bool, Runs] = {}
+        if self.targets is None:
+            self.targets = self._random_targets()
+        self.loss = self.loss or default_loss(self.targets)
+        self.torch_targets = (
+            {name: channels_first(value) for name, value in self.targets.items()}
+            if isinstance(self.targets, dict)
+            else channels_first(self.targets)
+        )
+
+    @property
+    def profile(self) -> Profile:
+        return PROFILES[self.precision]
+
+    @cached_property
+    def modes(self) -> dict[str, bool]:
+        """{mode: train?}; only "eval" for a network that has no statistics, since both are then the same."""
+        has_statistics = any(isinstance(module, nnx.BatchNorm) for _, module in nnx.iter_modules(self.flax_model))
+        return {"eval": False, "train": True} if has_statistics or self.ours.parts()[1] else {"eval": False}
+
+    def runs(self, train: bool) -> Runs:
+        """Everything that one batch gives in this mode, from the parameters and statistics that were given."""
+        if train not in self._runs:
+            self._runs[train] = self.run_from_here(self.inputs, self.torch_inputs, train=train, record=True)
+        return self._runs[train]
+
+    def run_from_here(
+        self, inputs: np.ndarray, torch_inputs: np.ndarray, *, train: bool, record: bool = False, backward: bool = True
+    ) -> Runs:
+        """A run of every network from the state it is in; without `backward`, PyTorch's go forward only.
+
+        Raises:
+            OneSided: if one side raises and the other does not.
+        """
+        loss = self.loss if self.differentiate else None
+
+        def torch_run(side: TorchSide, **options: Any) -> Run:
+            torch_loss = loss if backward else None
+            return side.run(torch_inputs, self.torch_targets, torch_loss, train=train, record=record, **options)
+
+        ours, oracle = _both(
+            lambda: self.ours.run(inputs, self.targets, loss, train=train), lambda: torch_run(self.oracle)
+        )
+        arranged = [
+            oracle if side is self.oracle and not position else torch_run(side, arrangement=arrangement)
+            for position, (side, arrangement) in enumerate((self.theirs, a) for a in ARRANGEMENTS)
+        ]
+        return Runs(ours, oracle, arranged)
+
+    def load(self, state: Arrays) -> None:
+        """Puts PyTorch's parameters and statistics into every network."""
+        self.ours.load(state)
+        for side in {id(side): side for side in (self.oracle, self.theirs)}.values():
+            side.load(state)
+
+    @contextlib.contextmanager
+    def restored(self) -> Generator[None]:
+        """Puts every network back into the state it was in, on leaving."""
+        ours, oracle, theirs = dict(self.ours.values), self.oracle.state(), self.theirs.state()
+        try:
+            yield
+        finally:
+            self.ours.values = ours
+            self.oracle.load(oracle)
+            self.theirs.load(theirs)
+
+    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A batch for each step, in either layout: the given one, changed a little so that its statistics move."""
+        if not np.issubdtype(self.inputs.dtype, np.floating):
+            return np.roll(self.inputs, index, axis=-1), np.roll(self.torch_inputs, index, axis=-1)
+        change = lambda x: (x * (1 + index / 4) + index / 8).astype(x.dtype)  # noqa: E731
+        return change(self.inputs), change(self.torch_inputs)
+
+    def judge(
+        self,
+        check: str,
+        mode: str,
+        ours: Mapping[str, np.ndarray],
+        oracle: Mapping[str, np.ndarray],
+        arranged: Sequence[Mapping[str, np.ndarray]],
+        *,
+        scale: float = 0.0,
+        shared_floor: bool = False,
+        step: int | None = None,
+    ) -> list[Comparison]:
+        """Every tensor of the oracle's that ours has too, held to `k` floors."""
+        names = [name for name in oracle if name in ours]
+        floors = {name: floor(oracle[name], [run[name] for run in arranged], scale) for name in names}
+        # A floor that is NaN allows nothing.
+        highest = max(floors.values(), default=0.0) if shared_floor else 0.0
+        result = []
+        for name in names:
+            actual = like_torch(ours[name], oracle[name].shape)
+            noise = max(floors[name], highest)
+            tolerance = max(self.profile.k * noise, self.profile.least)
+            if actual.shape != oracle[name].shape:
+                note = f"shape {actual.shape}, PyTorch's is {oracle[name].shape}"
+                error = Error(np.inf, np.inf, np.inf, 0.0)
+            else:
+                note, error = "", measure(actual, oracle[name], scale=scale, precision=self.precision)
+            result.append(Comparison(check, mode, name, error, noise, tolerance, step, note))
+        return result
+
+    def _require_correspondence(self) -> None:
+        ours = {name: leaf.torch_shape for name, leaf in self.ours.leaves.items()}
+        tied = {id(parameter): name for name, parameter in self.oracle.module.named_parameters()}
+        theirs = {
+            name: tuple(tensor.shape)
+            for name, tensor in self.oracle.module.state_dict(keep_vars=True).items()
+            if tied.get(id(tensor), name) == name
+        }
+        missing = {name: shape for name, shape in theirs.items() if name not in ours}
+        if not any(leaf.is_counter for leaf in self.ours.leaves.values()):
+            missing = {name: shape for name, shape in missing.items() if not name.endswith("num_batches_tracked")}
+        unexpected = {name: shape for name, shape in ours.items() if name not in theirs}
+        misshapen = {name: (ours[name], theirs[name]) for name in ours if theirs.get(name, ours[name]) != ours[name]}
+        if missing or unexpected or misshapen:
+            raise ParityError(
+                mismatch_message(
+                    missing, unexpected, misshapen, source="the Flax network", target="the PyTorch network"
+                )
+                + "\nWhere names differ, say so with names={Flax path: PyTorch path}."
+            )
+
+    def _require_inputs(self) -> None:
+        if not len(self.inputs):
+            raise ParityError("the inputs are empty: a batch of a few examples is needed")
+        takes_tokens = any(isinstance(module, nnx.Embed) for _, module in nnx.iter_modules(self.flax_model))
+        if not takes_tokens and not np.issubdtype(self.inputs.dtype, np.floating):
+            raise ParityError(
+                f"the inputs are {self.inputs.dtype}, but the networks compute with floats: scale and convert them"
+            )
+        if not np.isfinite(self.inputs).all():
+            raise ParityError("the inputs have NaN or infinite values")
+
+    def _random_targets(self) -> dict[str, np.ndarray]:
+        """Normal random targets of the outputs' shapes."""
+        ours = self.ours.output_shapes(self.inputs)
+        oracle = self.oracle.run(self.torch_inputs, train=False, record=False).outputs
+        if ours.keys() != oracle.keys():
+            raise ParityError(
+                "the outputs are built differently: "
+                f"{', '.join(map(repr, ours))} from Flax, {', '.join(map(repr, oracle))} from PyTorch"
+            )
+        rng = np.random.default_rng(0)
+        return {name: rng.normal(size=shape) for name, shape in ours.items()}

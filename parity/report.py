@@ -1,0 +1,143 @@
+"""A report as a terminal table and as JSON; the page with plots is in `parity.html`."""
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from parity.results import Comparison, Report
+
+SCHEMA = 1
+"""Version of the JSON layout; raised when a field changes its meaning or goes."""
+WIDTH = 100
+FAILURES_SHOWN = 8
+
+
+def worst(comparisons: Iterable[Comparison]) -> Comparison:
+    """The one nearest to its tolerance, or furthest beyond."""
+    return max(comparisons, key=lambda comparison: comparison.excess)
+
+
+def as_renderable(report: Report) -> Group:
+    """What `rich` prints: a row for each check and mode, then what failed, where and why."""
+    parts: list[Any] = [_title(report), _summary(report)]
+    if report.failures:
+        parts += [Text(f"\n{len(report.failures)} of {len(report.comparisons)} comparisons failed"), _failures(report)]
+    for finding in report.findings:
+        # Text, not markup: names have brackets.
+        parts += [Text(f"\n{finding.where or 'the network'}", style="bold"), Padding(Text(str(finding)), (0, 0, 0, 2))]
+    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    return Group(*parts)
+
+
+def as_text(report: Report) -> str:
+    """The table as plain text, 100 columns wide."""
+    stream = io.StringIO()
+    Console(file=stream, width=WIDTH, color_system=None).print(as_renderable(report))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def figure(value: float) -> str:
+    """Two digits: 0, 3.1e-16, inf."""
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def _title(report: Report) -> Text:
+    settings = report.settings
+    networks = f"{settings['flax network']} in Flax and {settings['torch network']} in PyTorch"
+    inputs = "x".join(map(str, settings["inputs"]))
+    verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
+    return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
+
+
+def _summary(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("check", "mode", "tensors", "failed", "nearest the limit", "error", "PyTorch's", "allowed", ""):
+        right = heading in ("tensors", "failed", "error", "PyTorch's", "allowed")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):
+        rows = list(group)
+        top = worst(rows)
+        failed = sum(not row.passed for row in rows)
+        table.add_row(
+            check,
+            mode,
+            str(len(rows)),
+            str(failed),
+            _shortened(_place(top), 27),
+            figure(top.error.relative),
+            figure(top.floor),
+            figure(top.tolerance),
+            Text("FAILED", "bold red") if failed else Text("ok", "green"),
+        )
+    return table
+
+
+def _failures(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("check", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
+        right = heading not in ("check", "where")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=not right)
+    for row in report.failures[:FAILURES_SHOWN]:
+        if row.note and math.isinf(row.error.relative):
+            table.add_row(row.check, Text(f"{_place(row)}: {row.note}"))
+            continue
+        table.add_row(
+            row.check,
+            _shortened(_place(row), 38),
+            figure(row.error.relative),
+            figure(row.error.max_abs),
+            f"{row.error.cosine:.4f}",
+            figure(row.floor),
+            figure(row.tolerance),
+        )
+    if len(report.failures) > FAILURES_SHOWN:
+        table.add_row("", f"and {len(report.failures) - FAILURES_SHOWN} more")
+    return table
+
+
+def _place(row: Comparison) -> str:
+    return row.name + (f", step {row.step}" if row.step else "")
+
+
+def _shortened(text: str, width: int) -> str:
+    """The end of a path says more than its beginning."""
+    return text if len(text) <= width else "…" + text[1 - width :]
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Plain data, with figures that JSON cannot hold (NaN, infinity) as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return plain(
+        {
+            "schema": SCHEMA,
+            "passed": report.passed,
+            "settings": report.settings,
+            "seconds": report.seconds,
+            "comparisons": [{**asdict(row), "passed": row.passed} for row in report.comparisons],
+            "findings": [asdict(finding) for finding in report.findings],
+            "curves": report.curves,
+            "notes": report.notes,
+        }
+    )
+
+
+def write_json(report: Report, path: Path) -> None:
+    """One JSON object; its layout is versioned by the field "schema"."""
+    path.write_text(json.dumps(as_dict(report), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Assertions for other people's tests: `import parity` and compare a Flax network with its PyTorch original."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from flax import nnx
+
+from parity.checks import check
+from parity.optimizers import Optimizer
+from parity.results import Report
+
+
+def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:
+    """Asserts that outputs and the activations of all submodules agree, in eval and in train mode.
+
+    Args:
+        flax_model, torch_model, inputs, options: see `parity.check`.
+
+    Raises:
+        AssertionError: where, how much, against which floor, and the likely cause.
+        ParityError: if the two cannot be compared.
+    """
+    return _assert(flax_model, torch_model, inputs, ("forward", "activations"), options)
+
+
+def assert_gradient_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:
+    """As `assert_parity`, for the loss's gradient with respect to every parameter and the inputs."""
+    return _assert(flax_model, torch_model, inputs, ("forward", "activations", "gradients"), options)
+
+
+def assert_train_parity(
+    flax_model: nnx.Module,
+    torch_model: torch.nn.Module,
+    batch: Any,
+    *,
+    optimizer: Optimizer | str = "sgd",
+    steps: int = 5,
+    **options: Any,
+) -> Report:
+    """Asserts that running statistics and each of `steps` optimiser steps agree, every step from PyTorch's state.
+
+    Args:
+        batch: inputs, or (inputs, targets).
+        optimizer: "sgd", "adam", "adamw", or an `Optimizer` with settings of its own.
+    """
+    inputs, targets = batch if isinstance(batch, tuple) else (batch, None)
+    optimizer = Optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    options = {"targets": targets, "optimizer": optimizer, "steps": steps, **options}
+    return _assert(flax_model, torch_model, inputs, ("batch_stats", "optimizer"), options)
+
+
+def _assert(
+    flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, checks: Sequence[str], options: dict[str, Any]
+) -> Report:
+    __tracebackhide__ = True  # pytest then shows the caller's line
+    report = check(flax_model, torch_model, inputs, checks=checks, **options)
+    if not report.passed:
+        raise AssertionError(str(report))
+    return report
