@@ -16,6 +16,7 @@ _REFERENCE = f"{_REPOSITORY}/tree/main/references/classification"
 _NEW_RECIPE = f"{_REPOSITORY}/issues/3995#new-recipe"
 _FIXRES = f"{_NEW_RECIPE}-with-fixres"
 _FIRST_V2 = f"{_REPOSITORY}/issues/3995#issuecomment-1013906621"
+_64X4D = f"{_REPOSITORY}/pull/5935"
 _WIDE = f"{_REPOSITORY}/pull/912#issue-445437439"
 
 
@@ -67,7 +68,7 @@ PUBLISHED_WEIGHTS: dict[tuple[str, str], PublishedWeights] = {
         PublishedWeights("resnext50_32x4d", "IMAGENET1K_V2", "1a0047aa", 232, 81.198, 95.340, _NEW_RECIPE),
         PublishedWeights("resnext101_32x8d", "IMAGENET1K_V1", "8ba56ff5", 256, 79.312, 94.526, f"{_REFERENCE}#resnext"),
         PublishedWeights("resnext101_32x8d", "IMAGENET1K_V2", "110c445d", 232, 82.834, 96.228, _FIXRES),
-        PublishedWeights("resnext101_64x4d", "IMAGENET1K_V1", "173b62eb", 232, 83.246, 96.454, f"{_REPOSITORY}/pull/5935"),
+        PublishedWeights("resnext101_64x4d", "IMAGENET1K_V1", "173b62eb", 232, 83.246, 96.454, _64X4D),
         PublishedWeights("wide_resnet50_2", "IMAGENET1K_V1", "95faca4d", 256, 78.468, 94.086, _WIDE),
         PublishedWeights("wide_resnet50_2", "IMAGENET1K_V2", "9ba9bcbe", 232, 81.602, 95.758, _FIXRES),
         PublishedWeights("wide_resnet101_2", "IMAGENET1K_V1", "32ee1156", 256, 78.848, 94.284, _WIDE),

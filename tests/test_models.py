@@ -20,21 +20,6 @@ torchvision = pytest.importorskip("torchvision")
 from parity import to_flax  # noqa: E402
 from tests.torch_models import nchw, random_images, randomized, torch_model  # noqa: E402
 
-PARAMETERS = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-    "resnext50_32x4d": 25_028_904,
-    "resnext101_32x8d": 88_791_336,
-    "resnext101_64x4d": 83_455_272,
-    "wide_resnet50_2": 68_883_240,
-    "wide_resnet101_2": 126_886_696,
-    "residual18": 11_178_378,
-    "residual18_3x3": 12_554_634,
-    "residual18_xavier": 11_178_378,
-}
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -45,7 +30,10 @@ def test_names_shapes_and_parameter_count_are_the_originals(name):
         original = torch_model(name).state_dict()
     ours = {leaf.torch_name: leaf.torch_shape for leaf in leaves(model)}
     assert ours == {key: tuple(tensor.shape) for key, tensor in original.items()}
-    assert sum(leaf.variable.size for leaf in leaves(model) if isinstance(leaf.variable, nnx.Param)) == PARAMETERS[name]
+    assert (
+        sum(leaf.variable.size for leaf in leaves(model) if isinstance(leaf.variable, nnx.Param))
+        == ARCHITECTURES[name].parameters
+    )
 
 
 def stage_outputs(model, images) -> dict[str, np.ndarray]:

@@ -17,11 +17,15 @@ from resnet_flax.models.resnet import BasicBlock, Bottleneck, ResNet
 
 @dataclass(frozen=True)
 class Architecture:
-    """What makes one network of the family: the arguments of `ResNet` that are its own."""
+    """What makes one network of the family: the arguments of `ResNet` that are its own, and the resulting size.
+
+    `parameters` counts those of the network with its own head.
+    """
 
     name: str
     block: type[Any]
     layers: tuple[int, int, int, int]
+    parameters: int
     groups: int = 1
     width_per_group: int = 64
     num_classes: int = 1000
@@ -39,20 +43,20 @@ _GREY = {"num_classes": 10, "in_channels": 1}
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture("resnet18", BasicBlock, (2, 2, 2, 2)),
-        Architecture("resnet34", BasicBlock, (3, 4, 6, 3)),
-        Architecture("resnet50", Bottleneck, (3, 4, 6, 3)),
-        Architecture("resnet101", Bottleneck, (3, 4, 23, 3)),
-        Architecture("resnet152", Bottleneck, (3, 8, 36, 3)),
-        Architecture("resnext50_32x4d", Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4),
-        Architecture("resnext101_32x8d", Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8),
-        Architecture("resnext101_64x4d", Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4),
-        Architecture("wide_resnet50_2", Bottleneck, (3, 4, 6, 3), width_per_group=128),
-        Architecture("wide_resnet101_2", Bottleneck, (3, 4, 23, 3), width_per_group=128),
+        Architecture("resnet18", BasicBlock, (2, 2, 2, 2), 11_689_512),
+        Architecture("resnet34", BasicBlock, (3, 4, 6, 3), 21_797_672),
+        Architecture("resnet50", Bottleneck, (3, 4, 6, 3), 25_557_032),
+        Architecture("resnet101", Bottleneck, (3, 4, 23, 3), 44_549_160),
+        Architecture("resnet152", Bottleneck, (3, 8, 36, 3), 60_192_808),
+        Architecture("resnext50_32x4d", Bottleneck, (3, 4, 6, 3), 25_028_904, groups=32, width_per_group=4),
+        Architecture("resnext101_32x8d", Bottleneck, (3, 4, 23, 3), 88_791_336, groups=32, width_per_group=8),
+        Architecture("resnext101_64x4d", Bottleneck, (3, 4, 23, 3), 83_455_272, groups=64, width_per_group=4),
+        Architecture("wide_resnet50_2", Bottleneck, (3, 4, 6, 3), 68_883_240, width_per_group=128),
+        Architecture("wide_resnet101_2", Bottleneck, (3, 4, 23, 3), 126_886_696, width_per_group=128),
         # The "Residual" networks for Fashion-MNIST: 1x1 or 3x3 shortcuts, PyTorch's default or Xavier initialisation.
-        Architecture("residual18", Residual, (2, 2, 2, 2), **_GREY, options=_PLAIN),
-        Architecture("residual18_3x3", Residual3x3, (2, 2, 2, 2), **_GREY, options=_PLAIN),
-        Architecture("residual18_xavier", Residual, (2, 2, 2, 2), **_GREY, options=_XAVIER),
+        Architecture("residual18", Residual, (2, 2, 2, 2), 11_178_378, **_GREY, options=_PLAIN),
+        Architecture("residual18_3x3", Residual3x3, (2, 2, 2, 2), 12_554_634, **_GREY, options=_PLAIN),
+        Architecture("residual18_xavier", Residual, (2, 2, 2, 2), 11_178_378, **_GREY, options=_XAVIER),
     )
 }
 

@@ -122,6 +122,11 @@ class ResNet(nnx.Module):
     A new network is in train mode, as every NNX module is; `resnet_flax.create_model` returns one in eval mode.
     """
 
+    layer1: Sequential
+    layer2: Sequential
+    layer3: Sequential
+    layer4: Sequential
+
     def __init__(
         self,
         block: type[Any],

@@ -1,0 +1,59 @@
+"""`python -m resnet_flax export --weights W --out F`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from parity.checkpoints import write_checkpoint
+from parity.convert import to_torch
+from resnet_flax.commands.common import ModelArguments
+from resnet_flax.errors import UserError
+from resnet_flax.export import export_stablehlo
+from resnet_flax.pretrained import Pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ModelArguments):
+    """Write a model as .safetensors or .pth (torchvision's names), or as a .stablehlo artifact.
+
+    The artifact is a serialised jax.export program for CPU and CUDA, weights included, from float32 images (N, H, W, C)
+    for any N, normalised as the weights want them, to logits (N, classes). It runs with JAX alone:
+    jax.export.deserialize(bytearray(open(FILE, "rb").read())).call(images).
+    """
+
+    out: Path
+    """The file to write; its ending says the format."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images a .stablehlo artifact takes; by default the weights' crop."""
+    force: bool = False
+    """Overwrite an existing file."""
+
+
+def main(arguments: list[str]) -> int:
+    config = (tyro.conf.FlagCreatePairsOff,)
+    args = tyro.cli(Arguments, prog="python -m resnet_flax export", args=arguments, config=config)
+    if args.out.suffix not in (".safetensors", ".pth", ".pt", ".stablehlo"):
+        raise UserError(f"{args.out}: the name must end in .safetensors, .pth, .pt or .stablehlo")
+    if args.out.exists() and not args.force:
+        raise UserError(f"{args.out} exists; --force overwrites it")
+    pretrained = args.load()
+    if args.out.suffix == ".stablehlo":
+        crop = pretrained.preprocessing.transform.crop_size
+        size = args.size or (crop and (crop, crop))
+        if not size:
+            raise UserError("the weights do not say the size of their images; give --size HEIGHT WIDTH")
+        export_stablehlo(pretrained.model, args.out, size)
+        shape = ", ".join(map(str, ("N", *size, pretrained.model.conv1.in_features)))
+        print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")
+    else:
+        state_dict = to_torch(pretrained.model)
+        write_checkpoint(args.out, state_dict, _metadata(pretrained))
+        print(f"{args.out}: {len(state_dict)} entries")
+    return 0
+
+
+def _metadata(pretrained: Pretrained) -> dict[str, str]:
+    names = {"class_names": json.dumps(pretrained.class_names)} if pretrained.class_names else {}
+    return {"architecture": pretrained.architecture, **pretrained.preprocessing.to_metadata(), **names}

@@ -1,0 +1,54 @@
+"""`python -m resnet_flax features IMAGE... --weights W --out F.npz`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from parity.checkpoints import write_whole
+from resnet_flax.commands.common import ImageArguments, run_on_images
+from resnet_flax.errors import UserError
+from resnet_flax.inference import make_apply
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ImageArguments):
+    """Write the activations of chosen layers to an .npz file.
+
+    The file has an array for each tap, (images, h, w, c) or for pool (images, c), float32, and the images' paths under
+    "paths". Images that cannot be read are reported on stderr and left out, and the exit status is 1.
+    """
+
+    out: Path
+    """The .npz file to write."""
+    taps: str = "pool"
+    """Where to tap, separated by commas: stem, layer1, layer2, layer3, layer4, pool."""
+
+
+def main(arguments: list[str]) -> int:
+    args = tyro.cli(Arguments, prog="python -m resnet_flax features", args=arguments)
+    if args.out.suffix != ".npz":
+        raise UserError(f"{args.out}: the name must end in .npz")
+    if not args.out.absolute().parent.is_dir():
+        raise UserError(f"{args.out.absolute().parent} is not a directory")
+    taps = tuple(tap.strip() for tap in args.taps.split(",") if tap.strip())
+    pretrained = args.load()
+    apply = make_apply(pretrained, taps)
+    print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
+
+    all_paths, chunks, unreadable = [], {tap: [] for tap in taps}, 0
+    for paths, outputs, failed in run_on_images(args, pretrained, apply):
+        unreadable += failed
+        all_paths += map(str, paths)
+        for tap, values in outputs.items():
+            chunks[tap].append(values)
+    if not all_paths:
+        raise UserError("none of the images could be read")
+    arrays = {tap: np.concatenate(values) for tap, values in chunks.items()}
+    contents = {**arrays, "paths": np.array(all_paths)}
+    write_whole(args.out, lambda temporary: np.savez(temporary, allow_pickle=False, **contents))
+    shapes = ", ".join(f"{tap} {values.shape}" for tap, values in arrays.items())
+    print(f"{args.out}: {shapes}")
+    return 1 if unreadable else 0

@@ -1,0 +1,54 @@
+"""`python -m resnet_flax predict IMAGE... --weights W`."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from resnet_flax.commands.common import ImageArguments, run_on_images
+from resnet_flax.errors import UserError
+from resnet_flax.inference import make_apply, top_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ImageArguments):
+    """Classify images.
+
+    Prints a table, or with --json a line of JSON for each image. Images that cannot be read are reported on stderr, the
+    others are classified all the same, and the exit status is 1.
+    """
+
+    top: int = 5
+    """How many classes to show."""
+    json: bool = False
+    """One line of JSON an image."""
+
+
+def main(arguments: list[str]) -> int:
+    config = (tyro.conf.FlagCreatePairsOff,)
+    args = tyro.cli(Arguments, prog="python -m resnet_flax predict", args=arguments, config=config)
+    if args.top < 1:
+        raise UserError(f"--top is {args.top}; it must be at least 1")
+    pretrained = args.load()
+    if pretrained.model.fc is None:
+        raise UserError(f"{args.weights} has no head, so there are no classes; `features` writes its activations")
+    names = pretrained.class_names or tuple(str(index) for index in range(pretrained.model.num_classes))
+    print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
+
+    unreadable = 0
+    table = Table("image", "class", "probability", box=None, header_style="bold", pad_edge=False)
+    for paths, outputs, failed in run_on_images(args, pretrained, make_apply(pretrained)):
+        unreadable += failed
+        for path, probabilities in zip(paths, outputs.get("probabilities", ()), strict=True):
+            top = [(int(i), names[i], float(probabilities[i])) for i in top_classes(probabilities[None], args.top)[0]]
+            if args.json:
+                rows = [{"index": i, "class": name, "probability": round(p, 6)} for i, name, p in top]
+                print(json.dumps({"image": str(path), "top": rows}), flush=True)
+            for rank, (_, name, probability) in enumerate(top):
+                table.add_row("" if rank else str(path), name, f"{probability:.4f}", end_section=rank == len(top) - 1)
+    if not args.json:
+        Console(highlight=False).print(table)
+    return 1 if unreadable else 0

@@ -1,0 +1,112 @@
+"""Images in, probabilities or activations out."""
+
+import glob
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
+from resnet_flax.data.folder import image_files
+from resnet_flax.data.on_device import normalize
+from resnet_flax.errors import UserError
+from resnet_flax.pretrained import Pretrained
+
+Outputs = dict[str, np.ndarray]
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The image files that arguments name: files, folders (searched to the bottom), patterns, or - for a list on stdin.
+
+    Raises:
+        UserError: if an argument names nothing.
+    """
+    found: list[Path] = []
+    if not arguments:
+        raise UserError("no images given; name files, folders, patterns, or - for a list of files on stdin")
+    for argument in arguments:
+        if argument == "-":
+            found += [Path(line.strip()) for line in sys.stdin if line.strip()]
+            continue
+        path = Path(argument)
+        if path.is_dir():
+            paths = [Path(name) for name in image_files(path)]
+        else:
+            paths = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+        if not paths:
+            raise UserError(f"{argument}: no such image, and no folder or pattern with images in it")
+        found += paths
+    return found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the images that were asked for.
+
+    Attributes:
+        paths: of the readable ones.
+        images: uint8 (batch_size, H, W, C); the rows behind `len(paths)` are padding.
+        unreadable: why each of the others could not be read.
+    """
+
+    paths: list[Path]
+    images: np.ndarray
+    unreadable: list[str]
+
+
+def read_batches(paths: Sequence[Path], pretrained: Pretrained, batch_size: int) -> Iterator[Batch]:
+    """Reads and preprocesses images as the weights want them, `batch_size` at a time."""
+    channels = pretrained.model.conv1.in_features
+    if channels not in (1, 3):
+        raise UserError(f"the network takes {channels} channels; image files have 1 or 3")
+    decode = decode_grey if channels == 1 else decode_rgb
+    for start in range(0, len(paths), batch_size):
+        read, images, unreadable = [], [], []
+        for path in paths[start : start + batch_size]:
+            try:
+                images.append(pretrained.preprocessing.transform(decode(path.read_bytes(), str(path))))
+                read.append(path)
+            except CorruptImage as error:
+                unreadable.append(str(error).split(";")[0])
+            except OSError as error:
+                unreadable.append(f"cannot read image {path}: {error.strerror}")
+        if images:
+            if len({image.shape for image in images}) > 1:
+                raise UserError("the images differ in size and the weights' preprocessing does not crop: give one size")
+            padding = [np.zeros_like(images[0])] * (min(batch_size, len(paths)) - len(images))
+            yield Batch(read, np.stack(images + padding), unreadable)
+        else:
+            yield Batch(read, np.zeros((0, 1, 1, channels), np.uint8), unreadable)
+
+
+def make_apply(pretrained: Pretrained, taps: Sequence[str] = ()) -> Callable[[np.ndarray], Outputs]:
+    """A compiled function from uint8 images (N, H, W, C) to float32 outputs.
+
+    They are {"probabilities": (N, classes)}, or with `taps` the activations there, {tap: (N, h, w, c)}.
+
+    Raises:
+        UserError: for an unknown tap.
+    """
+    model, preprocessing = pretrained.model, pretrained.preprocessing
+    if unknown := [tap for tap in taps if tap not in model.taps]:
+        raise UserError(f"no tap named {', '.join(unknown)}; the taps are {', '.join(model.taps)}")
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def apply(state, images):
+        model = nnx.merge(graph, state)
+        x = normalize(images, preprocessing.mean, preprocessing.std)
+        outputs = model.features(x, taps) if taps else {"probabilities": jax.nn.softmax(model(x).astype(jnp.float32))}
+        return jax.tree.map(lambda y: y.astype(jnp.float32), outputs)
+
+    return lambda images: jax.tree.map(np.asarray, apply(state, images))
+
+
+def top_classes(probabilities: np.ndarray, k: int) -> np.ndarray:
+    """The indices (N, k) of the k largest of probabilities (N, classes), the largest first."""
+    return np.argsort(-probabilities, axis=-1, kind="stable")[:, :k]
