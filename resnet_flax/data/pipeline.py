@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import collections
 import functools
+import gc
 import itertools
 import logging
 import os
 import sys
 import warnings
+import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -175,15 +177,18 @@ def _pad(array: np.ndarray, length: int) -> np.ndarray:
 
 
 class TrainingBatches:
-    """Position -> training batch, from `start_step` on; endless as far as Grain is concerned."""
+    """Position -> training batch, from `start_step` on."""
+
+    count = sys.maxsize
 
     def __init__(self, reader: Reader, order: TrainingOrder, start_step: int):
         self.reader, self.order, self.start_step = reader, order, start_step
 
     def __len__(self) -> int:
-        return sys.maxsize - self.start_step
+        return sys.maxsize  # endless as far as Grain is concerned
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        position = position.__index__()
         epoch, indices, repeats = self.order(self.start_step + position)
         keys = zip(indices.tolist(), repeats.tolist(), strict=True)
         rngs = (np.random.default_rng([self.order.seed, epoch, index, repeat]) for index, repeat in keys)
@@ -191,16 +196,24 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Position -> evaluation batch: consecutive global batches, each cut into `shard_count` consecutive parts."""
+    """Position -> evaluation batch: consecutive global batches, each cut into `shard_count` consecutive parts.
+
+    For Grain it is endless, with nothing in the batches after `count`: its worker processes leak the shared memory of
+    the last batches of a sequence that ends (seen with Grain 0.2.18).
+    """
 
     def __init__(self, reader: Reader, batch_size: int, shard_index: int, shard_count: int):
         self.reader, self.batch_size = reader, batch_size
         self.shard_index, self.shard_count = shard_index, shard_count
+        self.count = -(-len(reader.source) // (batch_size * shard_count))
 
     def __len__(self) -> int:
-        return -(-len(self.reader.source) // (self.batch_size * self.shard_count))
+        return sys.maxsize
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        position = position.__index__()
+        if position >= self.count:
+            return {"damaged": []}
         start = (position * self.shard_count + self.shard_index) * self.batch_size
         stop = min(start + self.batch_size, len(self.reader.source))
         return self.reader.evaluation(np.arange(start, stop), self.batch_size)
@@ -225,33 +238,58 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(batches: Any, reader: Reader, workers: int) -> Iterator[Batch]:
-    """Reads `batches` in order ahead of the consumer; raises if more images are damaged than allowed."""
-    import grain
-    from absl import flags
+def _shut_down(running: list) -> None:
+    # Not left to garbage collection: at interpreter exit Grain's own clean-up prints tracebacks.
+    running.pop().close()
+    gc.collect()
 
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
-    in_memory = reader.images is not None
-    # Decoding and resizing let go of the interpreter lock: two threads a process, where there are cores for them.
-    threads = 1 if in_memory or 2 * workers > _cores() else 2
-    dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
-    if workers and not in_memory:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
-    iterator = iter(dataset)
-    damaged: dict[int, str] = {}
-    try:
-        for batch in iterator:
-            for index, message in batch.pop("damaged"):
-                if index not in damaged and len(damaged) < reader.skip_corrupt:
-                    logger.warning("skipped (%d of at most %d) %s", len(damaged) + 1, reader.skip_corrupt, message)
-                damaged[index] = message
-            if len(damaged) > reader.skip_corrupt:
-                many = f"more than the {reader.skip_corrupt} damaged images allowed: " if reader.skip_corrupt else ""
-                raise CorruptImage(many + list(damaged.values())[-1])
-            yield batch
-    finally:
-        iterator.close()
+
+class BatchStream:
+    """Reads `batches` in order ahead of the consumer; an iterator with `close()`, which also runs at interpreter exit.
+
+    Raises `CorruptImage` while iterating if more images are damaged than the reader allows.
+    """
+
+    def __init__(self, batches: TrainingBatches | EvaluationBatches, workers: int):
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
+        in_memory = batches.reader.images is not None
+        # Decoding and resizing let go of the interpreter lock: two threads a process, where there are cores for them.
+        threads = 1 if in_memory or 2 * workers > _cores() else 2
+        dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
+        if workers and not in_memory:
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+        self._skip_corrupt, self._left = batches.reader.skip_corrupt, batches.count
+        self._damaged: dict[int, str] = {}
+        self._running = [iter(dataset)]
+        self._finalizer = weakref.finalize(self, _shut_down, self._running)
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._left:
+            self.close()
+        if not self._running:
+            raise StopIteration
+        self._left -= 1
+        batch = next(self._running[0])
+        for index, message in batch.pop("damaged"):
+            if index not in self._damaged and len(self._damaged) < self._skip_corrupt:
+                logger.warning("skipped (%d of at most %d) %s", len(self._damaged) + 1, self._skip_corrupt, message)
+            self._damaged[index] = message
+        if len(self._damaged) > self._skip_corrupt:
+            self.close()
+            many = f"more than the {self._skip_corrupt} damaged images allowed: " if self._skip_corrupt else ""
+            raise CorruptImage(many + list(self._damaged.values())[-1])
+        return {name: np.array(array) for name, array in batch.items()}
+
+    def close(self) -> None:
+        """Stops the threads and worker processes."""
+        self._finalizer()
 
 
 def training_batches(
@@ -293,7 +331,7 @@ def training_batches(
     steps = steps_per_epoch(source, batch_size, shard_count)
     reader = Reader(source, transform, skip_corrupt)
     order = TrainingOrder(len(source), steps, batch_size, seed, shard_index, shard_count, repeats)
-    return _run(TrainingBatches(reader, order, start_step), reader, workers)
+    return BatchStream(TrainingBatches(reader, order, start_step), workers)
 
 
 def evaluation_batches(
@@ -313,7 +351,7 @@ def evaluation_batches(
     """
     _check(batch_size, workers, shard_index, shard_count, skip_corrupt=skip_corrupt)
     reader = Reader(source, transform, skip_corrupt)
-    return _run(EvaluationBatches(reader, batch_size, shard_index, shard_count), reader, workers)
+    return BatchStream(EvaluationBatches(reader, batch_size, shard_index, shard_count), workers)
 
 
 def prefetch_to_device(
