@@ -1,0 +1,363 @@
+"""What ResNet-50 costs on H100s, read from programs compiled for them, beside Flax's official example. Needs no GPU.
+
+    python benchmarks/gpu_compile.py --environment .venv-cuda --json gpu_compile.json
+
+makes that environment if it is missing (4.6 GB: JAX's CUDA libraries), compiles in it, and prints the table of
+docs/performance.md. Every figure is a property of the compiled program: a bound on what a GPU would do, not a
+measurement. Exit status 1 if one of the limits below does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER = "GPU_COMPILE_WORKER"
+
+# Against the Flax example in the same run, and for eight GPUs.
+LIMITS = {"traffic": 0.93, "memory": 1.0, "kernels": 960, "all_reduces": 6, "convolutions_to_come": 20, "sent": 1.05}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program and what its compiler says of it."""
+
+    program: Any
+    peak_memory: int
+    batch_size: int  # of one device
+
+    @property
+    def megabytes_per_image(self) -> float:
+        return self.program.traffic / self.batch_size / 1e6
+
+
+def finish(function, *arguments, batch_size: int, donate: bool, save: Path | None) -> Compiled:
+    import jax
+
+    from resnet_flax.training.compiled_program import CompiledProgram
+
+    jitted = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if donate else ())
+    compiled = jitted.lower(*arguments).compile()
+    if save:
+        save.write_text(compiled.as_text())
+    return Compiled(CompiledProgram(compiled.as_text()), compiled.memory_analysis().peak_memory_in_bytes, batch_size)
+
+
+class Compiler:
+    """Compiles ours and the peer's steps for one target."""
+
+    def __init__(self, options: argparse.Namespace, layout: str = "1x1", *, sync_bn: bool = False):
+        from resnet_flax.training.absent_gpu import absent_mesh
+        from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
+        from resnet_flax.training.setup import DataFacts, Setup
+
+        self.options = options
+        self.mesh = absent_mesh(f"h100:{layout}")
+        self.name = f"{layout}{'-sync-bn' if sync_bn else ''}"
+        config = TrainConfig(
+            model=ModelConfig(name=options.model, dtype=options.dtype, sync_bn=sync_bn),
+            optimizer=OptimizerConfig(weight_decay=1e-4),
+            batch_size=options.batch_size * self.mesh.size,
+        )
+        self.setup = partial(Setup, mesh=self.mesh, facts=DataFacts(images=1281167, channels=3, num_classes=1000))
+        self.config = config
+
+    def _path(self, what: str) -> Path | None:
+        return self.options.hlo and self.options.hlo / f"{what}-{self.name}.hlo"
+
+    def _images(self, batch_size: int, dtype: Any) -> Any:
+        import jax
+
+        return jax.ShapeDtypeStruct((batch_size, self.options.size, self.options.size, 3), dtype)
+
+    def train(self, batch_size: int | None = None) -> Compiled:
+        """The project's own step; `batch_size` is one device's."""
+        from dataclasses import replace
+
+        import jax
+
+        from resnet_flax.training.absent_gpu import abstract
+        from resnet_flax.training.state import create_state
+
+        each = batch_size or self.options.batch_size
+        setup = self.setup(replace(self.config, batch_size=each * self.mesh.size))
+        arrays = jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
+        state = jax.eval_shape(partial(create_state, setup.network, optimizer=setup.optimizer, seed=0), arrays)
+        batch = {
+            "image": self._images(each * self.mesh.size, "uint8"),
+            "label": jax.ShapeDtypeStruct((each * self.mesh.size,), "int32"),
+        }
+        arguments = abstract(state, self.mesh), abstract(batch, self.mesh, split=True)
+        return finish(setup.train_step, *arguments, batch_size=each, donate=True, save=self._path("train"))
+
+    def infer(self) -> Compiled:
+        """Logits of uint8 images."""
+        import jax
+
+        from resnet_flax.data.on_device import normalize
+        from resnet_flax.training.absent_gpu import abstract
+
+        setup = self.setup(self.config)
+        arrays = jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
+
+        def logits(arrays, images):
+            return setup.network.model(arrays)(normalize(images, self.config.data.mean, self.config.data.std))
+
+        images = abstract(self._images(self.options.batch_size, "uint8"), self.mesh, split=True)
+        return finish(
+            logits,
+            abstract(arrays, self.mesh),
+            images,
+            batch_size=self.options.batch_size,
+            donate=False,
+            save=self._path("infer"),
+        )
+
+    def flax_train(self) -> Compiled:
+        import flax_baseline
+        import jax
+
+        from resnet_flax.training.absent_gpu import abstract
+
+        init, step = flax_baseline.training(jax.numpy.dtype(self.options.dtype))
+        images = self._images(self.options.batch_size, self.options.dtype)
+        state = jax.eval_shape(init, jax.random.key(0), images)
+        batch = {"image": images, "label": jax.ShapeDtypeStruct((self.options.batch_size,), "int32")}
+        arguments = abstract(state, self.mesh), abstract(batch, self.mesh, split=True)
+        return finish(step, *arguments, batch_size=self.options.batch_size, donate=True, save=self._path("flax-train"))
+
+    def flax_infer(self) -> Compiled:
+        import flax_baseline
+        import jax
+
+        from resnet_flax.training.absent_gpu import abstract
+
+        init, _ = flax_baseline.training(jax.numpy.dtype(self.options.dtype))
+        images = self._images(self.options.batch_size, self.options.dtype)
+        state = jax.eval_shape(init, jax.random.key(0), images)
+        variables = abstract({name: state[name] for name in ("params", "batch_stats")}, self.mesh)
+        return finish(
+            flax_baseline.inference(jax.numpy.dtype(self.options.dtype)),
+            variables,
+            abstract(images, self.mesh, split=True),
+            batch_size=self.options.batch_size,
+            donate=False,
+            save=self._path("flax-infer"),
+        )
+
+
+class Report:
+    """Rows for the table and the JSON file, and which limits did not hold."""
+
+    def __init__(self, settings: str, versions: str):
+        self.settings, self.versions = settings, versions
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+
+    def add(self, what: str, ours: float, peer: float | None = None, *, limit: bool = True) -> None:
+        ratio = round(ours / peer, 3) if peer else None
+        row = {"what": what, "ours": ours, "peer": peer, "ratio": ratio}
+        self.rows.append({**row, "settings": self.settings, "versions": self.versions})
+        shown = f"{ours:10.4g}" + (f"{peer:12.4g}{ratio:8.3f}" if peer is not None and ratio is not None else "")
+        print(f"{what:<66}{shown}{'' if limit else '   LIMIT MISSED'}", flush=True)
+        if not limit:
+            self.failed.append(what)
+
+    def compare(self, what: str, ours: Compiled, peer: Compiled, *, limits: bool) -> None:
+        """The figures that both have."""
+        from resnet_flax.training.absent_gpu import memory_bandwidth
+
+        bandwidth = memory_bandwidth("h100") / 1e6
+        traffic, peer_traffic = ours.megabytes_per_image, peer.megabytes_per_image
+        self.add(
+            f"{what}: HBM traffic, MB an image",
+            round(traffic, 1),
+            round(peer_traffic, 1),
+            limit=not limits or traffic <= LIMITS["traffic"] * peer_traffic,
+        )
+        self.add(
+            f"{what}: images/s if nothing but HBM bounds it", int(bandwidth / traffic), int(bandwidth / peer_traffic)
+        )
+        self.add(
+            f"{what}: peak memory, GB",
+            round(ours.peak_memory / 1e9, 2),
+            round(peer.peak_memory / 1e9, 2),
+            limit=not limits or ours.peak_memory <= LIMITS["memory"] * peer.peak_memory,
+        )
+        self.add(
+            f"{what}: kernels",
+            ours.program.launches,
+            peer.program.launches,
+            limit=not limits or ours.program.launches < LIMITS["kernels"],
+        )
+        self.add(f"{what}: cuDNN convolutions", len(ours.program.convolutions), len(peer.program.convolutions))
+        moved, peer_moved = (len(one.program.relayouts(largest_weight(one))) for one in (ours, peer))
+        self.add(f"{what}: copies and transposes of activations", moved, peer_moved, limit=not limits or moved == 0)
+
+    def collectives(self, what: str, ours: Compiled, needed: int) -> None:
+        program = ours.program
+        sent = sum(kernel.read for kernel in program.collectives)
+        reduces = [kernel for kernel in program.collectives if kernel.instruction.collective == "all-reduce"]
+        synchronous = sum(not program.is_asynchronous(kernel) for kernel in program.collectives)
+        to_come = program.convolutions_after(program.collectives[0])
+        self.add(f"{what}: HBM traffic, MB an image", round(ours.megabytes_per_image, 1))
+        self.add(f"{what}: kernels", program.launches)
+        self.add(f"{what}: all-reduces", len(reduces), limit=len(reduces) <= LIMITS["all_reduces"])
+        self.add(f"{what}: collectives that are not asynchronous", synchronous, limit=synchronous == 0)
+        self.add(
+            f"{what}: convolutions still to come at the first",
+            to_come,
+            limit=to_come >= LIMITS["convolutions_to_come"],
+        )
+        self.add(
+            f"{what}: MB sent a step, against gradients and statistics",
+            round(sent / 1e6, 2),
+            round(needed / 1e6, 2),
+            limit=1 / LIMITS["sent"] <= sent / needed <= LIMITS["sent"],
+        )
+
+
+def largest_weight(compiled: Compiled) -> int:
+    """Elements of the largest array that is no batch; whatever is larger is an activation."""
+    return max(array.size for array in compiled.program.parameters if array.shape[:1] != (compiled.batch_size,))
+
+
+def print_movers(compiled: Compiled, count: int) -> None:
+    """The source lines behind the most traffic, forward and backward apart."""
+    bytes_of: dict[tuple[str, str], int] = defaultdict(int)
+    for kernel in compiled.program.kernels:
+        direction = "backward" if "transpose(" in kernel.instruction.rest else "forward"
+        bytes_of[kernel.source or "(several lines)", direction] += kernel.bytes
+    print(f"\nthe largest movers, MB an image of {compiled.megabytes_per_image:.1f}")
+    for (source, direction), moved in sorted(bytes_of.items(), key=lambda item: -item[1])[:count]:
+        print(f"  {moved / compiled.batch_size / 1e6:7.2f}  {direction:<8}  {source}")
+
+
+def largest_batch(compiler: Compiler) -> tuple[int, int]:
+    """The largest multiple of 32 images whose step's peak memory fits on the device, and that peak; by bisection."""
+    from resnet_flax.training.absent_gpu import memory_size
+
+    room = int(memory_size("h100") * 0.92)  # XLA's allocator, the CUDA context and cuDNN's workspace take the rest
+    fits, peak = 0, 0
+    first = compiler.train()
+    # Memory grows almost in proportion, so a bracket around the estimate is enough to start from.
+    guess = int(room / first.peak_memory * first.batch_size) // 32
+    low, high = int(guess * 0.9), int(guess * 1.1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        compiled = compiler.train(middle * 32)
+        if compiled.peak_memory <= room:
+            low, fits, peak = middle, middle * 32, compiled.peak_memory
+        else:
+            high = middle - 1
+    return fits, peak
+
+
+def worker(options: argparse.Namespace) -> int:
+    import jax
+
+    from resnet_flax.errors import UserError
+
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        return _report(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _report(options: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "nvidia-cudnn-cu13"))
+    report = Report(f"{options.model}, {options.dtype}, {options.batch_size} images of {options.size} a GPU", versions)
+    print(f"compiled for H100 80 GB, not run: {report.settings}; {versions}\n")
+    print(f"{'':<66}{'ours':>10}{'Flax':>12}{'ratio':>8}")
+
+    one = Compiler(options)
+    train = one.train()
+    official = options.model == "resnet50" and options.size == 224 and options.dtype == "bfloat16"
+    report.compare("train", train, one.flax_train(), limits=official)
+    state = len(train.program.parameters) - 2
+    given = len(train.program.aliased)
+    report.add("train: state buffers that are updated in place, of all", given, state, limit=given == state)
+    layouts = Counter(kernel.instruction.attribute("dim_labels") for kernel in train.program.convolutions)
+    report.add(
+        "train: cuDNN convolutions in NHWC", sum(n for labels, n in layouts.items() if labels.startswith("b01f"))
+    )
+    report.compare("inference", one.infer(), one.flax_infer(), limits=False)
+    if options.fits:
+        batch, peak = largest_batch(one)
+        report.add("train: largest batch that fits, multiples of 32", batch)
+        report.add("train: its peak memory, GB", round(peak / 1e9, 2))
+
+    if not options.single:
+        setup = one.setup(one.config)
+        arrays = jax_shapes(setup)
+        names = {*setup.network.parameters, *setup.network.live_statistics}
+        needed = sum(arrays[name].size * 4 for name in names if not name.endswith("num_batches_tracked"))
+        eight = Compiler(options, "1x8").train()
+        report.collectives("train, 8 GPUs", eight, needed)
+        report.collectives("train, 2 hosts x 8 GPUs", Compiler(options, "2x8").train(), needed)
+        synchronised = Compiler(options, "1x8", sync_bn=True).train()
+        extra = len(synchronised.program.collectives) - len(eight.program.collectives)
+        report.add("train, 8 GPUs, synchronised BN: all-reduces more", extra)
+        moved = synchronised.megabytes_per_image
+        report.add("train, 8 GPUs, synchronised BN: HBM traffic, MB an image", round(moved, 1))
+
+    print_movers(train, options.movers)
+    if options.json:
+        options.json.write_text(json.dumps(report.rows, indent=1) + "\n")
+    if report.failed:
+        print(f"\n{len(report.failed)} limits missed: {'; '.join(report.failed)}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def jax_shapes(setup: Any) -> dict[str, Any]:
+    import jax
+
+    return jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environment", type=Path, help="virtual environment to compile in; made if it is missing")
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--batch-size", type=int, default=256, help="images on each GPU")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--single", action="store_true", help="one GPU only")
+    parser.add_argument("--fits", action="store_true", help="search the largest batch that fits; takes minutes")
+    parser.add_argument("--movers", type=int, default=12, help="how many source lines to list")
+    parser.add_argument("--hlo", type=Path, help="write the programs' texts into this directory")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    options = parser.parse_args()
+    if options.hlo:
+        options.hlo.mkdir(parents=True, exist_ok=True)
+    if os.environ.get(WORKER):
+        return worker(options)
+
+    python = Path(sys.executable)
+    if options.environment:
+        python = options.environment / "bin" / "python"
+        if not python.exists():
+            print(f"making {options.environment} with the extra cuda13", flush=True)
+            venv.create(options.environment, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[cuda13]"], check=True)
+    # A process of its own: the variable has to be set before JAX starts, and XLA ends a process on a fatal error.
+    environment = {**os.environ, WORKER: "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([python, __file__, *sys.argv[1:]], env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

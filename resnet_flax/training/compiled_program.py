@@ -1,0 +1,335 @@
+"""What an optimised XLA program for a GPU will do: its kernels, the bytes they move, its collectives.
+
+Read from the text of a compiled and scheduled program (`compiled.as_text()`), so nothing has to run. Every figure is a
+property of that program, not a measurement: a cache may serve a read, and a kernel of cuDNN may read more than once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+# Instructions that launch nothing: they name, group or await what others computed.
+_FREE = {
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "add-dependency",
+    "opt-barrier",
+}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SLICES = {"slice", "dynamic-slice", "gather"}
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of an instruction's result."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        bits = 8 if self.dtype == "pred" else int("".join(re.findall(r"[0-9]+", self.dtype)[:1]) or 0)
+        return self.size * max(bits, 8) // 8
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    rest: str  # what stands in and behind the parentheses: attributes and metadata
+    is_root: bool
+
+    def attribute(self, name: str) -> str:
+        found = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
+        return found.group(1) if found else ""
+
+    @property
+    def target(self) -> str:
+        """Of a custom call: cuDNN's and cuBLAS's kernels are such."""
+        return self.attribute("custom_call_target")
+
+    @property
+    def collective(self) -> str:
+        """Which collective this is or starts, "" for none."""
+        return next((kind for kind in _COLLECTIVES if self.opcode in (kind, f"{kind}-start")), "")
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.target.startswith("__cudnn$conv")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch, or `times` of them inside a loop.
+
+    Attributes:
+        read, written: bytes a launch, of its operands and results (slices at the size of the slice).
+        workspace: bytes of scratch memory it was given besides.
+        source: "file.py:line" of the Python code behind it, as the program remembers it; "" if it doesn't.
+    """
+
+    instruction: Instruction
+    read: int
+    written: int
+    workspace: int
+    times: int
+    source: str
+
+    @property
+    def bytes(self) -> int:
+        return (self.read + self.written) * self.times
+
+
+@dataclass
+class CompiledProgram:
+    """A program, parsed from `text`.
+
+    Raises:
+        ValueError: if the text is not an optimised program.
+    """
+
+    text: str = field(repr=False)
+    computations: dict[str, dict[str, Instruction]] = field(init=False, repr=False)
+    entry: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.computations, self.entry = {}, ""
+        current: dict[str, Instruction] = {}
+        for line in self.text.splitlines():
+            if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+                current = self.computations[header.group(2)] = {}
+                self.entry = header.group(2) if header.group(1) else self.entry
+            elif line.startswith("  ") and (instruction := _parse_line(line)):
+                current[instruction.name] = instruction
+        if not self.entry or "is_scheduled=true" not in self.text.split("\n", 1)[0]:
+            raise ValueError(
+                "expected the text of an optimised, scheduled XLA program, as `compiled.as_text()` gives it"
+            )
+
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """Everything that is launched, in order; a loop's body once, with its trip count in `times`."""
+        return list(self._kernels(self.entry, 1))
+
+    @property
+    def launches(self) -> int:
+        return sum(kernel.times for kernel in self.kernels)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes read and written by all kernels; convolution workspace apart."""
+        return sum(kernel.bytes for kernel in self.kernels)
+
+    @property
+    def convolutions(self) -> list[Kernel]:
+        return [kernel for kernel in self.kernels if kernel.instruction.is_convolution]
+
+    @property
+    def collectives(self) -> list[Kernel]:
+        return [kernel for kernel in self.kernels if kernel.instruction.collective]
+
+    def is_asynchronous(self, collective: Kernel) -> bool:
+        """Whether other kernels are launched between its start and its end."""
+        start = collective.instruction
+        body = list(next(body for body in self.computations.values() if start.name in body).values())
+        if not start.opcode.endswith("-start") or '"is_sync":true' in start.rest:
+            return False
+        first = body.index(start)
+        end = next(i for i, other in enumerate(body) if other.opcode.endswith("-done") and start.name in other.operands)
+        return any(self._launches(between) for between in body[first + 1 : end])
+
+    def convolutions_after(self, kernel: Kernel) -> int:
+        """How many convolutions are launched after `kernel`."""
+        position = self.kernels.index(kernel)
+        return sum(later.times for later in self.kernels[position:] if later.instruction.is_convolution)
+
+    def relayouts(self, larger_than: int) -> list[Kernel]:
+        """Copies and transposes, alone or inside a fusion, of arrays with more than `larger_than` elements."""
+
+        def moves(instruction: Instruction) -> bool:
+            inside = [instruction]
+            if instruction.opcode == "fusion":
+                inside = list(self.computations[instruction.attribute("calls")].values())
+            return any(
+                one.opcode in ("copy", "copy-start", "transpose") and one.results[0].size > larger_than
+                for one in inside
+            )
+
+        return [kernel for kernel in self.kernels if moves(kernel.instruction)]
+
+    @cached_property
+    def parameters(self) -> list[Array]:
+        """The program's inputs, in order."""
+        found = {}
+        for instruction in self.computations[self.entry].values():
+            if instruction.opcode == "parameter":
+                found[int(instruction.rest.split(")", 1)[0])] = instruction.results[0]
+        return [found[index] for index in sorted(found)]
+
+    @cached_property
+    def aliased(self) -> set[int]:
+        """Indices of the parameters whose buffers are given to an output."""
+        header = self.text.split("\n", 1)[0]
+        return {int(index) for index in re.findall(r"\{\d*\}: \((\d+), \{", header)}
+
+    # -- what a kernel moves ------------------------------------------------------------------------------------------
+
+    def _launches(self, instruction: Instruction) -> bool:
+        return instruction.opcode not in _FREE and not instruction.opcode.endswith("-done")
+
+    def _kernels(self, computation: str, times: int) -> Iterator[Kernel]:
+        body = self.computations[computation]
+        for instruction in body.values():
+            if not self._launches(instruction):
+                continue
+            match instruction.opcode:
+                case "while":
+                    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+                    trips = int(known.group(1)) if known else 1
+                    yield from self._kernels(instruction.attribute("condition"), times * (trips + 1))
+                    yield from self._kernels(instruction.attribute("body"), times * trips)
+                case "conditional":
+                    yield from max(
+                        (list(self._kernels(branch, times)) for branch in self._branches(instruction)),
+                        key=lambda kernels: sum(kernel.bytes for kernel in kernels),
+                    )
+                case "call" | "async-start":
+                    yield from self._kernels(instruction.attribute("to_apply") or instruction.attribute("calls"), times)
+                case _:
+                    yield self._kernel(instruction, body, times)
+
+    def _branches(self, instruction: Instruction) -> list[str]:
+        if listed := re.search(r"branch_computations=\{([^}]*)\}", instruction.rest):
+            return [name.strip(" %") for name in listed.group(1).split(",")]
+        return [instruction.attribute("true_computation"), instruction.attribute("false_computation")]
+
+    def _kernel(self, instruction: Instruction, body: dict[str, Instruction], times: int) -> Kernel:
+        operands = [sum(array.nbytes for array in body[name].results) for name in instruction.operands]
+        results = list(instruction.results)
+        workspace = 0
+        if (
+            instruction.target.startswith(("__cudnn$", "__cublas$"))
+            and len(results) > 1
+            and results[-1].dtype in ("u8", "s8")
+        ):
+            workspace = results.pop().nbytes
+        written = sum(array.nbytes for array in results)
+        if instruction.opcode == "fusion":
+            operands, written = self._fusion(instruction, operands, written)
+        elif instruction.opcode in _SLICES:
+            operands[0] = written
+        elif instruction.opcode == "dynamic-update-slice":
+            operands[0], written = 0, operands[1]
+        elif instruction.collective:
+            # The result of an asynchronous start names operands and results; each is moved once either way.
+            written = sum(operands) if instruction.collective == "all-reduce" else written
+        read = sum(dict(zip(instruction.operands, operands, strict=True)).values())
+        return Kernel(instruction, read, written, workspace, times, self._source(instruction))
+
+    def _fusion(self, instruction: Instruction, operands: list[int], written: int) -> tuple[list[int], int]:
+        """Operands of which a fusion takes only slices, and updates it makes in place, count at the slice's size."""
+        inside = self.computations[instruction.attribute("calls")]
+        operands = list(operands)
+        for one in inside.values():
+            if one.opcode != "parameter":
+                continue
+            users = _users(inside, one.name)
+            index = int(one.rest.split(")", 1)[0])
+            if users and all(user.opcode in _SLICES and user.operands[0] == origin for user, origin in users):
+                operands[index] = min(operands[index], sum(user.results[0].nbytes for user, _ in users))
+            elif users and all(
+                user.opcode == "dynamic-update-slice" and user.operands[0] == origin for user, origin in users
+            ):
+                operands[index] = 0
+        for one in inside.values():
+            if one.opcode == "dynamic-update-slice":
+                written -= one.results[0].nbytes - inside[one.operands[1]].results[0].nbytes
+        return operands, max(written, 0)
+
+    # -- where a kernel comes from ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _tables(self) -> dict[str, dict[int, str]]:
+        tables: dict[str, dict[int, str]] = {}
+        for name in ("FileNames", "FileLocations", "StackFrames"):
+            block = re.search(rf"^{name}\n((?:\d+ .*\n)*)", self.text, re.MULTILINE)
+            rows = block.group(1).splitlines() if block else []
+            tables[name] = {int(row.split(" ", 1)[0]): row.split(" ", 1)[1] for row in rows}
+        return tables
+
+    def _source(self, instruction: Instruction) -> str:
+        tables, frame = self._tables, instruction.attribute("stack_frame_id")
+        if not frame or int(frame) not in tables["StackFrames"]:
+            return ""
+        number = re.search(r"file_location_id=(\d+)", tables["StackFrames"][int(frame)])
+        location = tables["FileLocations"][int(number.group(1))] if number else ""
+        found = re.search(r"file_name_id=(\d+).* line=(\d+)", location)
+        if not found:
+            return ""
+        path = json.loads(tables["FileNames"][int(found.group(1))])
+        return f"{path.rsplit('/', 1)[-1]}:{found.group(2)}"
+
+
+def _users(body: dict[str, Instruction], name: str) -> list[tuple[Instruction, str]]:
+    """Who reads `name` in `body`, looking through bitcasts and casts, and under which name they know it."""
+    found = []
+    for instruction in body.values():
+        if name in instruction.operands:
+            if instruction.opcode in ("bitcast", "convert"):
+                found += _users(body, instruction.name)
+            else:
+                found.append((instruction, name))
+    return found
+
+
+def _balanced(text: str, start: int) -> int:
+    """The position behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position + 1
+    raise ValueError(f"unbalanced parentheses in {text[:80]!r}")
+
+
+def _parse_line(line: str) -> Instruction | None:
+    head = re.match(r"\s+(ROOT )?%?([\w.-]+) = ", line)
+    if not head:
+        return None
+    start = head.end()
+    end = _balanced(line, start) if line[start] == "(" else line.index(" ", start)
+    results = tuple(
+        Array(dtype, tuple(int(size) for size in shape.split(",") if size))
+        for dtype, shape in _ARRAY.findall(line[start:end])
+    )
+    call = re.match(r"\s*([\w-]+)\(", line[end:])
+    if not call:
+        return None
+    opens = end + call.end() - 1
+    closes = _balanced(line, opens)
+    inside = line[opens + 1 : closes - 1]
+    operands = tuple(re.findall(r"%([\w.-]+)", inside)) if call.group(1) != "constant" else ()
+    return Instruction(head.group(2), call.group(1), results, operands, line[opens + 1 :], bool(head.group(1)))
