@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     pretrained = args.load()
     if args.out.suffix == ".stablehlo":
         crop = pretrained.preprocessing.transform.crop_size
-        size = args.size or (crop and (crop, crop))
-        if not size:
+        size = args.size or ((crop, crop) if crop else None)
+        if size is None:
             raise UserError("the weights do not say the size of their images; give --size HEIGHT WIDTH")
         export_stablehlo(pretrained.model, args.out, size)
         shape = ", ".join(map(str, ("N", *size, pretrained.model.conv1.in_features)))

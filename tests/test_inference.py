@@ -1,0 +1,165 @@
+"""predict, features, models and export, as a user calls them."""
+
+import io
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_flax.__main__ import main, run
+from resnet_flax.models import ARCHITECTURES
+from resnet_flax.pretrained import load_pretrained
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+skimage_data = pytest.importorskip("skimage.data")
+
+from tests.torch_models import random_images, randomized  # noqa: E402
+
+
+def command(*arguments) -> int:
+    return run(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs of several sizes and modes."""
+    folder = tmp_path_factory.mktemp("images")
+    Image.fromarray(skimage_data.astronaut()).save(folder / "astronaut.png")
+    Image.fromarray(skimage_data.coffee()).save(folder / "coffee.jpg", quality=95)
+    Image.fromarray(skimage_data.camera()).convert("L").save(folder / "camera.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original():
+    return randomized(torchvision.models.resnet18()).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(original, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18-f37072fd.pth"  # the name says V1: resize 256
+    torch.save(original.state_dict(), path)
+    return path
+
+
+def test_predictions_equal_torchvisions(folder, weights, original, capsys):
+    """The same five classes in the same order, probabilities within 1e-5."""
+    assert command("predict", folder, "--weights", weights, "--json", "--batch-size", 2) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3
+    preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    for line in lines:
+        with Image.open(line["image"]) as image, torch.no_grad():
+            expected = original(preset.transforms()(image.convert("RGB"))[None]).softmax(-1)[0]
+        top = expected.topk(5)
+        assert [row["index"] for row in line["top"]] == top.indices.tolist()
+        assert [row["class"] for row in line["top"]] == [preset.meta["categories"][i] for i in top.indices]
+        np.testing.assert_allclose([row["probability"] for row in line["top"]], top.values, atol=1e-5)
+
+
+def test_a_broken_image_is_reported_and_the_rest_done(folder, weights, capsys, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 not a photograph")
+    assert command("predict", broken, tmp_path / "gone.png", folder / "coffee.jpg", "--weights", weights) == 2
+    capsys.readouterr()
+    assert command("predict", broken, folder / "coffee.jpg", "--weights", weights, "--top", 2) == 1
+    captured = capsys.readouterr()
+    assert f"cannot read image {broken}" in captured.err
+    assert "coffee.jpg" in captured.out
+    assert "resize 256 (bilinear), center crop 224" in captured.err
+
+
+def test_images_from_patterns_and_stdin(folder, weights, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder / 'coffee.jpg'}\n\n"))
+    assert command("predict", "-", str(folder / "*.png"), "--weights", weights, "--json", "--top", 1) == 0
+    images = [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+    assert images == [str(folder / name) for name in ("coffee.jpg", "astronaut.png", "camera.png")]
+
+
+def test_features_are_the_models(folder, weights, tmp_path, capsys):
+    out = tmp_path / "f.npz"
+    assert command("features", folder, "--weights", weights, "--taps", "layer3,pool", "--out", out) == 0
+    loaded = load_pretrained("resnet18", weights)
+    with np.load(out) as arrays:
+        assert sorted(arrays) == ["layer3", "paths", "pool"]
+        assert [path.rsplit("/", 1)[1] for path in arrays["paths"]] == ["astronaut.png", "camera.png", "coffee.jpg"]
+        assert arrays["layer3"].shape == (3, 14, 14, 256)
+        pixels = loaded.preprocessing.transform(Image.open(folder / "astronaut.png"))
+        x = (pixels / 255 - np.array(loaded.preprocessing.mean)) / np.array(loaded.preprocessing.std)
+        expected = loaded.model.features(jnp.asarray(x[None], jnp.float32))["pool"][0]
+        np.testing.assert_allclose(arrays["pool"][0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("features", "{folder}", "--weights", "{weights}", "--taps", "layer5", "--out", "{out}.npz"),
+            "no tap named layer5",
+        ),
+        (("features", "{folder}", "--weights", "{weights}", "--out", "{out}.h5"), "must end in .npz"),
+        (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
+        (("predict", "nothing-here", "--weights", "{weights}"), "nothing-here: no such image"),
+        (("predict", "--weights", "{weights}"), "no images given"),
+        (("predict", "{folder}", "--weights", "{weights}", "--batch-size", "0"), "--batch-size is 0"),
+        (("predict", "{folder}", "--weights", "{weights}", "--top", "0"), "--top is 0"),
+        (("export", "--weights", "{weights}", "--out", "{out}.onnx"), "must end in .safetensors"),
+        (("predikt",), "no command 'predikt'"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_status_2(arguments, message, folder, weights, tmp_path, capsys):
+    values = {"folder": folder, "weights": weights, "out": tmp_path / "out"}
+    assert command(*(argument.format(**values) for argument in arguments)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_lists_every_architecture_within_80_columns(capsys):
+    assert command("models") == 0
+    out = capsys.readouterr().out
+    for name, row in ARCHITECTURES.items():
+        assert name in out
+        assert f"{row.parameters:,}" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_exported_weights_load_into_torchvision(suffix, weights, original, tmp_path):
+    out = tmp_path / f"model{suffix}"
+    assert command("export", "--weights", weights, "--out", out) == 0
+    again = load_pretrained("resnet18", out)
+    np.testing.assert_array_equal(again.model.fc.kernel[...], original.fc.weight.detach().T)
+    if suffix == ".safetensors":
+        assert again.preprocessing.transform.resize_size == 256
+        assert again.notes == ()
+    assert command("export", "--weights", weights, "--out", out) == 2  # it exists
+
+
+def test_stablehlo_artifact_runs_without_this_package(weights, tmp_path):
+    out = tmp_path / "model.stablehlo"
+    assert command("export", "--weights", weights, "--out", out, "--size", 33, 40) == 0
+    images = random_images(3, 33, 40, 3)
+    np.save(tmp_path / "images.npy", images)
+    script = """if True:
+        import sys, numpy as np, jax
+        from jax import export
+        program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+        assert program.platforms == ("cpu", "cuda"), program.platforms
+        images = np.load(sys.argv[2])
+        np.save(sys.argv[3], np.asarray(program.call(images)))
+        assert program.call(images[:1]).shape == (1, 1000)
+        assert not [name for name in sys.modules if name.startswith(("resnet_flax", "parity", "flax"))]
+    """
+    subprocess.run(
+        [sys.executable, "-c", script, out, tmp_path / "images.npy", tmp_path / "y.npy"], check=True, timeout=300
+    )
+    expected = jax.jit(load_pretrained("resnet18", weights).model.__call__)(jnp.asarray(images))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-5 * abs(expected).max())
