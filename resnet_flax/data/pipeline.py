@@ -187,8 +187,8 @@ class TrainingBatches:
     def __len__(self) -> int:
         return sys.maxsize  # endless as far as Grain is concerned
 
-    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
-        position = position.__index__()
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        position = index.__index__()
         epoch, indices, repeats = self.order(self.start_step + position)
         keys = zip(indices.tolist(), repeats.tolist(), strict=True)
         rngs = (np.random.default_rng([self.order.seed, epoch, index, repeat]) for index, repeat in keys)
@@ -210,8 +210,8 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
-        position = position.__index__()
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        position = index.__index__()
         if position >= self.count:
             return {"damaged": []}
         start = (position * self.shard_count + self.shard_index) * self.batch_size

@@ -1,0 +1,130 @@
+"""`python -m resnet_flax data show` and `data write`: look at a source, or write it out as a TFDS data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resnet_flax.data.source import Source, open_source
+from resnet_flax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Show:
+    """Prints what a source holds: images per class, sizes, channel means and deviations."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
+    """digits, idx:DIR, folder:DIR, tfds:NAME[/CONFIG][:VERSION] or synthetic:HxWxC:N."""
+    split: str = "train"
+    """train or test (also val, validation)."""
+    data_dir: Path | None = None
+    """Where TFDS data sets lie; default ~/tensorflow_datasets."""
+    limit: int = 2000
+    """How many images to decode for sizes and means; 0 decodes all, which also finds every damaged one."""
+    sheet: Path | None = None
+    """Write a contact sheet to this PNG."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """Writes a source's train and test splits as a TFDS array_record data set, to be read as tfds:NAME."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
+    """The source, as in --data."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """The new data set's name: lower-case letters, digits and _."""
+    data_dir: Path = Path("~/tensorflow_datasets")
+    """Where it goes, and where a tfds: source lies."""
+
+
+@contextmanager
+def progress(label: str, total: int) -> Generator[Callable[[], None]]:
+    """A bar on stderr that advances at each call of what it yields; gone when done."""
+    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)
+
+
+def summary(source: Source) -> str:
+    return f"{source.spec} {source.split}: {len(source):,} images, {source.num_classes} classes"
+
+
+def show(arguments: Show) -> int:
+    from resnet_flax.data.describe import contact_sheet, describe
+
+    if arguments.limit < 0:
+        raise UserError(f"--limit should be 0 (all) or more, found {arguments.limit}")
+    for path in (arguments.sheet, arguments.json):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: there is no directory {path.parent}")
+    source = open_source(arguments.data, arguments.split, data_dir=arguments.data_dir)
+    limit = min(arguments.limit or len(source), len(source))
+    with progress("decoding", limit) as advance:
+        found = describe(source, limit=limit, on_sample=advance)
+    print(summary(source))
+    print(
+        f"{source.channels} channel{'s' * (source.channels > 1)}, sizes {size_range(found.smallest, found.largest)}",
+        end="",
+    )
+    print(f" (height x width, {found.looked_at:,} images decoded)")
+    print(f"mean {numbers(found.mean)}  deviation {numbers(found.std)}  (pixels in [0, 1])")
+    width = max(len(name) for name in found.counts)
+    most = max(found.counts.values())
+    for name, count in list(found.counts.items())[:50]:
+        print(f"  {name:<{width}} {count:>9,} {'#' * math.ceil(30 * count / most)}")
+    if len(found.counts) > 50:
+        print(
+            f"  ... and {len(found.counts) - 50} more classes, {min(found.counts.values()):,} to {most:,} images each"
+        )
+    for message in found.damaged:
+        print(f"damaged: {message}")
+    if arguments.sheet:
+        contact_sheet(source, arguments.sheet)
+        print(f"contact sheet: {arguments.sheet}")
+    if arguments.json:
+        row = {"data": source.spec, "split": source.split, "images": len(source), **asdict(found)}
+        arguments.json.write_text(json.dumps(row, indent=1) + "\n")
+    return 1 if found.damaged else 0
+
+
+def size_range(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
+    small, large = (f"{height}x{width}" for height, width in (smallest, largest))
+    return small if small == large else f"{small} to {large}"
+
+
+def numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def write(arguments: Write) -> int:
+    from resnet_flax.data.prepare import write_tfds
+
+    splits = {split: open_source(arguments.data, split, data_dir=arguments.data_dir) for split in ("train", "test")}
+    with progress("writing", sum(map(len, splits.values()))) as advance:
+        path = write_tfds(arguments.name, arguments.data_dir, splits, on_sample=advance)
+    for source in splits.values():
+        print(summary(source))
+    megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+    print(f"written to {path} ({megabytes:,.1f} MB)")
+    print(f"read it with --data tfds:{arguments.name} --data-dir {arguments.data_dir}")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `data show SPEC` or `data write SPEC NAME`; returns the exit status."""
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        {"show": Show, "write": Write}, args=arguments, prog="python -m resnet_flax data", description=__doc__
+    )
+    return show(chosen) if isinstance(chosen, Show) else write(chosen)

@@ -1,0 +1,91 @@
+"""What a source holds: counts, sizes, channel statistics, and a contact sheet to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resnet_flax.data.decoding import CorruptImage
+from resnet_flax.data.transforms import to_pil
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resnet_flax.data.source import Source
+
+
+@dataclass(frozen=True)
+class Description:
+    """Figures of a source; channel means and deviations are over the pixels looked at, scaled to [0, 1]."""
+
+    counts: dict[str, int]  # images per class, all of them
+    looked_at: int
+    smallest: tuple[int, int]  # (height, width)
+    largest: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    damaged: tuple[str, ...]
+
+
+def describe(source: Source, *, limit: int, on_sample: Callable[[], None] = lambda: None) -> Description:
+    """Counts every label, and decodes `limit` images spread evenly over the source (all, if it has no more)."""
+    counts = np.bincount(source.labels, minlength=source.num_classes)
+    pixels, total, squares = 0, np.zeros(source.channels), np.zeros(source.channels)
+    sizes, damaged = [], []
+    for index in evenly(len(source), limit):
+        try:
+            image = source[int(index)]["image"]
+        except CorruptImage as error:
+            damaged.append(str(error))
+        else:
+            values = image.reshape(-1, source.channels) / 255
+            pixels += len(values)
+            total += values.sum(0)
+            squares += np.square(values).sum(0)
+            sizes.append(image.shape[:2])
+        on_sample()
+    mean = total / max(pixels, 1)
+    std = np.sqrt(np.maximum(squares / max(pixels, 1) - mean**2, 0))
+    heights, widths = np.array(sizes or [(0, 0)]).T
+    return Description(
+        counts=dict(zip(source.class_names, counts.tolist(), strict=True)),
+        looked_at=len(sizes),
+        smallest=(int(heights.min()), int(widths.min())),
+        largest=(int(heights.max()), int(widths.max())),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        damaged=tuple(damaged),
+    )
+
+
+def evenly(length: int, limit: int) -> np.ndarray:
+    """At most `limit` indices spread evenly over a sequence of `length`."""
+    return np.linspace(0, length - 1, min(limit, length)).astype(np.int64)
+
+
+def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 10) -> None:
+    """Writes a PNG with a row of images for each of the first `rows` classes, labelled with its name and count."""
+    from matplotlib.figure import Figure
+
+    labels = source.labels
+    shown = [label for label in range(source.num_classes) if (labels == label).any()][:rows]
+    figure = Figure(figsize=(1.6 + columns, len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), columns, squeeze=False)
+    for label, axes in zip(shown, grid, strict=True):
+        members = np.flatnonzero(labels == label)
+        chosen = iter(members[evenly(len(members), columns)])
+        for axis in axes:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+            index = next(chosen, None)
+            if index is not None:
+                try:
+                    axis.imshow(to_pil(source[int(index)]["image"]).convert("RGB"))
+                except CorruptImage:
+                    axis.text(0.5, 0.5, "damaged", ha="center", va="center", transform=axis.transAxes)
+        axes[0].set_ylabel(f"{source.class_names[label]}\n{len(members):,}", rotation=0, ha="right", va="center")
+    left_out = source.num_classes - len(shown)
+    figure.suptitle(f"{source.spec} {source.split}" + (f", first {len(shown)} classes" if left_out else ""))
+    figure.savefig(path, dpi=100)
