@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax
@@ -18,9 +19,12 @@ from parity.optimizers import Optimizer
 from parity.pair import OneSided, Pair
 from parity.precision import exact_arithmetic
 from parity.results import Comparison, Report
-from parity.sides import Loss, Run
+from parity.sides import Loss, Run, like_torch
+from parity.training_checks import optimizer as optimizer_steps
+from parity.training_checks import trajectory
 
 BATCHES = 3  # for running statistics
+INPUTS = "(inputs)"
 
 
 def forward(pair: Pair) -> list[Comparison]:
@@ -29,11 +33,13 @@ def forward(pair: Pair) -> list[Comparison]:
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
         _require_same_structure(runs.ours, runs.oracle)
-        outputs = [{_name(name): value for name, value in run.outputs.items()} for run in (runs.ours, runs.oracle)]
-        arranged = [{_name(name): value for name, value in run.outputs.items()} for run in runs.arranged]
-        for comparison in pair.judge("forward", mode, *outputs, arranged):
-            ours, oracle = (output[comparison.name] for output in outputs)
-            found.append(_with_agreement(comparison, ours, oracle))
+        ours, oracle, *arranged = (
+            {_name(name): value for name, value in run.outputs.items()}
+            for run in (runs.ours, runs.oracle, *runs.arranged)
+        )
+        ours = like_torch(ours, oracle)
+        for row in pair.judge("forward", mode, ours, oracle, arranged):
+            found.append(_with_agreement(row, ours[row.name], oracle[row.name]))
     return found
 
 
@@ -42,13 +48,10 @@ def activations(pair: Pair) -> list[Comparison]:
     found = []
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
-        found += pair.judge(
-            "activations",
-            mode,
-            runs.ours.activations,
-            {name: value for name, value in runs.oracle.activations.items() if name},
-            [run.activations for run in runs.arranged],
-        )
+        # The whole network's output is the forward check's.
+        oracle = {name: value for name, value in runs.oracle.activations.items() if name}
+        ours = like_torch(runs.ours.activations, oracle)
+        found += pair.judge("activations", mode, ours, oracle, [run.activations for run in runs.arranged])
     if not found:
         pair.notes.append("activations: the two networks have no submodule in common")
     return found
@@ -60,10 +63,9 @@ def gradients(pair: Pair) -> list[Comparison]:
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
         ours, oracle, *arranged = (_gradients(run) for run in (runs.ours, runs.oracle, *runs.arranged))
+        ours |= like_torch({INPUTS: ours[INPUTS]}, oracle) if INPUTS in ours else {}
         scale = rms(runs.oracle.gradients.values())
-        found += pair.judge(
-            "gradients", mode, ours, oracle, arranged, scale=scale, shared_floor=pair.profile.shared_floor
-        )
+        found += pair.judge("gradients", mode, ours, oracle, arranged, scale=scale, gradient=True)
     return found
 
 
@@ -93,8 +95,10 @@ CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "activations": activations,
     "gradients": gradients,
     "batch_stats": batch_stats,
+    "optimizer": optimizer_steps,
+    "trajectory": trajectory,
 }
-DEFAULT = ("forward", "activations", "gradients", "batch_stats")
+DEFAULT = ("forward", "activations", "gradients", "batch_stats", "optimizer")
 _WITHOUT_GRADIENTS = {"forward", "activations", "batch_stats"}
 
 
@@ -199,7 +203,7 @@ def _name(name: str) -> str:
 
 
 def _gradients(run: Run) -> dict[str, np.ndarray]:
-    return run.gradients if run.input_gradient is None else {**run.gradients, "(inputs)": run.input_gradient}
+    return run.gradients if run.input_gradient is None else {**run.gradients, INPUTS: run.input_gradient}
 
 
 def _require_same_structure(ours: Run, oracle: Run) -> None:
@@ -225,8 +229,6 @@ def _first_not_finite(run: Run) -> str:
 
 
 def _with_agreement(comparison: Comparison, ours: np.ndarray, oracle: np.ndarray) -> Comparison:
-    from dataclasses import replace
-
     if comparison.note or oracle.ndim != 2 or oracle.shape[1] < 2:
         return comparison
     ks = [k for k in (1, 5) if k < oracle.shape[1]]

@@ -33,8 +33,8 @@ def as_html(report: Report) -> str:
     verdict = '<span class="ok">agree</span>' if report.passed else '<span class="bad">do not agree</span>'
     body = [
         f"<h1>{html.escape(str(settings.get('architecture', title)))}: the two networks {verdict}</h1>",
-        f"<p>{html.escape(title)}, computed in {settings['precision']}. The oracle is PyTorch in float64. An error may be "
-        f"{settings['k']:g} times the largest that PyTorch itself makes when it computes the same thing in another "
+        f"<p>{html.escape(title)}, computed in {settings['precision']}. The oracle is PyTorch in float64. An error may "
+        f"be {settings['k']:g} times the largest that PyTorch itself makes when it computes the same thing in another "
         f"arrangement, or {settings['least tolerance']:.1e}, whichever is larger.</p>",
         _findings(report),
         _summary(report),

@@ -106,7 +106,7 @@ def with_moments(state: Any, values: dict[str, dict[str, Any]], step: int) -> An
         if not _is_moment(node):
             return node
         changes: dict[str, Any] = {ours: values[theirs] for ours, theirs in MOMENTS[type(node)].items()}
-        if hasattr(node, "count"):
+        if "count" in node._fields:
             changes["count"] = jnp.asarray(step, node.count.dtype)
         return node._replace(**changes)
 

@@ -14,7 +14,7 @@ from parity.errors import PROFILES, Error, Profile, floor, measure
 from parity.naming import ParityError, mismatch_message
 from parity.optimizers import Optimizer
 from parity.results import Comparison
-from parity.sides import ARRANGEMENTS, Arrays, FlaxSide, Loss, Run, TorchSide, channels_first, default_loss, like_torch
+from parity.sides import ARRANGEMENTS, Arrays, FlaxSide, Loss, Run, TorchSide, channels_first, default_loss
 
 
 class Runs(NamedTuple):
@@ -162,25 +162,23 @@ class Pair:
         arranged: Sequence[Mapping[str, np.ndarray]],
         *,
         scale: float = 0.0,
-        shared_floor: bool = False,
+        gradient: bool = False,
         step: int | None = None,
     ) -> list[Comparison]:
-        """Every tensor of the oracle's that ours has too, held to `k` floors."""
+        """Every tensor of the oracle's that ours has too, in PyTorch's layout, held to `k` floors."""
         names = [name for name in oracle if name in ours]
         floors = {name: floor(oracle[name], [run[name] for run in arranged], scale) for name in names}
-        # A floor that is NaN allows nothing.
-        highest = max(floors.values(), default=0.0) if shared_floor else 0.0
+        least = self.profile.least_gradient if gradient else self.profile.least
         result = []
         for name in names:
-            actual = like_torch(ours[name], oracle[name].shape)
-            noise = max(floors[name], highest)
-            tolerance = max(self.profile.k * noise, self.profile.least)
+            actual = ours[name]
+            tolerance = max(self.profile.k * floors[name], least)
             if actual.shape != oracle[name].shape:
                 note = f"shape {actual.shape}, PyTorch's is {oracle[name].shape}"
                 error = Error(np.inf, np.inf, np.inf, 0.0)
             else:
                 note, error = "", measure(actual, oracle[name], scale=scale, precision=self.precision)
-            result.append(Comparison(check, mode, name, error, noise, tolerance, step, note))
+            result.append(Comparison(check, mode, name, error, floors[name], tolerance, step, note))
         return result
 
     def _require_correspondence(self) -> None:

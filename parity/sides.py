@@ -61,12 +61,16 @@ def channels_first(array: Any) -> Any:
     return np.moveaxis(np.asarray(array), -1, 1) if np.ndim(array) >= 4 else np.asarray(array)
 
 
-def like_torch(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A Flax activation in PyTorch's layout, which the shape of its counterpart tells."""
-    if array.ndim < 3:
-        return array
-    moved = np.moveaxis(array, -1, 1)
-    return moved if moved.shape == shape and (array.ndim >= 4 or array.shape != shape) else array
+def like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
+    """Flax's activations in the layout of their counterparts, which the shapes tell."""
+
+    def moved(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        if array.ndim < 3:
+            return array
+        candidate = np.moveaxis(array, -1, 1)
+        return candidate if candidate.shape == shape and (array.ndim >= 4 or array.shape != shape) else array
+
+    return {name: moved(array, theirs[name].shape) for name, array in ours.items() if name in theirs}
 
 
 def default_loss(targets: np.ndarray | Arrays) -> Loss:
@@ -240,9 +244,13 @@ class FlaxSide:
 
     def load(self, state: Arrays) -> None:
         """Takes parameters and statistics from a PyTorch state_dict, by copies."""
-        self.values |= {
+        self.values |= self.from_torch_layout(state)
+
+    def from_torch_layout(self, arrays: Arrays) -> dict[str, jax.Array]:
+        """Parameters, or anything shaped like them, in Flax's layout and this network's precision, by copies."""
+        return {
             name: jnp.array(self.leaves[name].rule.to_flax(array), dtype=self.values[name].dtype)
-            for name, array in state.items()
+            for name, array in arrays.items()
             if name in self.leaves
         }
 

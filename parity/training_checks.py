@@ -1,0 +1,205 @@
+"""The checks that train: single optimiser steps, and whole trajectories."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import torch
+
+from parity.errors import measure, rms
+from parity.optimizers import MOMENTS, Optimizer, moments, with_moments
+from parity.pair import Pair
+from parity.results import Comparison
+from parity.sides import ARRANGEMENTS, PLAIN, Arrangement, Arrays, FlaxSide, Run, TorchSide, channels_first
+
+Moments = dict[str, dict[str, torch.Tensor]]
+"""What PyTorch's optimiser keeps: {parameter: {name: tensor}}."""
+
+
+def optimizer(pair: Pair) -> list[Comparison]:
+    """Parameters and moments after each step; every step but the first starts from PyTorch's parameters and moments.
+
+    Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
+    """
+    found: list[Comparison] = []
+    ours = FlaxTrainer(pair.ours, pair.optimizer)
+    kept: Moments = {}
+    with pair.restored():
+        for step in range(pair.steps):
+            inputs, torch_inputs = pair.batch(step)
+            ours.step(step, inputs, pair.targets, pair.loss)
+            start = {id(side): side.state() for side in (pair.oracle, pair.theirs)}
+
+            def torch_step(
+                side: TorchSide, arrangement: Arrangement, *batch: Any, start=start, kept=kept, step=step
+            ) -> tuple[Arrays, Moments]:
+                side.load(start[id(side)])
+                trainer = TorchTrainer(side, pair.optimizer, kept)
+                trainer.step(step, *batch, pair.loss, arrangement)
+                return side.state(), trainer.moments()
+
+            batch = torch_inputs, pair.torch_targets
+            oracle = torch_step(pair.oracle, PLAIN, *batch)
+            arranged = [torch_step(pair.theirs, arrangement, *batch) for arrangement in ARRANGEMENTS]
+            found += _judge_step(pair, step + 1, ours, oracle, arranged)
+
+            state, kept = arranged[0]
+            pair.load(state)
+            ours.take_moments(kept, step + 1)
+    return found
+
+
+def _judge_step(
+    pair: Pair, step: int, ours: "FlaxTrainer", oracle: tuple[Arrays, Moments], arranged: list[tuple[Arrays, Moments]]
+) -> list[Comparison]:
+    parameters = {name: value for name, value in oracle[0].items() if name in pair.ours.parameters}
+    states = [state for state, _ in arranged]
+    found = pair.judge("optimizer", "train", pair.ours.state(), parameters, states, step=step)
+    for moment, values in ours.moments().items():
+        expected, *others = (
+            {name: _array(kept[name][moment]) for name in values if moment in kept.get(name, {})}
+            for _, kept in (oracle, *arranged)
+        )
+        scale = rms(expected.values())
+        rows = pair.judge("optimizer", "train", values, expected, others, scale=scale, step=step, gradient=True)
+        found += [replace(row, name=f"{row.name} {moment}") for row in rows]
+    return found
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+class FlaxTrainer:
+    """Our network under an optimiser: value and gradient, optax, new parameters and statistics."""
+
+    def __init__(self, side: FlaxSide, optimizer: Optimizer):
+        self.side, self.optimizer = side, optimizer
+        self.transform = optimizer.for_jax()
+        self.state = self.transform.init(side.parts()[0])
+        self._update = jax.jit(self._updated)
+
+    def _updated(self, gradients: Any, state: Any, parameters: Any, learning_rate: Any) -> Any:
+        updates, state = self.transform.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, optax.tree.scale(learning_rate, updates)), state
+
+    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Any) -> Run:
+        run = self.side.run(inputs, targets, loss, train=True)
+        gradients = self.side.from_torch_layout(run.gradients)
+        rate = np.asarray(self.optimizer.learning_rate_at(step), self.side.dtype)
+        parameters, self.state = self._update(gradients, self.state, self.side.parts()[0], rate)
+        self.side.values |= parameters
+        self.side.load(run.statistics)
+        return run
+
+    def moments(self) -> dict[str, Arrays]:
+        """{PyTorch's name of the moment: {parameter: value in PyTorch's layout}}."""
+        return {name: self.side.state(values) for name, values in moments(self.state).items()}
+
+    def take_moments(self, kept: Moments, step: int) -> None:
+        names = {name for theirs in MOMENTS.values() for name in theirs.values()}
+        values = {
+            name: self.side.from_torch_layout(
+                {key: _array(state[name]) for key, state in kept.items() if name in state}
+            )
+            for name in names
+        }
+        self.state = with_moments(self.state, values, step)
+
+
+class TorchTrainer:
+    """PyTorch's network under its optimiser, from the given moments."""
+
+    def __init__(self, side: TorchSide, optimizer: Optimizer, kept: Moments):
+        self.side, self.settings = side, optimizer
+        self.parameters = dict(side.module.named_parameters())
+        self.optimizer = optimizer.for_torch(self.parameters.values())
+        for name, state in kept.items():
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter] = {
+                key: value.to(parameter, copy=True) if value.shape == parameter.shape else value.clone()
+                for key, value in state.items()
+            }
+
+    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Any, arrangement: Arrangement) -> Run:
+        run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
+        for name, parameter in self.parameters.items():
+            parameter.grad = self.side.tensor(run.gradients[name])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate_at(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.side.load(run.statistics)
+        return run
+
+    def moments(self) -> Moments:
+        return {
+            name: {
+                key: value.clone() for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)
+            }
+            for name, parameter in self.parameters.items()
+            if parameter in self.optimizer.state
+        }
+
+
+def trajectory(pair: Pair) -> list[Comparison]:
+    """Free-running training on the same batches: the loss at every step, held to PyTorch's noise up to that step."""
+    batches = list(_batches(pair))
+    torch_batches = [(channels_first(inputs), channels_first(targets)) for inputs, targets in batches]
+    accuracies: dict[str, float] = {}
+
+    def train_torch(name: str, side: TorchSide, arrangement: Arrangement) -> list[float]:
+        with pair.restored():
+            trainer = TorchTrainer(side, pair.optimizer, {})
+            losses = [trainer.step(i, *batch, pair.loss, arrangement).loss for i, batch in enumerate(torch_batches)]
+            if (share := _accuracy(lambda x: side.run(x, train=False, record=False), torch_batches)) is not None:
+                accuracies[name] = share
+        pair.curves[name] = losses
+        return losses
+
+    oracle = train_torch("PyTorch, float64", pair.oracle, PLAIN)
+    arranged = [
+        train_torch(f"PyTorch, {pair.precision}, {arrangement.name}", pair.theirs, arrangement)
+        for arrangement in ARRANGEMENTS
+        if not (pair.theirs is pair.oracle and arrangement is PLAIN)
+    ]
+    with pair.restored():
+        trainer = FlaxTrainer(pair.ours, pair.optimizer)
+        ours = [trainer.step(i, *batch, pair.loss).loss for i, batch in enumerate(batches)]
+        pair.curves[f"Flax, {pair.precision}"] = ours
+        if (share := _accuracy(lambda x: pair.ours.run(x, train=False), batches)) is not None:
+            accuracies["Flax"] = share
+    if accuracies:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracies.items())
+        pair.notes.append(f"trajectory: accuracy on the training batches afterwards: {shares}")
+
+    found, floor = [], 0.0
+    for index, value in enumerate(oracle):
+        # Once apart, runs stay apart: the noise at a step is the largest so far.
+        distances = [abs(curve[index] - value) / abs(value) for curve in arranged]
+        floor = max([floor, *distances])
+        tolerance = max(pair.profile.k * floor, pair.profile.least)
+        error = measure(np.asarray(ours[index]), np.asarray(value), precision=pair.precision)
+        found.append(Comparison("trajectory", "train", "loss", error, floor, tolerance, index + 1))
+    return found
+
+
+def _batches(pair: Pair) -> Iterator[tuple[np.ndarray, Any]]:
+    if pair.batches is None:
+        yield from ((pair.batch(step)[0], pair.targets) for step in range(pair.steps))
+    else:
+        yield from ((np.asarray(inputs), targets) for inputs, targets in pair.batches)
+
+
+def _accuracy(run: Any, batches: list[tuple[np.ndarray, Any]]) -> float | None:
+    right = total = 0
+    for inputs, labels in batches:
+        if isinstance(labels, dict) or not np.issubdtype(np.asarray(labels).dtype, np.integer):
+            return None
+        logits = next(iter(run(inputs).outputs.values()))
+        right += int((logits.argmax(-1) == labels).sum())
+        total += len(labels)
+    return right / total
