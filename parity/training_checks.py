@@ -43,7 +43,8 @@ def optimizer(pair: Pair) -> list[Comparison]:
 
             batch = torch_inputs, pair.torch_targets
             oracle = torch_step(pair.oracle, PLAIN, *batch)
-            arranged = [torch_step(pair.theirs, arrangement, *batch) for arrangement in ARRANGEMENTS]
+            plain = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs, PLAIN, *batch)
+            arranged = [plain, *(torch_step(pair.theirs, arrangement, *batch) for arrangement in ARRANGEMENTS[1:])]
             found += _judge_step(pair, step + 1, ours, oracle, arranged)
 
             state, kept = arranged[0]
@@ -173,8 +174,11 @@ def trajectory(pair: Pair) -> list[Comparison]:
         if (share := _accuracy(lambda x: pair.ours.run(x, train=False), batches)) is not None:
             accuracies["Flax"] = share
     if accuracies:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracies.items())
-        pair.notes.append(f"trajectory: accuracy on the training batches afterwards: {shares}")
+        ours_right, *theirs_right = accuracies.pop("Flax"), *accuracies.values()
+        pair.notes.append(
+            f"trajectory: accuracy on the training batches afterwards: Flax {ours_right:.2%}, PyTorch "
+            f"{theirs_right[0]:.2%} ({min(theirs_right):.2%} to {max(theirs_right):.2%} over its arrangements)"
+        )
 
     found, floor = [], 0.0
     for index, value in enumerate(oracle):

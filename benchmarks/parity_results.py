@@ -1,0 +1,139 @@
+"""Ours and PyTorch's own noise, side by side, for every architecture: the table in docs/parity-results.md.
+
+Each architecture and size runs in a process of its own and is kept in the JSON file as soon as it is done; a second run
+does only what is missing.
+"""
+
+import json
+import multiprocessing
+import sys
+import time
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import tyro
+
+from resnet_flax.models import ARCHITECTURES
+
+ADAMW_RATE = 1e-3
+ADAMW_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure the agreement with PyTorch, in float64, on random weights that hide nothing."""
+
+    json: Path
+    """Where the rows go, and where those already measured are taken from."""
+    markdown: Path | None = None
+    """Where to write the table."""
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    sizes: tuple[int, ...] = (64, 33)
+    """Height and width of the images: one even, one odd."""
+    batch: int = 4
+
+
+def measure(name: str, size: int, batch: int) -> list[dict]:
+    """One row for each check and mode: the worst tensor's error beside PyTorch's own, and what is allowed."""
+    import jax
+    import numpy as np
+    import torch
+
+    from parity import Optimizer, check, random_inputs
+    from parity.commands.check import networks
+    from parity.report import worst
+
+    jax.config.update("jax_platforms", "cpu")
+    started = time.perf_counter()
+    flax_model, torch_model, shape = networks(name, None, seed=0)
+    arguments = flax_model, torch_model, random_inputs((batch, size, size, shape["in_channels"])), np.arange(batch)
+    report = check(*arguments)
+    adamw = check(*arguments, checks=("optimizer",), optimizer=Optimizer("adamw", ADAMW_RATE), steps=ADAMW_STEPS)
+    comparisons = [
+        *((row.check, row) for row in report.comparisons),
+        *(("optimizer, AdamW", row) for row in adamw.comparisons),
+    ]
+    rows = []
+    for (what, mode), group in groupby(comparisons, key=lambda item: (item[0], item[1].mode)):
+        members = [row for _, row in group]
+        top = worst(members)
+        rows.append(
+            {
+                "what": f"{name} {size}px {what} {mode}",
+                "architecture": name,
+                "size": size,
+                "check": what,
+                "mode": mode,
+                "tensors": len(members),
+                "failed": sum(not row.passed for row in members),
+                "ours": max(row.error.relative for row in members),
+                "peer": max(row.floor for row in members),
+                "ratio": top.excess,
+                "settings": {"batch": batch, "precision": "float64", "seconds": time.perf_counter() - started},
+                "versions": {"jax": jax.__version__, "torch": torch.__version__},
+            }
+        )
+    return rows
+
+
+def main() -> int:
+    args = tyro.cli(Arguments)
+    rows: list[dict] = json.loads(args.json.read_text()) if args.json.exists() else []
+    context = multiprocessing.get_context("spawn")  # memory goes back after each network
+    for name in args.architectures:
+        for size in args.sizes:
+            if any(row["architecture"] == name and row["size"] == size for row in rows):
+                continue
+            with context.Pool(1) as pool:
+                measured = pool.apply(measure, (name, size, args.batch))
+            rows += measured
+            args.json.write_text(json.dumps(rows, indent=1) + "\n")
+            failed = sum(row["failed"] for row in measured)
+            print(f"{name} {size}px: {failed} failed, {measured[-1]['settings']['seconds']:.0f} s", flush=True)
+    if args.markdown:
+        args.markdown.write_text(markdown(rows))
+    return 1 if any(row["failed"] for row in rows) else 0
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a document."""
+    checks = list(dict.fromkeys((row["check"], row["mode"]) for row in rows))
+    heading = ["network", "pixels", *(f"{check}, {mode}" if mode else check for check, mode in checks)]
+    lines = [
+        "# How closely the networks agree with PyTorch",
+        "",
+        "Made by `python benchmarks/parity_results.py --json FILE --markdown docs/parity-results.md` (float64, CPU, batch "
+        f"{rows[0]['settings']['batch']}, random weights and statistics; "
+        + ", ".join(f"{library} {version}" for library, version in rows[0]["versions"].items())
+        + ").",
+        "",
+        "Each cell holds two relative errors against PyTorch in float64, each the largest over all tensors of the check: "
+        "ours, and PyTorch's own when it computes the same in channels-last layout, with a permuted batch, with the "
+        "input moved by one unit in the last place, and all three. Gradients and moments are measured against the size "
+        "of the model's whole gradient. A tensor passes within 1e-10 or 8 times its own noise, whichever is larger.",
+        "",
+        "`batch_stats` is the running statistics after each of 3 batches. `optimizer` is SGD with momentum 0.9, weight "
+        "decay 0.01 and a schedule, 5 steps: parameters and moments after each. AdamW's "
+        f"{ADAMW_STEPS} steps divide each gradient by its own size, so a gradient that is zero but for rounding becomes "
+        "a full step, in PyTorch as in ours.",
+        "",
+        "| " + " | ".join(heading) + " |",
+        "|" + "---|" * len(heading),
+    ]
+    for (name, size), group in groupby(rows, key=lambda row: (row["architecture"], row["size"])):
+        cells = {(row["check"], row["mode"]): row for row in group}
+        texts = []
+        for key in checks:
+            row = cells[key]
+            texts.append(
+                f"{row['ours']:.0e} / {row['peer']:.0e}" + (f" **{row['failed']} fail**" if row["failed"] else "")
+            )
+        lines.append(f"| {name} | {size} | " + " | ".join(texts) + " |")
+    tensors = sum(row["tensors"] for row in rows)
+    failed = sum(row["failed"] for row in rows)
+    return "\n".join([*lines, "", f"{tensors:,} tensors compared, {failed} failed.", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
