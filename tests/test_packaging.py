@@ -1,0 +1,71 @@
+"""What importing costs, and which part may know which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "grain", "matplotlib", "huggingface_hub")
+
+# Everything of this project that the modules under a path may import; the first path that fits counts.
+MAY_IMPORT = {
+    "parity/commands": ("parity", "resnet_flax"),
+    "parity/__main__.py": ("parity", "resnet_flax.errors"),
+    "parity": ("parity",),
+    "resnet_flax/layers": ("resnet_flax.layers",),
+    "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
+    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors"),
+    "resnet_flax": ("resnet_flax", "parity"),
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("resnet_flax", "parity")}
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("resnet_flax/**/*.py"), *ROOT.glob("parity/**/*.py")]), ids=str)
+def test_dependencies_point_one_way(path):
+    relative = path.relative_to(ROOT).as_posix()
+    allowed = next(names for prefix, names in MAY_IMPORT.items() if relative.startswith(prefix))
+    for name in imported_modules(path):
+        assert name.startswith(tuple(f"{part}." for part in allowed)) or name in allowed, f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["resnet_flax", "parity", "resnet_flax.__main__", "parity.__main__"])
+def test_importing_pulls_in_nothing_heavy(module):
+    script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_pytest_plugin_costs_other_runs_nothing():
+    script = (
+        "import sys, parity.pytest_plugin; print([name for name in ('jax', 'torch', 'numpy') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["resnet_flax", "parity"])
+def test_commands_list_themselves_and_refuse_unknown_ones(package):
+    help_text = subprocess.run(
+        [sys.executable, "-m", package, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert help_text.startswith(f"usage: python -m {package} COMMAND")
+    wrong = subprocess.run([sys.executable, "-m", package, "wrong"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: no command 'wrong'; the commands are ")
+
+
+def test_train_py_is_the_train_command():
+    tree = ast.parse((ROOT / "train.py").read_text())
+    assert len(tree.body) < 8
