@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from resnet_flax.models.resnet import Layer
+from resnet_flax.models.resnet import Layer, kept
 
 
 class Residual(nnx.Module):
@@ -15,6 +15,7 @@ class Residual(nnx.Module):
     """
 
     expansion = 1
+    drop: nnx.Dropout | None = None
     shortcut_kernel = 1
 
     def __init__(
@@ -43,7 +44,7 @@ class Residual(nnx.Module):
         shortcut = x if self.conv3 is None else self.conv3(x)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return nnx.relu(x + shortcut)
+        return nnx.relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:

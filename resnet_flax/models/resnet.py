@@ -21,10 +21,16 @@ def _projection(in_features: int, features: int, stride: int, conv: Layer, norm:
     return Sequential([conv(in_features, features, 1, stride=stride), norm(features)])
 
 
+def kept(branch: jax.Array, drop: nnx.Dropout | None) -> jax.Array:
+    """The branch, which stochastic depth leaves out for some samples."""
+    return branch if drop is None else drop(branch)
+
+
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut: He et al. 2015 (arXiv:1512.03385), figure 5 left."""
 
     expansion = 1
+    drop: nnx.Dropout | None = None
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class BasicBlock(nnx.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return nnx.relu(x + shortcut)
+        return nnx.relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:
@@ -65,6 +71,7 @@ class Bottleneck(nnx.Module):
     """
 
     expansion = 4
+    drop: nnx.Dropout | None = None
 
     def __init__(
         self,
@@ -93,7 +100,7 @@ class Bottleneck(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return nnx.relu(x + shortcut)
+        return nnx.relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:
@@ -112,6 +119,8 @@ class ResNet(nnx.Module):
         zero_init_residual: start each block's last norm at scale 0, so that it begins as the identity
             (arXiv:1706.02677).
         replace_stride_with_dilation: for stages 2, 3 and 4, dilate instead of striding.
+        stochastic_depth: in train mode, the chance to leave a sample's last residual branch out; it rises linearly
+            from 0 for the first block's (arXiv:1603.09382). What is kept is scaled up, as in torchvision.
         small_images: a 3x3 stem with stride 1 and no max-pool, for images of about 32 pixels, instead of the 7x7 with
             stride 2 and max-pool.
         conv_layer, norm_layer, linear_layer: the layers to build from; called with the arguments of
@@ -138,6 +147,7 @@ class ResNet(nnx.Module):
         width_per_group: int = 64,
         zero_init_residual: bool = False,
         replace_stride_with_dilation: tuple[bool, bool, bool] = (False, False, False),
+        stochastic_depth: float = 0.0,
         small_images: bool = False,
         conv_layer: Layer = Conv,
         norm_layer: Layer = BatchNorm,
@@ -174,6 +184,9 @@ class ResNet(nnx.Module):
                     )
                 )
                 features = planes * blocks[-1].expansion
+                if stochastic_depth:
+                    rate = stochastic_depth * (sum(layers[:number]) + index) / (sum(layers) - 1)
+                    blocks[-1].drop = nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
                 if zero_init_residual:
                     scale = blocks[-1].last_norm.scale
                     scale[...] = jnp.zeros_like(scale[...])
