@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from parity.naming import ParityError
 from resnet_flax.errors import UserError
 
 # Each module is imported only when its command is asked for, so that none pays for another's libraries.
@@ -20,7 +21,7 @@ def run(main, arguments: list[str]) -> int:
     """Runs `main(arguments)`; an unusable input becomes one line on stderr and exit status 2, Ctrl-C status 130."""
     try:
         return main(arguments)
-    except UserError as error:
+    except (UserError, ParityError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

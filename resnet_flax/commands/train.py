@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import tyro
 from rich.console import Console
 
 from resnet_flax.errors import UserError
+from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.recipes import RECIPES, Recipe
+from resnet_flax.training.workdir import latest_run, load_config
 
-USAGE = """Trains a ResNet.
+DESCRIPTION = """Trains a ResNet.
 
 python train.py [RECIPE] [options]       train; digits if no recipe is named
 python train.py --list                   the recipes, with their expected results
@@ -19,25 +26,112 @@ python train.py --compare DIR DIR ...    runs in one plot"""
 
 def main(arguments: list[str]) -> int:
     """Trains, resumes, evaluates, lists or compares; returns the exit status."""
-    import tyro
+    console = Console()
+    match arguments:
+        case ["--list"]:
+            list_recipes(console)
+            return 0
+        case ["--show", *names]:
+            for name in names or RECIPES:
+                show(name, _recipe(name), console)
+            return 0
+        case ["--compare", *workdirs]:
+            from resnet_flax.training.compare import compare
 
-    from resnet_flax.training.config import TrainConfig
-    from resnet_flax.training.recipes import RECIPES
+            return compare(workdirs, console)
 
-    name = "digits"
+    config = parse(arguments)
+    _remind_of_scaling(config, console)
+    if config.run.evaluate:
+        from resnet_flax.training.evaluate_weights import evaluate_weights
+
+        return evaluate_weights(config, console)
+    if config.run.dry_run:
+        from resnet_flax.training.dry_run import describe_run
+
+        return describe_run(config, console)
+    from resnet_flax.training.loop import train
+
+    return train(config, console)
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The configuration of a command line: a recipe, or with --resume the run's own, and what overrides it."""
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
+        default = _recipe(name).config
+    elif "--resume" in arguments:
+        workdir = _value("--workdir", arguments)
+        saved = load_config(Path(workdir) if workdir else latest_run())
+        default = replace(saved, run=replace(saved.run, evaluate=False, dry_run=False))
+    else:
+        default = RECIPES["digits"].config
+    return tyro.cli(
+        TrainConfig,
+        default=default,
+        args=arguments,
+        prog=f"python train.py {default.recipe}",
+        description=DESCRIPTION,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _value(option: str, arguments: list[str]) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
         raise UserError(f"no recipe named {name!r}; did you mean {', '.join(near)}? (--list shows all)")
-    config = tyro.cli(
-        TrainConfig,
-        default=RECIPES[name].config,
-        args=arguments,
-        prog=f"python train.py {name}",
-        description=USAGE,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    from resnet_flax.training.loop import train
+    return RECIPES[name]
 
-    return train(config, Console())
+
+def _remind_of_scaling(config: TrainConfig, console: Console) -> None:
+    recipe = RECIPES[config.recipe]
+    preset = recipe.config
+    same_rate = config.optimizer.learning_rate == preset.optimizer.learning_rate
+    if config.batch_size != preset.batch_size and same_rate and not config.run.evaluate:
+        console.print(
+            f"note: a batch of {config.batch_size:,} where the recipe has {preset.batch_size:,}, at the same learning "
+            f"rate; its rule: {recipe.scaling}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def list_recipes(console: Console) -> None:
+    """One line each: name, model, data, expected result."""
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        console.print(f"{name:<{width}}  {recipe.config.model.name}: {recipe.result}", highlight=False, soft_wrap=True)
+
+
+def show(name: str, recipe: Recipe, console: Console) -> None:
+    """Every setting of a recipe, as the options that would set it."""
+    console.print(
+        f"{name}\n  source   {recipe.source}\n  result   {recipe.result}\n  scaling  {recipe.scaling}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for option, value in _options(recipe.config):
+        console.print(f"  --{option} {value}", highlight=False, soft_wrap=True)
+
+
+def _options(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("_transform"):
+            found += [(f"{prefix}{field.name.replace('_', '-')}.{name}", item) for name, item in _options(value)]
+        elif is_dataclass(value):
+            found += [] if field.name == "run" else _options(value)
+        elif field.name != "recipe":
+            name = "model" if field.name == "name" else field.name
+            found.append((f"{prefix}{name.replace('_', '-')}", value))
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
+from resnet_flax.cache import cache_directory
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import RunConfig
 from resnet_flax.training.step import data_mesh
@@ -58,17 +59,13 @@ def _join() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in ~/.cache/resnet_flax/jax, or where JAX_COMPILATION_CACHE_DIR says."""
+    """Keeps compiled programs in `cache_directory("jax")`, or where JAX_COMPILATION_CACHE_DIR says."""
     if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = home / "resnet_flax" / "jax"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # a home directory that cannot be written to costs compile time, not the run
+        directory = cache_directory("jax")
         with tempfile.TemporaryFile(dir=directory):
             jax.config.update("jax_compilation_cache_dir", str(directory))
-    except OSError:
-        pass  # a home directory that cannot be written to costs compile time, not the run
 
 
 def describe(mesh: Mesh) -> str:

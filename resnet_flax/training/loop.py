@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import time
@@ -14,12 +15,14 @@ from rich.console import Console
 from parity import to_torch
 from parity.checkpoints import write_checkpoint
 from resnet_flax.data import Source, open_source
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
 from resnet_flax.training.display import Display, duration
 from resnet_flax.training.interruption import Interruption
+from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
 from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.setup import Setup, facts_of, resolve
@@ -63,12 +66,14 @@ class Run:
     def execute(self) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
+        state = setup.state(
+            setup.initial_arrays()
+        )  # whatever is wrong with the settings shows before anything is written
         if self.config.resume:
             check_same_run(setup.config)
         elif self.first:
             save_config(setup.config)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)
-        state = setup.state(setup.initial_arrays())
         if self.config.resume and (restored := self.checkpoints.restore(state)):
             state, kept = restored
             kept.pop("fingerprint")
@@ -84,6 +89,13 @@ class Run:
                 if int(state["step"]) < setup.total_steps:
                     return self._interrupted(state, interruption)
             self._finish(state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{self.workdir}: {error.strerror}; the checkpoints of steps "
+                f"{', '.join(map(str, self.checkpoints.steps)) or 'none'} are intact; make room and go on with --resume"
+            ) from error
         finally:
             self.display.stop()
             if self.journal:
@@ -106,13 +118,18 @@ class Run:
         batches = setup.training_batches(self.source, start)
         for step in range(start + 1, setup.total_steps + 1):
             batch = next(batches)
-            if step == start + 1:
-                state, metrics = self._first_step(state, batch)
-            else:
-                state, metrics = setup.train_step(state, batch)
-            self.backlog.push(step, metrics)
-            for done in self.backlog.ready():
-                self._record(*done)
+            try:
+                if step == start + 1:
+                    state, metrics = self._first_step(state, batch)
+                else:
+                    state, metrics = setup.train_step(state, batch)
+                self.backlog.push(step, metrics)
+                for done in self.backlog.ready():
+                    self._record(*done)
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise out_of_memory(setup, state, batch) from error
             stop = interruption.requested(step)
             if step % per_epoch and step % every and not stop:
                 continue
@@ -221,9 +238,7 @@ class Run:
         metadata = {
             "architecture": config.model.name,
             "class_names": json.dumps(list(self.source.class_names)),
-            "mean": json.dumps(config.data.mean),
-            "std": json.dumps(config.data.std),
-            "eval_transform": json.dumps(asdict(config.data.eval_transform)),
+            **Preprocessing(config.data.eval_transform, config.data.mean, config.data.std).to_metadata(),
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }

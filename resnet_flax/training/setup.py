@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.stages import Wrapped
 
 from resnet_flax.data import (
     EvaluationTransform,
@@ -107,18 +108,20 @@ class Setup:
     def total_steps(self) -> int:
         return self.config.schedule.epochs * self.steps_per_epoch
 
-    def build_model(self, weights: str | None = None) -> ResNet:
-        """The model, random or with the given weights."""
+    def build_model(self) -> ResNet:
+        """The model as the run starts with it: random, or with the configured weights, whose stem it then has."""
         model = self.config.model
-        options: dict[str, Any] = {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
+        options: dict[str, Any] = {}
         if model.dtype == "bfloat16":
             options["dtype"] = jnp.bfloat16
         if model.sync_bn and self.mesh.size > 1:
             options["norm_layer"] = partial(BatchNorm, axis_name=AXIS)
         if model.stochastic_depth:
             options["stochastic_depth"] = model.stochastic_depth
-        if weights is not None:
-            options["weights"] = weights
+        if model.weights is None:
+            options |= {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
+        else:
+            options["weights"] = model.weights
         return create_model(
             model.name,
             num_classes=self.facts.num_classes,
@@ -128,11 +131,14 @@ class Setup:
         )
 
     @cached_property
+    def _model(self) -> ResNet:
+        """Its structure, and with weights its arrays too."""
+        return nnx.eval_shape(self.build_model) if self.config.model.weights is None else self.build_model()
+
+    @cached_property
     def network(self) -> Network:
         model = self.config.model
-        return Network(
-            nnx.eval_shape(self.build_model), model.freeze, train_frozen_statistics=model.train_frozen_statistics
-        )
+        return Network(self._model, model.freeze, train_frozen_statistics=model.train_frozen_statistics)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -143,7 +149,7 @@ class Setup:
         return make_optimizer(self.config.optimizer, self.schedule, self.network)
 
     @cached_property
-    def train_step(self) -> Callable:
+    def train_step(self) -> Wrapped:
         config, mean, std = self.config.optimizer, self.config.data.mean, self.config.data.std
         return make_train_step(
             self.network,
@@ -168,7 +174,7 @@ class Setup:
         """Parameters and statistics as the run starts with them."""
         if self.config.model.weights is None:
             return initial_arrays(self.network, self.build_model)
-        return self.network.arrays(self.build_model(self.config.model.weights))
+        return self.network.arrays(self._model)
 
     def state(self, arrays: Arrays) -> TrainState:
         """The training state before the first step, on all devices."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Wrapped
 
 from resnet_flax.training.optimizers import Schedule
 from resnet_flax.training.state import Arrays, Network, TrainState
@@ -87,7 +88,7 @@ def make_train_step(
     ema_every: int = 1,
     ema_start: int = 0,
     skip_nonfinite: bool = False,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Wrapped:
     """Builds the jitted step (state, batch) -> (state, metrics); the state it is given is donated.
 
     With a mesh the batch is cut over its devices and the state is the same on all of them. Each device normalises by

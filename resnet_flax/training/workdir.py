@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from resnet_flax.data import transforms
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
 
@@ -23,6 +24,18 @@ def runs_of(recipe: str) -> list[Path]:
     """The default workdirs of a recipe's runs, oldest first."""
     found = [path for path in RUNS.glob(f"{recipe}-*") if re.fullmatch(rf"{re.escape(recipe)}-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def latest_run() -> Path:
+    """The default workdir that was begun last, whatever its recipe.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = sorted(RUNS.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"nothing to resume: there is no run in {RUNS}/; name one with --workdir")
+    return found[-1].parent
 
 
 def choose_workdir(config: TrainConfig) -> TrainConfig:
@@ -41,8 +54,8 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
             raise UserError(f"nothing to resume: there is no {RUNS / config.recipe}-*; name the run with --workdir")
         number = int(runs[-1].name.rpartition("-")[2]) if runs else 0
         workdir = runs[-1] if run.resume else RUNS / f"{config.recipe}-{number + 1}"
-    if run.resume and not (workdir / "config.json").exists():
-        raise UserError(f"nothing to resume: {workdir} holds no run (no config.json)")
+    if run.resume:
+        load_config(workdir)
     if not run.resume and (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds another run; go on with it (--resume) or choose another --workdir")
     return replace(config, run=replace(run, workdir=workdir))
@@ -72,6 +85,34 @@ def as_json(config: Any) -> Any:
     if isinstance(config, tuple | list):
         return [as_json(item) for item in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def load_config(workdir: Path) -> TrainConfig:
+    """The configuration of the run in `workdir`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"nothing to resume: {workdir} holds no run (no config.json)")
+    saved = json.loads(path.read_text())["config"]
+    return _from_json(TrainConfig(), saved)
+
+
+def _from_json(like: Any, value: Any) -> Any:
+    """`as_json` undone; `like` is a dataclass of the type wanted, or anything where JSON says enough."""
+    if isinstance(value, list):
+        return tuple(_from_json(None, item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "type" in value:
+        like = getattr(transforms, value["type"])()
+    values = {name: _from_json(getattr(like, name), item) for name, item in value.items() if name != "type"}
+    for name in ("workdir", "data_dir"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return replace(like, **values)
 
 
 def check_same_run(config: TrainConfig) -> None:

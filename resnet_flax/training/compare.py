@@ -1,0 +1,46 @@
+"""`python train.py --compare`: several runs in one plot and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from resnet_flax.errors import UserError
+from resnet_flax.training.display import duration
+from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.plots import plot_curves
+
+
+def compare(workdirs: Sequence[str], console: Console, out: Path = Path("compare.png")) -> int:
+    """Overlays the runs' curves in compare.png and prints their best results; returns the exit status.
+
+    Raises:
+        UserError: for fewer than two directories, or one without metrics.
+    """
+    if len(workdirs) < 2:
+        raise UserError("--compare needs two or more workdirs")
+    runs = {}
+    for workdir in workdirs:
+        rows = read_metrics(Path(workdir))
+        if not any(row["kind"] == "evaluation" for row in rows):
+            raise UserError(f"{workdir} holds no run with an evaluation (metrics.jsonl)")
+        runs[workdir] = rows
+    table = Table("run", "best", "at epoch", "last", "train loss", "time", box=None)
+    for workdir, rows in runs.items():
+        evaluations = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "model"]
+        best, last = max(evaluations, key=lambda row: row["accuracy"]), evaluations[-1]
+        table.add_row(
+            workdir,
+            f"{best['accuracy']:.2%}",
+            f"{best['epoch']:g}",
+            f"{last['accuracy']:.2%}",
+            f"{last['train_loss']:.4f}",
+            duration(last["seconds"]),
+        )
+    console.print(table)
+    plot_curves(runs, out)
+    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,84 @@
+"""What a run would cost: model size, steps, memory, and one compiled step, without its data."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from resnet_flax.data import SmallImageTransform, open_source
+from resnet_flax.errors import UserError
+from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.devices import describe, open_devices
+from resnet_flax.training.display import duration
+from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
+
+
+def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) -> tuple[int, int, int]:
+    """The shape of a training image behind its transform; `image` is one of the source, if there is one."""
+    if image is not None:
+        return config.data.train_transform(image, np.random.default_rng(0)).shape
+    transform = config.data.train_transform
+    side = (transform.size or 32) if isinstance(transform, SmallImageTransform) else (transform.crop_size or 224)
+    return side, side, channels
+
+
+def describe_run(config: TrainConfig, console: Console) -> int:
+    """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
+    config = resolve(config)
+    mesh = open_devices(config.run)
+    image = None
+    try:
+        source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
+        facts, origin = facts_of(source), "found"
+        image = source[0]["image"]
+    except UserError as error:
+        recipe = RECIPES.get(config.recipe)
+        if recipe is None or recipe.config.data.data != config.data.data:
+            raise
+        facts, origin = DataFacts(*recipe.data), f"assumed, for it is not here: {error}"
+    setup = Setup(config, mesh, facts)
+    shape = image_shape(config, image, facts.channels)
+
+    abstract = jax.eval_shape(lambda: setup.state(setup.network.arrays(setup.build_model())))
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.replicated), abstract)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=setup.sharded),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32, sharding=setup.sharded),
+    }
+    trained, frozen = (sum(x.size for x in state[name].values()) for name in ("params", "frozen"))
+    frozen_note = f", {frozen:,} of them frozen" if frozen else ""
+
+    def say(name: str, value: str) -> None:
+        console.print(f"{name:<12}{value}", highlight=False, soft_wrap=True)
+
+    say("recipe", config.recipe)
+    say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
+    say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
+    say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
+    say(
+        "steps",
+        f"{setup.total_steps:,} ({config.schedule.epochs} epochs of {setup.steps_per_epoch:,}, batch "
+        f"{config.batch_size:,})",
+    )
+    say("devices", describe(mesh))
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    say("state", f"{state_bytes / 1e6:,.1f} MB on each device")
+
+    forward = jax.jit(lambda arrays, images: setup.network.model(arrays)(images))
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    arrays = {**state["params"], **state["frozen"], **state["statistics"]}
+    if cost := forward.lower(arrays, one).cost_analysis():
+        say("cost", f"{cost['flops'] / 1e9:,.2f} GFLOP an image forward, about three times that to train")
+    lowered = setup.train_step.lower(state, batch)
+    began = time.monotonic()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    if memory is not None:
+        say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
+    say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")
+    return 0
