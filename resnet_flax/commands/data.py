@@ -50,9 +50,10 @@ class Write:
 
 @contextmanager
 def progress(label: str, total: int) -> Generator[Callable[[], None]]:
-    """A bar on stderr that advances at each call of what it yields; gone when done."""
+    """A bar on stderr, if that is a terminal, that advances at each call of what it yields; gone when done."""
     columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
 

@@ -22,15 +22,16 @@ class CorruptImage(UserError):
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP, TIFF or PNM image to uint8 (H, W, 3).
 
-    JPEGs go through simplejpeg, bit-identical to Pillow and faster; whatever it refuses (CMYK, or a blemish it is
-    strict about) Pillow decides on.
+    JPEGs go through simplejpeg, bit-identical to Pillow and faster; CMYK, which it converts otherwise, and
+    files with a blemish, about which it is strict, are left to Pillow.
 
     Raises:
         CorruptImage: not an image, truncated, or empty; the message starts with `name`.
     """
     if data.startswith(b"\xff\xd8"):
         try:
-            return simplejpeg.decode_jpeg(data, "RGB")
+            if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+                return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
             pass
     return np.asarray(_decode_with_pillow(data, name).convert("RGB"))
@@ -51,6 +52,4 @@ def _decode_with_pillow(data: bytes, name: str) -> Image.Image:
         reason = (
             "it is empty" if not data else "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
         )
-        raise CorruptImage(
-            f"cannot read image {name}: {reason}; mend or remove it, or allow for it with --skip-corrupt"
-        ) from error
+        raise CorruptImage(f"cannot read image {name}: {reason}") from error

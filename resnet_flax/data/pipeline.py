@@ -283,8 +283,10 @@ class BatchStream:
             self._damaged[index] = message
         if len(self._damaged) > self._skip_corrupt:
             self.close()
-            many = f"more than the {self._skip_corrupt} damaged images allowed: " if self._skip_corrupt else ""
-            raise CorruptImage(many + list(self._damaged.values())[-1])
+            last = list(self._damaged.values())[-1]
+            if self._skip_corrupt:
+                raise CorruptImage(f"more than the {self._skip_corrupt} damaged images allowed; the last: {last}")
+            raise CorruptImage(f"{last}; mend or remove it, or allow for a few with --skip-corrupt N")
         return {name: np.array(array) for name, array in batch.items()}
 
     def close(self) -> None:

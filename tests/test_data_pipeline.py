@@ -1,0 +1,260 @@
+"""The stream of batches: the same for every number of workers and hosts, exact epochs, nothing left behind at exit."""
+
+import hashlib
+import itertools
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_flax.data import (
+    CorruptImage,
+    evaluation_batches,
+    evaluation_transform,
+    open_source,
+    prefetch_to_device,
+    small_image_transform,
+    steps_per_epoch,
+    training_batches,
+    training_transform,
+)
+from resnet_flax.data.arrays import ArraySource
+from resnet_flax.data.pipeline import TrainingOrder
+from resnet_flax.data.prepare import write_tfds
+from resnet_flax.errors import UserError
+
+TRANSFORM = training_transform(8, augment="trivial_augment_wide")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 5)):
+        for name in ("a", "b", "c"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (11 + i, 14, 3), np.uint8))
+                image.save(root / split / name / f"{i}.png")
+    return root
+
+
+def take(stream, count):
+    batches = list(itertools.islice(stream, count))
+    stream.close()
+    return batches
+
+
+def same(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        for key in ("image", "label", "index"):
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_epochs_are_exact_and_fresh():
+    source = open_source("synthetic:4x4x1:22")
+    assert steps_per_epoch(source, 5) == 4
+    batches = take(training_batches(source, small_image_transform(padding=0), batch_size=5, seed=3), 12)
+    epochs = np.stack([b["index"] for b in batches]).reshape(3, 20)
+    for epoch in epochs:
+        assert len(set(epoch)) == 20
+    assert (epochs[0] != epochs[1]).any()
+    assert set(epochs.ravel()) == set(range(22))  # what one epoch drops another shows
+    for batch in batches:
+        assert batch["image"].dtype == np.uint8
+        assert batch["label"].dtype == np.int32
+        for i, index in enumerate(batch["index"]):
+            assert batch["label"][i] == source[index]["label"]
+            mirrored = source[index]["image"][:, ::-1]
+            assert any(np.array_equal(batch["image"][i], image) for image in (source[index]["image"], mirrored))
+
+
+def test_the_seed_decides_and_the_pixels_depend_on_epoch_index_and_repeat(folder):
+    source = open_source(f"folder:{folder}")
+
+    def run(seed):
+        return take(training_batches(source, TRANSFORM, batch_size=7, seed=seed), 6)
+
+    first = run(1)
+    same(first, run(1))
+    assert any((a["index"] != b["index"]).any() for a, b in zip(first, run(2), strict=True))
+    for batch in (first[1], first[4]):  # epochs 0 and 1
+        epoch = 0 if batch is first[1] else 1
+        for i, index in enumerate(batch["index"].tolist()):
+            rng = np.random.default_rng([1, epoch, index, 0])
+            np.testing.assert_array_equal(batch["image"][i], TRANSFORM(source[index]["image"], rng))
+
+
+def test_the_array_path_equals_the_sample_path():
+    source = open_source("digits")
+    for transform in (small_image_transform(padding=2), small_image_transform(11, padding=1, flip=0)):
+        fast = take(training_batches(source, transform, batch_size=50, seed=0, start_step=27), 3)
+        slow = take(training_batches(source, lambda *a, t=transform: t(*a), batch_size=50, seed=0, start_step=27), 3)
+        same(fast, slow)
+    for resize in (None, 12):
+        transform = evaluation_transform(resize, resize)
+        fast = take(evaluation_batches(source, transform, batch_size=500), 3)
+        slow = take(evaluation_batches(source, lambda *a, t=transform: t(*a), batch_size=500), 3)
+        for a, b in zip(fast, slow, strict=True):
+            for key in ("image", "label", "mask"):
+                np.testing.assert_array_equal(a[key], b[key])
+
+
+PROGRAM = """
+import hashlib, sys
+from resnet_flax.data import open_source, training_batches, training_transform
+if __name__ == "__main__":
+    folder, start, count, workers = sys.argv[1], *map(int, sys.argv[2:])
+    stream = training_batches(
+        open_source(f"folder:{folder}"), training_transform(8, augment="trivial_augment_wide"),
+        batch_size=5, seed=4, start_step=start, workers=workers, repeats=2,
+    )
+    for _ in range(count):
+        batch = next(stream)
+        print(batch["index"].tolist(), hashlib.sha256(batch["image"].tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_new_process_with_other_workers_goes_on_where_one_stopped(folder, tmp_path, workers):
+    """The program leaves without closing its stream: nothing but the batches may be printed."""
+    source = open_source(f"folder:{folder}")
+    whole = take(training_batches(source, TRANSFORM, batch_size=5, seed=4, repeats=2), 9)
+    start = 2 + workers
+    expected = [f"{b['index'].tolist()} {hashlib.sha256(b['image'].tobytes()).hexdigest()}" for b in whole[start:]]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    arguments = [sys.executable, str(program), str(folder), str(start), str(len(expected)), str(workers)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == expected
+
+
+def test_evaluation_in_worker_processes_leaves_nothing_behind(folder, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from resnet_flax.data import *\n"
+        'if __name__ == "__main__":\n'
+        f"    source = open_source('folder:{folder}', 'val')\n"
+        "    batches = list(evaluation_batches(source, evaluation_transform(9, 9), batch_size=4, workers=2))\n"
+        "    print(len(batches), sum(int(b['mask'].sum()) for b in batches))\n"
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.stdout, done.stderr) == ("4 15\n", "")
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_hosts_share_the_global_batch(repeats):
+    def order(index, count):
+        return TrainingOrder(31, 3, 10 // count, seed=5, shard_index=index, shard_count=count, repeats=repeats)
+
+    for step in range(7):
+        whole = order(0, 1)(step)
+        parts = [order(index, 2)(step) for index in range(2)]
+        for k in (1, 2):
+            np.testing.assert_array_equal(np.concatenate([part[k] for part in parts]), whole[k])
+        assert (np.roll(whole[1], 1) != whole[1]).all()  # mixup never blends an image with itself
+        if repeats == 1:
+            assert not set(parts[0][1]) & set(parts[1][1])
+    samples = [sample for step in range(3) for sample in zip(*order(0, 1)(step)[1:], strict=True)]
+    assert len(set(samples)) == 30
+    assert len({index for index, _ in samples}) == 30 // repeats
+
+
+@pytest.mark.parametrize(("length", "batch_size", "hosts"), [(23, 4, 1), (23, 4, 2), (8, 4, 2), (9, 4, 2), (3, 4, 3)])
+def test_evaluation_covers_the_set_once(length, batch_size, hosts):
+    source = open_source(f"synthetic:3x5x3:{length}", "test")
+    for transform in (evaluation_transform(None, None), lambda image, rng: image):
+        streams = [
+            list(evaluation_batches(source, transform, batch_size=batch_size, shard_index=index, shard_count=hosts))
+            for index in range(hosts)
+        ]
+        assert {len(stream) for stream in streams} == {-(-length // (batch_size * hosts))}
+        seen = []
+        for batch in itertools.chain(*streams):
+            assert batch["image"].shape == (batch_size, 3, 5, 3)
+            assert not batch["image"][~batch["mask"]].any()
+            seen += [image.tobytes() for image in batch["image"][batch["mask"]]]
+        assert sorted(seen) == sorted(source[i]["image"].tobytes() for i in range(length))
+
+
+def test_damaged_images_are_named_or_replaced_and_counted(folder, tmp_path, caplog):
+    root = tmp_path / "set"
+    shutil.copytree(folder, root)
+    for path in (root / "train" / "a" / "3.png", root / "train" / "b" / "6.png", root / "val" / "c" / "1.png"):
+        path.write_bytes(path.read_bytes()[:50])
+    source, test = open_source(f"folder:{root}"), open_source(f"folder:{root}", "val")
+    with pytest.raises(CorruptImage, match=r"a/3\.png|b/6\.png"):
+        take(training_batches(source, TRANSFORM, batch_size=7, seed=0), 3)
+    with pytest.raises(CorruptImage, match="more than the 1 damaged images allowed"):
+        take(training_batches(source, TRANSFORM, batch_size=7, seed=0, skip_corrupt=1), 6)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "resnet_flax.data"):
+        batches = take(training_batches(source, TRANSFORM, batch_size=7, seed=0, skip_corrupt=2), 6)
+    assert [record.message[:22] for record in caplog.records] == ["skipped (1 of at most ", "skipped (2 of at most "]
+    assert not {3, 13} & {index for batch in batches for index in batch["index"].tolist()}
+    batches = list(evaluation_batches(test, evaluation_transform(9, 9), batch_size=4, skip_corrupt=1))
+    assert sum(int(batch["mask"].sum()) for batch in batches) == 14
+    with pytest.raises(CorruptImage, match=r"c/1\.png"):
+        list(evaluation_batches(test, evaluation_transform(9, 9), batch_size=4))
+
+
+def test_idx_and_array_record_give_the_same_stream(tmp_path):
+    fashion = Path("/usr/share/datasets/fashion-mnist")
+    if not fashion.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    whole = open_source(f"idx:{fashion}", "test")
+    source = ArraySource(
+        whole.images[:2000], whole.labels[:2000], spec="idx", split="train", class_names=whole.class_names
+    )
+    write_tfds("fashion", tmp_path, {"train": source, "test": source})
+    copy = open_source("tfds:fashion", data_dir=tmp_path)
+    for transform in (evaluation_transform(32, 32), small_image_transform(padding=2)):
+        streams = [
+            take(training_batches(s, transform, batch_size=64, seed=9, start_step=25), 12) for s in (source, copy)
+        ]
+        same(*streams)
+
+
+def test_batches_reach_the_devices_in_order():
+    source = open_source("synthetic:4x4x3:32")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    size = 4 * len(jax.devices())
+    host = list(evaluation_batches(source, evaluation_transform(None, None), batch_size=size))
+    device = list(prefetch_to_device(iter(host), sharding))
+    assert len(device) == len(host)
+    for a, b in zip(host, device, strict=True):
+        assert b["image"].sharding == sharding
+        assert b["image"].dtype == np.uint8
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 33}, "32 images, fewer than one batch of 33"),
+        ({"batch_size": 17, "shard_count": 2}, "fewer than one batch of 34"),
+        ({"batch_size": 0}, "batch_size should be at least 1, found 0"),
+        ({"workers": -1}, "workers should be at least 0"),
+        ({"seed": -1}, "seed should be at least 0"),
+        ({"shard_index": 2, "shard_count": 2}, "shard_index should be 0 to 1, found 2"),
+        ({"repeats": 0}, "repeats should be at least 1"),
+    ],
+)
+def test_unusable_arguments_are_refused_at_once(options, message):
+    source = open_source("synthetic:4x4x3:32")
+    with pytest.raises(UserError, match=message):
+        training_batches(source, TRANSFORM, **{"batch_size": 4, "seed": 0, **options})
+
+
+def test_more_workers_than_cores_are_warned_about():
+    source = open_source("synthetic:4x4x3:32")
+    with pytest.warns(UserWarning, match="4096 workers on"):
+        training_batches(source, TRANSFORM, batch_size=4, seed=0, workers=4096).close()
