@@ -103,20 +103,20 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         "# How closely the networks agree with PyTorch",
         "",
-        "Made by `python benchmarks/parity_results.py --json FILE --markdown docs/parity-results.md` (float64, CPU, batch "
-        f"{rows[0]['settings']['batch']}, random weights and statistics; "
+        "Made by `python benchmarks/parity_results.py --json FILE --markdown docs/parity-results.md` (float64, CPU, "
+        f"batch {rows[0]['settings']['batch']}, random weights and statistics; "
         + ", ".join(f"{library} {version}" for library, version in rows[0]["versions"].items())
         + ").",
         "",
-        "Each cell holds two relative errors against PyTorch in float64, each the largest over all tensors of the check: "
-        "ours, and PyTorch's own when it computes the same in channels-last layout, with a permuted batch, with the "
+        "Each cell holds two relative errors against PyTorch in float64, each the largest over all tensors of the "
+        "check: ours, and PyTorch's own when it computes the same in channels-last layout, with a permuted batch, with the "
         "input moved by one unit in the last place, and all three. Gradients and moments are measured against the size "
         "of the model's whole gradient. A tensor passes within 1e-10 or 8 times its own noise, whichever is larger.",
         "",
         "`batch_stats` is the running statistics after each of 3 batches. `optimizer` is SGD with momentum 0.9, weight "
         "decay 0.01 and a schedule, 5 steps: parameters and moments after each. AdamW's "
-        f"{ADAMW_STEPS} steps divide each gradient by its own size, so a gradient that is zero but for rounding becomes "
-        "a full step, in PyTorch as in ours.",
+        f"{ADAMW_STEPS} steps divide each gradient by its own size, so a gradient that is zero but for rounding "
+        "becomes a full step, in PyTorch as in ours.",
         "",
         "| " + " | ".join(heading) + " |",
         "|" + "---|" * len(heading),

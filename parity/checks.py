@@ -13,18 +13,17 @@ import optax
 import torch
 from flax import nnx
 
-from parity.errors import PROFILES, Error, agreement, rms
+from parity.errors import PROFILES, Error, agreement
 from parity.naming import ParityError
 from parity.optimizers import Optimizer
 from parity.pair import OneSided, Pair
 from parity.precision import exact_arithmetic
 from parity.results import Comparison, Report
-from parity.sides import Loss, Run, like_torch
+from parity.sides import Loss
 from parity.training_checks import optimizer as optimizer_steps
 from parity.training_checks import trajectory
 
 BATCHES = 3  # for running statistics
-INPUTS = "(inputs)"
 
 
 def forward(pair: Pair) -> list[Comparison]:
@@ -32,14 +31,8 @@ def forward(pair: Pair) -> list[Comparison]:
     found = []
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
-        _require_same_structure(runs.ours, runs.oracle)
-        ours, oracle, *arranged = (
-            {_name(name): value for name, value in run.outputs.items()}
-            for run in (runs.ours, runs.oracle, *runs.arranged)
-        )
-        ours = like_torch(ours, oracle)
-        for row in pair.judge("forward", mode, ours, oracle, arranged):
-            found.append(_with_agreement(row, ours[row.name], oracle[row.name]))
+        for row in pair.judge("forward", mode, "outputs", runs.ours.outputs, runs.noise):
+            found.append(_with_agreement(row, runs.ours.outputs[row.name], runs.noise.oracle["outputs"][row.name]))
     return found
 
 
@@ -48,10 +41,7 @@ def activations(pair: Pair) -> list[Comparison]:
     found = []
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
-        # The whole network's output is the forward check's.
-        oracle = {name: value for name, value in runs.oracle.activations.items() if name}
-        ours = like_torch(runs.ours.activations, oracle)
-        found += pair.judge("activations", mode, ours, oracle, [run.activations for run in runs.arranged])
+        found += pair.judge("activations", mode, "activations", runs.ours.activations, runs.noise)
     if not found:
         pair.notes.append("activations: the two networks have no submodule in common")
     return found
@@ -62,10 +52,7 @@ def gradients(pair: Pair) -> list[Comparison]:
     found = []
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
-        ours, oracle, *arranged = (_gradients(run) for run in (runs.ours, runs.oracle, *runs.arranged))
-        ours |= like_torch({INPUTS: ours[INPUTS]}, oracle) if INPUTS in ours else {}
-        scale = rms(runs.oracle.gradients.values())
-        found += pair.judge("gradients", mode, ours, oracle, arranged, scale=scale, gradient=True)
+        found += pair.judge("gradients", mode, "gradients", runs.ours.gradients, runs.noise)
     return found
 
 
@@ -76,17 +63,10 @@ def batch_stats(pair: Pair) -> list[Comparison]:
         pair.notes.append("batch_stats: the networks keep no statistics")
         return found
     with pair.restored():
-        for index in range(BATCHES):
-            runs = pair.run_from_here(*pair.batch(index), train=True, backward=False)
-            found += pair.judge(
-                "batch_stats",
-                "train",
-                runs.ours.statistics,
-                runs.oracle.statistics,
-                [run.statistics for run in runs.arranged],
-                step=index + 1,
-            )
-            pair.load(runs.arranged[0].statistics)
+        for step in range(BATCHES):
+            runs = pair.run_from_here(*pair.batch(step), train=True, backward=False)
+            found += pair.judge("batch_stats", "train", "statistics", runs.ours.statistics, runs.noise, step + 1)
+            pair.load(runs.theirs.statistics)
     return found
 
 
@@ -196,36 +176,6 @@ def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
             "torch": torch.__version__,
         },
     }
-
-
-def _name(name: str) -> str:
-    return f"output.{name}" if name else "output"
-
-
-def _gradients(run: Run) -> dict[str, np.ndarray]:
-    return run.gradients if run.input_gradient is None else {**run.gradients, INPUTS: run.input_gradient}
-
-
-def _require_same_structure(ours: Run, oracle: Run) -> None:
-    if ours.outputs.keys() != oracle.outputs.keys():
-        raise ParityError(
-            "the outputs are built differently: "
-            f"{', '.join(map(_name, ours.outputs))} from Flax, {', '.join(map(_name, oracle.outputs))} from PyTorch"
-        )
-    nan = [side for side, run in (("Flax", ours), ("PyTorch", oracle)) if not _finite(run.outputs)]
-    if len(nan) == 2:
-        raise ParityError(
-            f"both networks give NaN or infinite values: Flax first in {_first_not_finite(ours)}, PyTorch first in "
-            f"{_first_not_finite(oracle)}; there is nothing to compare"
-        )
-
-
-def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
-    return all(np.isfinite(array).all() for array in arrays.values())
-
-
-def _first_not_finite(run: Run) -> str:
-    return next((name for name, value in run.activations.items() if not np.isfinite(value).all()), "the output")
 
 
 def _with_agreement(comparison: Comparison, ours: np.ndarray, oracle: np.ndarray) -> Comparison:

@@ -5,10 +5,12 @@ test, over several arrangements of the same computation that round differently. 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+Groups = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,28 @@ def _norm(array: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(array, np.float64)))
 
 
-def floor(oracle: np.ndarray, arrangements: Iterable[np.ndarray], scale: float = 0.0) -> float:
-    """The largest relative error of PyTorch itself over arrangements that mean the same."""
-    return max((relative(arranged, oracle, scale) for arranged in arrangements), default=0.0)
+class Noise:
+    """The floors of groups of tensors, {group: {name: array}}, from one arrangement of PyTorch's after the other.
+
+    Of an arrangement nothing is kept but its distances from the oracle: a large network's gradients are gigabytes.
+
+    Attributes:
+        oracle: the groups in float64.
+        scales: {group: size below which its values count as this large}, see `measure`.
+        floors: {group: {name: largest relative error so far}}.
+    """
+
+    def __init__(self, oracle: Groups, *, scaled: Collection[str] = ()):
+        """The groups in `scaled` are gradients and their like: measured against the size of the group as a whole."""
+        self.oracle = oracle
+        self.scales = {group: rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
+        self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
+
+    def add(self, arranged: Groups) -> None:
+        for group, floors in self.floors.items():
+            for name in floors:
+                error = relative(arranged[group][name], self.oracle[group][name], self.scales.get(group, 0.0))
+                floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
 
 
 def rms(tensors: Iterable[np.ndarray]) -> float:

@@ -10,19 +10,36 @@ import numpy as np
 import torch
 from flax import nnx
 
-from parity.errors import PROFILES, Error, Profile, floor, measure
+from parity.errors import PROFILES, Error, Noise, Profile, measure
 from parity.naming import ParityError, mismatch_message
 from parity.optimizers import Optimizer
 from parity.results import Comparison
-from parity.sides import ARRANGEMENTS, Arrays, FlaxSide, Loss, Run, TorchSide, channels_first, default_loss
+from parity.sides import (
+    ARRANGEMENTS,
+    OUTPUT,
+    Arrays,
+    FlaxSide,
+    Loss,
+    Run,
+    TorchSide,
+    channels_first,
+    default_loss,
+    like_torch,
+)
 
 
 class Runs(NamedTuple):
-    """Ours, PyTorch in float64, and PyTorch in the precision under test in every arrangement."""
+    """One pass of everything.
+
+    Attributes:
+        ours: the Flax network's, in PyTorch's layout.
+        noise: the oracle's, and how far PyTorch's arrangements are from it.
+        theirs: PyTorch's in the precision under test.
+    """
 
     ours: Run
-    oracle: Run
-    arranged: list[Run]
+    noise: Noise
+    theirs: Run
 
 
 class OneSided(Exception):
@@ -123,11 +140,13 @@ class Pair:
         ours, oracle = _both(
             lambda: self.ours.run(inputs, self.targets, loss, train=train), lambda: torch_run(self.oracle)
         )
-        arranged = [
-            oracle if side is self.oracle and not position else torch_run(side, arrangement=arrangement)
-            for position, (side, arrangement) in enumerate((self.theirs, a) for a in ARRANGEMENTS)
-        ]
-        return Runs(ours, oracle, arranged)
+        _require_comparable(ours, oracle)
+        noise = Noise(oracle.groups(), scaled=("gradients",))
+        theirs = oracle if self.theirs is self.oracle else torch_run(self.theirs)
+        noise.add(theirs.groups())
+        for arrangement in ARRANGEMENTS[1:]:
+            noise.add(torch_run(self.theirs, arrangement=arrangement).groups())
+        return Runs(like_torch(ours, oracle), noise, theirs)
 
     def load(self, state: Arrays) -> None:
         """Puts PyTorch's parameters and statistics into every network."""
@@ -154,31 +173,24 @@ class Pair:
         return change(self.inputs), change(self.torch_inputs)
 
     def judge(
-        self,
-        check: str,
-        mode: str,
-        ours: Mapping[str, np.ndarray],
-        oracle: Mapping[str, np.ndarray],
-        arranged: Sequence[Mapping[str, np.ndarray]],
-        *,
-        scale: float = 0.0,
-        gradient: bool = False,
-        step: int | None = None,
+        self, check: str, mode: str, group: str, ours: Mapping[str, np.ndarray], noise: Noise, step: int | None = None
     ) -> list[Comparison]:
-        """Every tensor of the oracle's that ours has too, in PyTorch's layout, held to `k` floors."""
-        names = [name for name in oracle if name in ours]
-        floors = {name: floor(oracle[name], [run[name] for run in arranged], scale) for name in names}
-        least = self.profile.least_gradient if gradient else self.profile.least
+        """Every tensor of the oracle's group that ours has too, in PyTorch's layout, held to `k` floors."""
+        is_gradient = group in noise.scales
+        least = self.profile.least_gradient if is_gradient else self.profile.least
         result = []
-        for name in names:
-            actual = ours[name]
-            tolerance = max(self.profile.k * floors[name], least)
-            if actual.shape != oracle[name].shape:
-                note = f"shape {actual.shape}, PyTorch's is {oracle[name].shape}"
+        for name, oracle in noise.oracle[group].items():
+            if name not in ours:
+                continue
+            floor = noise.floors[group][name]
+            if ours[name].shape != oracle.shape:
+                note = f"shape {ours[name].shape}, PyTorch's is {oracle.shape}"
                 error = Error(np.inf, np.inf, np.inf, 0.0)
             else:
-                note, error = "", measure(actual, oracle[name], scale=scale, precision=self.precision)
-            result.append(Comparison(check, mode, name, error, floors[name], tolerance, step, note))
+                scale = noise.scales.get(group, 0.0)
+                note, error = "", measure(ours[name], oracle, scale=scale, precision=self.precision)
+            tolerance = max(self.profile.k * floor, least)
+            result.append(Comparison(check, mode, name, error, floor, tolerance, step, note))
         return result
 
     def _require_correspondence(self) -> None:
@@ -215,12 +227,29 @@ class Pair:
 
     def _random_targets(self) -> dict[str, np.ndarray]:
         """Normal random targets of the outputs' shapes."""
-        ours = self.ours.output_shapes(self.inputs)
-        oracle = self.oracle.run(self.torch_inputs, train=False, record=False).outputs
-        if ours.keys() != oracle.keys():
-            raise ParityError(
-                "the outputs are built differently: "
-                f"{', '.join(map(repr, ours))} from Flax, {', '.join(map(repr, oracle))} from PyTorch"
-            )
         rng = np.random.default_rng(0)
-        return {name: rng.normal(size=shape) for name, shape in ours.items()}
+        shapes = self.ours.output_shapes(self.inputs)
+        return {name.removeprefix(OUTPUT).lstrip("."): rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def _require_comparable(ours: Run, oracle: Run) -> None:
+    if ours.outputs.keys() != oracle.outputs.keys():
+        raise ParityError(
+            "the outputs are built differently: "
+            f"{', '.join(ours.outputs)} from Flax, {', '.join(oracle.outputs)} from PyTorch"
+        )
+    if not _is_finite(ours) and not _is_finite(oracle):
+        raise ParityError(
+            f"both networks give NaN or infinite values: Flax first in {first_not_finite(ours)}, PyTorch first in "
+            f"{first_not_finite(oracle)}; there is nothing to compare"
+        )
+
+
+def _is_finite(run: Run) -> bool:
+    return all(np.isfinite(array).all() for array in run.outputs.values())
+
+
+def first_not_finite(run: Run) -> str:
+    """The first submodule whose output has NaN or infinite values; "" if none has."""
+    finite = {name: np.isfinite(value).all() for name, value in {**run.activations, **run.outputs}.items()}
+    return next((name for name, good in finite.items() if not good), "")

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from parity.naming import Leaf, ParityError, leaves
 from parity.recording import flatten_output, recording_flax, recording_torch
 
 Arrays = dict[str, np.ndarray]
+INPUTS, OUTPUT = "(inputs)", "output"
 Loss = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 """The same loss twice, (outputs, targets) -> scalar: in JAX and in PyTorch."""
 
@@ -25,15 +26,17 @@ Loss = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 class Run:
     """What one pass through a network gave, by PyTorch's names.
 
-    Parameters, gradients and statistics are in PyTorch's layout; activations and outputs in the network's own.
+    Gradients and statistics are in PyTorch's layout; outputs, activations and the inputs' gradient in the side's own.
     """
 
     outputs: Arrays
     activations: Arrays
     statistics: Arrays
-    loss: float = float("nan")
     gradients: Arrays = field(default_factory=dict)
-    input_gradient: np.ndarray | None = None
+    loss: float = float("nan")
+
+    def groups(self) -> dict[str, Arrays]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, dict)}
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,19 @@ def channels_first(array: Any) -> Any:
     return np.moveaxis(np.asarray(array), -1, 1) if np.ndim(array) >= 4 else np.asarray(array)
 
 
-def like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
-    """Flax's activations in the layout of their counterparts, which the shapes tell."""
+def like_torch(ours: Run, theirs: Run) -> Run:
+    """Flax's run with outputs, activations and the inputs' gradient in the layout of their counterparts."""
+    inputs = _like_torch({name: value for name, value in ours.gradients.items() if name == INPUTS}, theirs.gradients)
+    return replace(
+        ours,
+        outputs=_like_torch(ours.outputs, theirs.outputs),
+        activations=_like_torch(ours.activations, theirs.activations),
+        gradients=ours.gradients | inputs,
+    )
+
+
+def _like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
+    """Activations that both sides have, in PyTorch's layout, which the shapes tell."""
 
     def moved(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if array.ndim < 3:
@@ -179,8 +193,9 @@ class TorchSide:
             ):
                 outputs = _pytree.tree_map(in_order, self.forward(x))
             result = Run(
-                outputs={name: _numpy(value) for name, value in flatten_output(outputs).items()},
-                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
+                outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
+                # The whole network's own is the output.
+                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items() if name},
                 statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
             )
             if loss is not None:
@@ -191,7 +206,8 @@ class TorchSide:
                     name: _numpy(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
                     for name, parameter in self.module.named_parameters()
                 }
-                result.input_gradient = None if x.grad is None else _numpy(in_order(x.grad))
+                if x.grad is not None:
+                    result.gradients[INPUTS] = _numpy(in_order(x.grad))
             return result
         finally:
             self.module.zero_grad(set_to_none=True)
@@ -295,7 +311,7 @@ class FlaxSide:
                 outputs = model(inputs)
             value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
             after = {name: ours[name].get_value() for name in statistics}
-            return value, (flatten_output(outputs), recorder.outputs, after)
+            return value, (flatten_output(outputs, OUTPUT), recorder.outputs, after)
 
         if loss is None:
             compiled = jax.jit(lambda *arguments: (forward(*arguments), ({}, None)))
@@ -328,8 +344,7 @@ class FlaxSide:
             activations={self.torch_path(name): array for name, array in wide(activations).items()},
             statistics=self.state(after),
             loss=float(value) if loss else float("nan"),
-            gradients=self.state(gradients),
-            input_gradient=None if input_gradient is None else _wide(input_gradient),
+            gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
         )
 
     def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """The checks that train: single optimiser steps, and whole trajectories."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,12 +10,13 @@ import numpy as np
 import optax
 import torch
 
-from parity.errors import measure, rms
+from parity.errors import Noise, measure
 from parity.optimizers import MOMENTS, Optimizer, moments, with_moments
 from parity.pair import Pair
 from parity.results import Comparison
 from parity.sides import ARRANGEMENTS, PLAIN, Arrangement, Arrays, FlaxSide, Run, TorchSide, channels_first
 
+PARAMETERS = "parameters"
 Moments = dict[str, dict[str, torch.Tensor]]
 """What PyTorch's optimiser keeps: {parameter: {name: tensor}}."""
 
@@ -33,41 +35,48 @@ def optimizer(pair: Pair) -> list[Comparison]:
             ours.step(step, inputs, pair.targets, pair.loss)
             start = {id(side): side.state() for side in (pair.oracle, pair.theirs)}
 
-            def torch_step(
-                side: TorchSide, arrangement: Arrangement, *batch: Any, start=start, kept=kept, step=step
-            ) -> tuple[Arrays, Moments]:
-                side.load(start[id(side)])
-                trainer = TorchTrainer(side, pair.optimizer, kept)
-                trainer.step(step, *batch, pair.loss, arrangement)
-                return side.state(), trainer.moments()
+            torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
+            oracle = torch_step(pair.oracle)
+            theirs = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs)
+            updated = {PARAMETERS: pair.ours.state(pair.ours.parts()[0]), **ours.moments()}
+            expected = _groups(*oracle, updated)
+            noise = Noise(expected, scaled=expected.keys() - {PARAMETERS})
+            noise.add(_groups(*theirs, updated))
+            for arrangement in ARRANGEMENTS[1:]:
+                noise.add(_groups(*torch_step(pair.theirs, arrangement), updated))
+            for group, values in updated.items():
+                rows = pair.judge("optimizer", "train", group, values, noise, step + 1)
+                suffix = "" if group == PARAMETERS else f" {group}"
+                found += [replace(row, name=row.name + suffix) for row in rows]
 
-            batch = torch_inputs, pair.torch_targets
-            oracle = torch_step(pair.oracle, PLAIN, *batch)
-            plain = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs, PLAIN, *batch)
-            arranged = [plain, *(torch_step(pair.theirs, arrangement, *batch) for arrangement in ARRANGEMENTS[1:])]
-            found += _judge_step(pair, step + 1, ours, oracle, arranged)
-
-            state, kept = arranged[0]
+            state, kept = theirs
             pair.load(state)
             ours.take_moments(kept, step + 1)
     return found
 
 
-def _judge_step(
-    pair: Pair, step: int, ours: "FlaxTrainer", oracle: tuple[Arrays, Moments], arranged: list[tuple[Arrays, Moments]]
-) -> list[Comparison]:
-    parameters = {name: value for name, value in oracle[0].items() if name in pair.ours.parameters}
-    states = [state for state, _ in arranged]
-    found = pair.judge("optimizer", "train", pair.ours.state(), parameters, states, step=step)
-    for moment, values in ours.moments().items():
-        expected, *others = (
-            {name: _array(kept[name][moment]) for name in values if moment in kept.get(name, {})}
-            for _, kept in (oracle, *arranged)
-        )
-        scale = rms(expected.values())
-        rows = pair.judge("optimizer", "train", values, expected, others, scale=scale, step=step, gradient=True)
-        found += [replace(row, name=f"{row.name} {moment}") for row in rows]
-    return found
+def _torch_step(
+    pair: Pair,
+    start: dict[int, Arrays],
+    kept: Moments,
+    step: int,
+    inputs: np.ndarray,
+    side: TorchSide,
+    arrangement: Arrangement = PLAIN,
+) -> tuple[Arrays, Moments]:
+    """Parameters, statistics and moments after one step from `start` and `kept`."""
+    side.load(start[id(side)])
+    trainer = TorchTrainer(side, pair.optimizer, kept)
+    trainer.step(step, inputs, pair.torch_targets, pair.loss, arrangement)
+    return side.state(), trainer.moments()
+
+
+def _groups(state: Arrays, kept: Moments, like: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    """PyTorch's parameters, and those of its moments that we have too."""
+    groups = {PARAMETERS: {name: state[name] for name in like[PARAMETERS]}}
+    for moment in like.keys() - {PARAMETERS}:
+        groups[moment] = {name: _array(kept[name][moment]) for name in like[moment] if moment in kept.get(name, {})}
+    return groups
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
