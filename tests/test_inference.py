@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from resnet_flax.__main__ import main, run
+from resnet_flax.commands.models import markdown
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.pretrained import load_pretrained
 
@@ -129,6 +131,11 @@ def test_models_lists_every_architecture_within_80_columns(capsys):
         assert name in out
         assert f"{row.parameters:,}" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_model_zoo_page_is_up_to_date():
+    page = Path(__file__).parent.parent / "docs" / "model-zoo.md"
+    assert page.read_text() == markdown(), "python -m resnet_flax models --markdown > docs/model-zoo.md"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
