@@ -271,11 +271,18 @@ def test_tfds_without_a_test_split_is_cut_and_images_may_be_grey(tmp_path):
         np.testing.assert_array_equal(test[i]["image"], source[j]["image"])
 
 
-def test_nothing_is_left_when_the_disk_is_full(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("write() failed: No space left on device; writing x"),  # array_record's, seen on a full tmpfs
+    ],
+)
+def test_nothing_is_left_when_the_disk_is_full(tmp_path, monkeypatch, error):
     import tensorflow_datasets as tfds
 
     def full(self, examples):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(tfds.core.SequentialWriter, "add_examples", full)
     with pytest.raises(UserError, match="the disk is full; nothing was left"):

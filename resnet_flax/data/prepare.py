@@ -30,6 +30,13 @@ CHUNK = 256  # samples between two calls of the writer, which rewrites its metad
 PER_SHARD = 10_000
 
 
+def disk_trouble(error: BaseException) -> str | None:
+    """What the disk had against a write, None if the error is another's; array_record raises RuntimeErrors with text."""
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+        return "the disk is full"
+    return error.strerror or str(error) if isinstance(error, OSError) else None
+
+
 def write_tfds(
     name: str,
     data_dir: str | Path,
@@ -65,11 +72,9 @@ def write_tfds(
         for folder in created:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        if isinstance(error, OSError):
-            full = error.errno == errno.ENOSPC
-            raise UserError(
-                f"cannot write {target}: {'the disk is full' if full else error.strerror}; nothing was left there"
-            ) from error
+        reason = disk_trouble(error)
+        if reason:
+            raise UserError(f"cannot write {target}: {reason}; nothing was left there") from error
         raise
     return target
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from resnet_flax.data.decoding import decode_grey, decode_rgb
+from resnet_flax.data.prepare import disk_trouble
 from resnet_flax.data.source import EVALUATION_SPLITS, Sample, Source, split_names, stratified_split
 from resnet_flax.errors import UserError
 
@@ -50,8 +50,7 @@ def prepare(builder: Any) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # downloads, checksums, manual steps, disks: TFDS raises many types
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        reason = "the disk is full" if full else str(error).strip().splitlines()[0] if str(error) else repr(error)
+        reason = disk_trouble(error) or (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"preparing TFDS data set {name} in {root} failed: {reason}") from error
 
 
