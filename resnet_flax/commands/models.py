@@ -50,13 +50,13 @@ def markdown() -> str:
 
 Made by `python -m resnet_flax models --markdown > docs/model-zoo.md`.
 
-`resnet_flax.create_model(model, weights=...)` takes the names of the last columns, whose figures are the top-1 accuracy on
-ImageNet in percent that torchvision publishes, or `DEFAULT` for the last one of a row.
+`resnet_flax.create_model(model, weights=...)` takes the names of the last columns, whose figures are the top-1 accuracy
+on ImageNet in percent that torchvision publishes, or `DEFAULT` for the last one of a row.
 
 {rows}
 
-residual18 has 1x1 shortcuts and PyTorch's default initialisation, residual18_3x3 has 3x3 shortcuts, residual18_xavier is
-residual18 initialised with Xavier's rule.
+residual18 has 1x1 shortcuts and PyTorch's default initialisation, residual18_3x3 has 3x3 shortcuts, residual18_xavier
+is residual18 initialised with Xavier's rule.
 
 Their images are resized to the size below (shorter side, bilinear), cropped to 224 in the centre, and normalised with
 ImageNet's mean and standard deviation.
