@@ -287,7 +287,8 @@ class BatchStream:
             if self._skip_corrupt:
                 raise CorruptImage(f"more than the {self._skip_corrupt} damaged images allowed; the last: {last}")
             raise CorruptImage(f"{last}; mend or remove it, or allow for a few with --skip-corrupt N")
-        return {name: np.array(array) for name, array in batch.items()}
+        # Out of Grain's shared memory, whose life ends with its wrapper: JAX on a CPU would keep pointing at it.
+        return {name: x if type(x) is np.ndarray else np.array(x) for name, x in batch.items()}
 
     def close(self) -> None:
         """Stops the threads and worker processes."""

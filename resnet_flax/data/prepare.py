@@ -31,7 +31,7 @@ PER_SHARD = 10_000
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """What the disk had against a write, None if the error is another's; array_record raises RuntimeErrors with text."""
+    """What the disk had against a write, None if the error is no disk's; array_record's are RuntimeErrors with text."""
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
         return "the disk is full"
     return error.strerror or str(error) if isinstance(error, OSError) else None
