@@ -1,0 +1,11 @@
+"""Runs the Python blocks of the documentation, so that no page says what isn't so."""
+
+import importlib.util
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+# This page compares with PyTorch throughout.
+without_torch = [] if importlib.util.find_spec("torch") else ["differences.md"]
+
+pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=without_torch).pytest()
