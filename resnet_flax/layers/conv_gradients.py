@@ -8,9 +8,10 @@ With y[r, c] = sum over i, j of x[s r + i - p, s c + j - p] k[i, j] (every term 
 gradient in k[i, j] is the product over all pixels of the input, shifted by (i, j), with the output's gradient:
 
 - 1x1: one product; the forward pass and the gradient in the input are products as well.
-- otherwise: the shifted inputs side by side (im2col), times the gradient. At stride 1 only the shifts along a row are
-  laid side by side (kw copies of x instead of kh * kw) and the product forms kh results at once, which the shifts along
-  a column then pick apart. One image at a time, so that the copies stay in the cache.
+- otherwise, the shifts along a row are laid side by side (kw copies of x, where im2col has kh * kw), one product forms
+  the results of all kh rows of taps, and these are shifted along the columns and added. A few images at a time, so that
+  the copies stay in the cache. A stride of s becomes 1 over blocks of s x s pixels (space to depth), with the kernel
+  filled up with zeros to whole blocks.
 - groups: one small product per tap and group.
 
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
@@ -26,6 +27,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
 class _Window(NamedTuple):
@@ -169,33 +171,41 @@ def _kernel_tangent(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     dtype = x.dtype
     if jnp.finfo(dtype).bits < 32:  # the gradient is summed over the images in float32, and rounded once
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    outputs = _output_size(x, kernel, window)
     if window.groups > 1:
-        form = _per_tap
-    elif window.strides == (1, 1):
-        form = _row_taps
+        weights, form = kernel, partial(_tap_products, window=window, outputs=outputs)
     else:
-        form = _all_taps
+        if window.strides != (1, 1):
+            kernel = _kernel_blocks(kernel, window)
+        kh, kw, channels, features = kernel.shape
+        weights = kernel.transpose(1, 2, 0, 3).reshape(kw * channels, kh * features)
+        form = partial(_row_products, size=(kh, kw), window=window, outputs=outputs)
 
-    @partial(jax.checkpoint, prevent_cse=False)  # keep the image, not its nine shifted copies
-    def one_image(_, image):
-        return _, form(image[None], kernel, window)[0]
+    @partial(jax.checkpoint, prevent_cse=False)  # keep the images, not their shifted copies
+    def step(_, images):
+        return _, form(images, weights)
 
-    return lax.scan(one_image, None, x)[1].astype(dtype)
+    # Small images by the handful: the products get longer, and the gradient is added up less often.
+    count = _largest_divisor(x.shape[0], PIXELS_PER_STEP // (outputs[0] * outputs[1]))
+    y = lax.scan(step, None, x.reshape(-1, count, *x.shape[1:]))[1]
+    return y.reshape(x.shape[0], *y.shape[2:]).astype(dtype)
 
 
-def _outputs(x: jax.Array, kernel: jax.Array, window: _Window) -> tuple[int, int]:
-    """Height and width of the output."""
-    height, width = (
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, window: _Window) -> tuple[int, ...]:
+    return tuple(
         (size + low + high - (taps - 1) * dilation - 1) // stride + 1
         for size, (low, high), taps, dilation, stride in zip(
             x.shape[1:3], window.padding, kernel.shape[:2], window.dilation, window.strides, strict=True
         )
     )
-    return height, width
 
 
 def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
-    """Zeros around the images; a negative number crops."""
+    """Zeros before and after; a negative number crops."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
@@ -213,39 +223,50 @@ def _contract(x: jax.Array, matrix: jax.Array, window: _Window) -> jax.Array:
     return y.reshape(*x.shape[:3], matrix.shape[1])
 
 
-def _all_taps(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """im2col: all shifted inputs side by side, one product."""
-    kh, kw, channels, features = kernel.shape
-    height, width = _outputs(x, kernel, window)
-    columns = [
-        part
-        for rows in _shifts(_pad(x, *window.padding), 1, kh, height, window)
-        for part in _shifts(rows, 2, kw, width, window)
-    ]
-    return _contract(jnp.concatenate(columns, 3), kernel.reshape(kh * kw * channels, features), window)
-
-
-def _row_taps(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """The shifts along a row side by side; one product holds kh results, to be shifted and added."""
-    kh, kw, channels, features = kernel.shape
-    height, width = _outputs(x, kernel, window)
-    beside = jnp.concatenate(_shifts(_pad(x, (0, 0), window.padding[1]), 2, kw, width, window), 3)
-    products = _contract(beside, kernel.transpose(1, 2, 0, 3).reshape(kw * channels, kh * features), window)
+def _row_products(
+    x: jax.Array, weights: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]
+) -> jax.Array:
+    """One product of the kw shifts along a row, side by side, which holds kh results to be shifted and added."""
+    if window.strides != (1, 1):
+        x = _image_blocks(x, size, window, outputs)
+        window = window._replace(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
+    beside = jnp.concatenate(_shifts(_pad(x, (0, 0), window.padding[1]), 2, size[1], outputs[1], window), 3)
+    products = _contract(beside, weights, window)
     y = jnp.zeros((), x.dtype)
-    for i, part in enumerate(lax.split(products, [features] * kh, 3)):
+    for i, part in enumerate(lax.split(products, [weights.shape[1] // size[0]] * size[0], 3)):
         low = window.padding[0][0] - i * window.dilation[0]
-        y = y + _pad(part, (low, height - x.shape[1] - low), (0, 0))
+        y = y + _pad(part, (low, outputs[0] - x.shape[1] - low), (0, 0))
     return y
 
 
-def _per_tap(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+def _image_blocks(x: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]) -> jax.Array:
+    """Space to depth: the pixels of a stride's block become channels, as many blocks as `size` taps need."""
+    (sh, sw), ((top, _), (left, _)) = window.strides, window.padding
+    rows, columns = outputs[0] + size[0] - 1, outputs[1] + size[1] - 1
+    x = _pad(x, (top, rows * sh - top - x.shape[1]), (left, columns * sw - left - x.shape[2]))
+    x = x.reshape(x.shape[0], rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(*x.shape[:3], -1)
+
+
+def _kernel_blocks(kernel: jax.Array, window: _Window) -> jax.Array:
+    """The kernel over such blocks: dilated, and filled with zeros to whole blocks."""
+    (sh, sw), (dh, dw) = window.strides, window.dilation
+    kh, kw, channels, features = kernel.shape
+    rows, columns = -((kh - 1) * dh + 1) % sh, -((kw - 1) * dw + 1) % sw
+    zero = jnp.zeros((), kernel.dtype)
+    kernel = lax.pad(kernel, zero, ((0, rows, dh - 1), (0, columns, dw - 1), (0, 0, 0), (0, 0, 0)))
+    kernel = kernel.reshape(kernel.shape[0] // sh, sh, -1, sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return kernel.reshape(*kernel.shape[:2], sh * sw * channels, features)
+
+
+def _tap_products(x: jax.Array, kernel: jax.Array, window: _Window, outputs: tuple[int, ...]) -> jax.Array:
     """A batch of products, one for each group, for every tap."""
     kh, kw, channels, features = kernel.shape
-    height, width = _outputs(x, kernel, window)
-    grouped = kernel.reshape(kh, kw, channels, window.groups, features // window.groups)
+    groups = window.groups
+    kernel = kernel.reshape(kh, kw, channels, groups, features // groups)
     y = jnp.zeros((), x.dtype)
-    for i, rows in enumerate(_shifts(_pad(x, *window.padding), 1, kh, height, window)):
-        for j, part in enumerate(_shifts(rows, 2, kw, width, window)):
-            part = part.reshape(*part.shape[:3], window.groups, channels)
-            y = y + jnp.einsum("nhwgc,cgo->nhwgo", part, grouped[i, j], precision=window.precision)
-    return y.reshape(x.shape[0], height, width, features)
+    for i, rows in enumerate(_shifts(_pad(x, *window.padding), 1, kh, outputs[0], window)):
+        for j, part in enumerate(_shifts(rows, 2, kw, outputs[1], window)):
+            part = part.reshape(*part.shape[:3], groups, channels)
+            y = y + jnp.einsum("nhwgc,cgo->nhwgo", part, kernel[i, j], precision=window.precision)
+    return y.reshape(*y.shape[:3], features)

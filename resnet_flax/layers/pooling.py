@@ -61,4 +61,7 @@ def _tangent(x: jax.Array, dx: jax.Array, window: int, stride: int, padding: int
     for position, value in enumerate(rest, 1):
         first = jnp.where(value > best, jnp.int8(position), first)
         best = jnp.maximum(best, value)
-    return sum(jnp.where(first == position, value, 0) for position, value in enumerate(taps(dx, 0)))
+    dy = jnp.zeros((), dx.dtype)
+    for position, value in enumerate(taps(dx, 0)):
+        dy = dy + jnp.where(first == position, value, 0)
+    return dy
