@@ -54,7 +54,7 @@ def scale_by_learning_rate(
     """
 
     def update(updates, state, params=None, *, step=0, **_):
-        rate = -schedule(step)
+        rate = -jnp.asarray(schedule(step))
         return {
             name: (rate * multipliers.get(name, 1.0)).astype(value.dtype) * value for name, value in updates.items()
         }, state

@@ -1,0 +1,193 @@
+"""Optimisers and schedules against torch's and optax's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from resnet_flax.errors import UserError
+from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
+from resnet_flax.training.optimizers import decay_mask, make_optimizer, make_schedule
+from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.state import Network
+from tests.tiny import Tiny, randomised
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def network():
+    return Network(nnx.eval_shape(lambda: Tiny(param_dtype=jnp.float64, rngs=nnx.Rngs(0))))
+
+
+def arrays_of(network):
+    model = Tiny(param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    arrays = randomised(network, network.arrays(model), np.float64)
+    return {name: jnp.asarray(arrays[name]) for name in network.parameters}
+
+
+def gradients_of(params, step):
+    rng = np.random.default_rng(step)
+    return {name: jnp.asarray(rng.normal(size=value.shape)) for name, value in sorted(params.items())}
+
+
+def run(optimizer, params, steps=5, **extra):
+    state = optimizer.init(params)
+    update = jax.jit(lambda grads, state, params, step: optimizer.update(grads, state, params, step=step))
+    for step in range(steps):
+        updates, state = update(gradients_of(params, step), state, params, step)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+TORCH = {
+    "sgd": lambda p, lr, wd: torch.optim.SGD(p, lr, weight_decay=wd),
+    "momentum": lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=wd),
+    "nesterov": lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=wd),
+    "adam": lambda p, lr, wd: torch.optim.Adam(p, lr, weight_decay=wd),
+    "adamw": lambda p, lr, wd: torch.optim.AdamW(p, lr, weight_decay=wd),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_optimizer_is_torchs(network, name):
+    """With decay, a changing learning rate, and a group at a tenth of it."""
+    schedule = make_schedule(ScheduleConfig(epochs=3, schedule="cosine"), 0.05, 2)
+    config = OptimizerConfig(
+        name, weight_decay=0.1, no_decay=("norm",), learning_rate_multipliers=(("conv", 0.1), ("conv2.bias", 0.3))
+    )
+    params = arrays_of(network)
+    ours = run(make_optimizer(config, schedule, network), params)
+
+    factors = {n: 0.3 if n == "conv2.bias" else 0.1 if n.startswith("conv") else 1.0 for n in params}
+    theirs = {n: torch.nn.Parameter(torch.tensor(np.asarray(value))) for n, value in params.items()}
+    groups = [{"params": [p], "lr": 0.0, "weight_decay": 0.0 if n.startswith("bn") else 0.1} for n, p in theirs.items()]
+    optimizer = TORCH[name](groups, 0.05, 0.1)
+    for step in range(5):
+        for group, factor in zip(optimizer.param_groups, factors.values(), strict=True):
+            group["lr"] = float(schedule(step)) * factor
+        for n, grad in gradients_of(params, step).items():
+            theirs[n].grad = torch.tensor(np.asarray(grad))
+        optimizer.step()
+    for n in params:
+        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14, err_msg=n)
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_layerwise_optimizer_is_optaxs(network, name):
+    params = arrays_of(network)
+    config = OptimizerConfig(name, weight_decay=0.1, no_decay=("norm", "bias"), epsilon=1e-6)
+    mask = {n: n.endswith("kernel") for n in params}
+    ours = run(make_optimizer(config, optax.constant_schedule(0.05), network), params)
+    if name == "lars":
+        reference = optax.lars(0.05, 0.1, weight_decay_mask=mask, trust_ratio_mask=mask)
+    else:
+        # optax.lamb scales norms and biases by their trust ratio too; LAMB as published and as in timm does not.
+        reference = optax.chain(
+            optax.scale_by_adam(eps=1e-6),
+            optax.add_decayed_weights(0.1, mask),
+            optax.masked(optax.scale_by_trust_ratio(), mask),
+            optax.scale_by_learning_rate(0.05),
+        )
+    theirs = run(optax.with_extra_args_support(reference), params)
+    for n in params:
+        np.testing.assert_allclose(ours[n], theirs[n], rtol=1e-12, err_msg=n)
+
+
+def test_decoupled_sgd(network):
+    params = arrays_of(network)
+    config = OptimizerConfig("momentum", weight_decay=0.1, decoupled_decay=True)
+    ours = run(make_optimizer(config, optax.constant_schedule(0.05), network), params, steps=1)
+    for n, grad in gradients_of(params, 0).items():
+        np.testing.assert_allclose(ours[n], params[n] - 0.05 * (grad + 0.1 * params[n]), rtol=1e-12)
+
+
+def test_clipping(network):
+    params = arrays_of(network)
+    config = OptimizerConfig("sgd", clip_norm=0.5)
+    ours = run(make_optimizer(config, optax.constant_schedule(1.0), network), params, steps=1)
+    moved = np.sqrt(sum(float(jnp.sum((ours[n] - params[n]) ** 2)) for n in params))
+    assert moved == pytest.approx(0.5)
+
+
+def test_decay_mask(network):
+    everything = decay_mask(network, ())
+    assert all(everything.values())
+    assert set(everything) == set(network.parameters)
+    without = decay_mask(network, ("norm", "bias"))
+    assert {n for n, decays in without.items() if decays} == {"conv1.kernel", "conv2.kernel", "fc.kernel"}
+    assert {n for n, decays in decay_mask(network, ("norm",)).items() if not decays} == {
+        "bn1.scale",
+        "bn1.bias",
+        "bn2.scale",
+        "bn2.bias",
+    }
+
+
+def test_unknown_group_names_the_nearest(network):
+    config = OptimizerConfig("sgd", learning_rate_multipliers=(("conv3", 0.1),))
+    with pytest.raises(UserError, match=r"'conv3' matches no parameter.*conv"):
+        make_optimizer(config, optax.constant_schedule(0.1), network)
+
+
+def torch_rates(config, rate, epochs):
+    """Epoch by epoch, as torchvision's references build their scheduler."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate)
+    rest = config.epochs - config.warmup_epochs
+    schedulers = torch.optim.lr_scheduler
+    main = {
+        "step": lambda: schedulers.StepLR(optimizer, config.step_epochs, config.step_factor),
+        "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, rest, eta_min=config.end_factor * rate),
+        "poly": lambda: schedulers.PolynomialLR(optimizer, rest, config.poly_power),
+        "linear": lambda: schedulers.PolynomialLR(optimizer, rest, 1.0),
+        "constant": lambda: schedulers.ConstantLR(optimizer, 1.0, 0),
+    }[config.schedule]()
+    if config.warmup_epochs:
+        rise = schedulers.LinearLR(optimizer, config.warmup_start, total_iters=config.warmup_epochs)
+        main = schedulers.SequentialLR(optimizer, [rise, main], [config.warmup_epochs])
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        main.step()
+    return rates
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine", "linear", "poly"])
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
+def test_schedule_by_epoch_is_torchs(kind, warmup):
+    config = ScheduleConfig(
+        epochs=12, schedule=kind, schedule_unit="epoch", warmup_epochs=warmup, warmup_start=0.01, step_epochs=4
+    )
+    schedule = make_schedule(config, 0.4, 7)
+    ours = [[float(schedule(jnp.int32(7 * epoch + step))) for step in (0, 6)] for epoch in range(12)]
+    np.testing.assert_allclose([first for first, _ in ours], torch_rates(config, 0.4, 12), rtol=1e-5)
+    assert [first for first, _ in ours] == [last for _, last in ours]
+
+
+def test_schedule_by_step_reaches_its_ends():
+    config = ScheduleConfig(epochs=10, schedule="cosine", warmup_epochs=2, end_factor=0.1)
+    schedule = make_schedule(config, 0.4, 5)
+    assert float(schedule(0)) == 0
+    assert float(schedule(5)) == pytest.approx(0.2)
+    assert float(schedule(10)) == pytest.approx(0.4)
+    assert float(schedule(30)) == pytest.approx(0.4 * 0.55)
+    assert float(schedule(50)) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipes_schedule_is_positive_until_its_end(name):
+    config = RECIPES[name].config
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 3)
+    rates = np.array([float(schedule(step)) for step in range(0, 3 * config.schedule.epochs, 7)])
+    assert (rates[1:] > 0).all()
+    assert rates.max() <= config.optimizer.learning_rate * (1 + 1e-9)
