@@ -84,10 +84,10 @@ def test_the_seed_decides_and_the_pixels_depend_on_epoch_index_and_repeat(folder
     first = run(1)
     same(first, run(1))
     assert any((a["index"] != b["index"]).any() for a, b in zip(first, run(2), strict=True))
-    for batch in (first[1], first[4]):  # epochs 0 and 1
-        epoch = 0 if batch is first[1] else 1
+    repeated = take(training_batches(source, TRANSFORM, batch_size=20, seed=1, repeats=2), 2)
+    for batch, epoch, firsts in ((first[1], 0, 7), (first[4], 1, 7), (repeated[0], 0, 10), (repeated[1], 1, 10)):
         for i, index in enumerate(batch["index"].tolist()):
-            rng = np.random.default_rng([1, epoch, index, 0])
+            rng = np.random.default_rng([1, epoch, index, i // firsts])
             np.testing.assert_array_equal(batch["image"][i], TRANSFORM(source[index]["image"], rng))
 
 

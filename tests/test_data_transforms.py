@@ -117,12 +117,15 @@ def same_distribution(ours, theirs):
     assert np.abs(ranks[0] - ranks[1]).max() < 2.7 * np.sqrt(1 / len(ours) + 1 / len(theirs))
 
 
-@pytest.mark.parametrize("size", [(375, 500), (40, 400), (400, 40), (1, 1)])
-def test_random_resized_crop_is_distributed_as_torchvisions(size):
+@pytest.mark.parametrize(
+    ("size", "ratio"),
+    [((375, 500), (3 / 4, 4 / 3)), ((40, 400), (3 / 4, 4 / 3)), ((400, 40), (3 / 4, 4 / 3)), ((90, 90), (0.2, 2.0))],
+)
+def test_random_resized_crop_is_distributed_as_torchvisions(size, ratio):
     rng, count = np.random.default_rng(1), 4000
     torch.manual_seed(1)
     image = torch.empty(3, *size)
-    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    scale = (0.08, 1.0)
     ours = np.array([random_resized_crop(rng, size, scale, ratio) for _ in range(count)])
     theirs = np.array([tv.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(count)])
     for column in range(4):
