@@ -12,7 +12,8 @@ gradient in k[i, j] is the product over all pixels of the input, shifted by (i, 
   the results of all kh rows of taps, and these are shifted along the columns and added. A few images at a time, so that
   the copies stay in the cache. A stride of s becomes 1 over blocks of s x s pixels (space to depth), with the kernel
   filled up with zeros to whole blocks.
-- groups: one small product per tap and group.
+- groups: one small product per tap and group. Forward and for the gradient in the input, blocks of groups are dense
+  convolutions.
 
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
 and higher derivatives follow from it (a `custom_vjp` would forbid forward mode).
@@ -27,6 +28,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+BLOCK_CHANNELS = 64  # sixteen times the work of 4-channel groups, at more than sixteen times their speed
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
@@ -117,9 +119,13 @@ def _vary_together(*arrays: jax.Array) -> list[jax.Array]:
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     xla = partial(_xla, window=window)
-    if not _is_pointwise(kernel, window):
+    if _is_pointwise(kernel, window):
+        cpu = partial(_pointwise, window=window)
+    elif _has_small_groups(kernel, window):
+        cpu = partial(_channel_blocks, window=window)
+    else:
         return xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(_pointwise, window=window), default=xla)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
 
 
 @partial(_convolve.defjvp, symbolic_zeros=True)
@@ -156,9 +162,28 @@ def _is_pointwise(kernel: jax.Array, window: _Window) -> bool:
     return kernel.shape[:2] == (1, 1) and window.groups == 1 and window.padding == ((0, 0), (0, 0))
 
 
+def _has_small_groups(kernel: jax.Array, window: _Window) -> bool:
+    return window.groups > 1 and BLOCK_CHANNELS // 16 <= kernel.shape[2] < BLOCK_CHANNELS
+
+
 def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     x = x[:, :: window.strides[0], :: window.strides[1]]
     return _contract(x, kernel[0, 0], window)
+
+
+def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """Groups by the block, each a dense convolution whose kernel is zero between its groups."""
+    kh, kw, channels, features = kernel.shape
+    groups = window.groups
+    size = next(n for n in range(BLOCK_CHANNELS // channels, 0, -1) if groups % n == 0)
+    blocks = groups // size
+    kernel = kernel.reshape(kh, kw, 1, channels, blocks, size, features // groups)
+    between = jnp.eye(size, dtype=kernel.dtype).reshape(1, 1, size, 1, 1, size, 1)
+    kernel = (kernel * between).reshape(kh, kw, size * channels, features)
+    dense = window._replace(groups=1)
+    inputs = lax.split(x, [x.shape[3] // blocks] * blocks, 3)
+    kernels = lax.split(kernel, [features // blocks] * blocks, 3)
+    return jnp.concatenate([_xla(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 
 # The convolution as a linear function of the kernel: its transpose, by JAX, is the kernel's gradient.
