@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.transforms import EvaluationTransform
@@ -14,7 +14,7 @@ from resnet_flax.data.transforms import EvaluationTransform
 class Preprocessing:
     """Resize and crop on the host, then (x / 255 - mean) / std per channel on the device."""
 
-    transform: EvaluationTransform = EvaluationTransform()
+    transform: EvaluationTransform = field(default_factory=EvaluationTransform)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
