@@ -110,8 +110,8 @@ def markdown(rows: list[dict]) -> str:
         "",
         "Each cell holds two relative errors against PyTorch in float64, each the largest over all tensors of the "
         "check: ours, and PyTorch's own when it computes the same in channels-last layout, with a permuted batch, with "
-        "the input moved by one unit in the last place, and all three. Gradients and moments are measured against the size "
-        "of the model's whole gradient. A tensor passes within 1e-10 or 8 times its own noise, whichever is larger.",
+        "the input moved by one unit in the last place, and all three. Gradients and moments are measured against the "
+        "size of the model's whole gradient. A tensor passes within 1e-10 or 8 times its own noise, if that is more.",
         "",
         "`batch_stats` is the running statistics after each of 3 batches. `optimizer` is SGD with momentum 0.9, weight "
         "decay 0.01 and a schedule, 5 steps: parameters and moments after each. AdamW's "

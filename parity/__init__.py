@@ -1,35 +1,22 @@
 """Converts PyTorch checkpoints to Flax and back, and proves that two networks agree.
 
-Importing this does not import PyTorch: the names that need it are loaded when they are first used.
+Everything is loaded when it is first used: `import parity` imports neither JAX nor PyTorch, because the pytest plugin
+here is imported by every pytest run of whoever installed us.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from parity.checkpoints import load_checkpoint
-from parity.convert import to_flax, to_torch
-from parity.naming import LeafRule, ParityError, register_layer
-
 if TYPE_CHECKING:
+    from parity.checkpoints import load_checkpoint
     from parity.checks import CHECKS, check
+    from parity.convert import to_flax, to_torch
+    from parity.data_checks import check_classes, check_preprocessing
+    from parity.naming import LeafRule, ParityError, register_layer
     from parity.optimizers import Optimizer
-    from parity.randomize import random_inputs, randomize
+    from parity.random_weights import random_inputs, randomize
     from parity.results import Comparison, Finding, Report
     from parity.testing import assert_gradient_parity, assert_parity, assert_train_parity
-
-_LAZY = {
-    "CHECKS": "parity.checks",
-    "check": "parity.checks",
-    "Optimizer": "parity.optimizers",
-    "random_inputs": "parity.randomize",
-    "randomize": "parity.randomize",
-    "Comparison": "parity.results",
-    "Finding": "parity.results",
-    "Report": "parity.results",
-    "assert_gradient_parity": "parity.testing",
-    "assert_parity": "parity.testing",
-    "assert_train_parity": "parity.testing",
-}
 
 __all__ = [
     "CHECKS",
@@ -43,6 +30,8 @@ __all__ = [
     "assert_parity",
     "assert_train_parity",
     "check",
+    "check_classes",
+    "check_preprocessing",
     "load_checkpoint",
     "random_inputs",
     "randomize",
@@ -51,8 +40,25 @@ __all__ = [
     "to_torch",
 ]
 
+_MODULES = {
+    "checkpoints": ("load_checkpoint",),
+    "checks": ("CHECKS", "check"),
+    "convert": ("to_flax", "to_torch"),
+    "data_checks": ("check_classes", "check_preprocessing"),
+    "naming": ("LeafRule", "ParityError", "register_layer"),
+    "optimizers": ("Optimizer",),
+    "random_weights": ("random_inputs", "randomize"),
+    "results": ("Comparison", "Finding", "Report"),
+    "testing": ("assert_gradient_parity", "assert_parity", "assert_train_parity"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOME:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(f"parity.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,8 @@ import optax
 import torch
 from flax import nnx
 
-from parity.errors import PROFILES, Error, agreement
+from parity.errors import PROFILES, Error, agreement, measure
+from parity.isolation import isolate, record
 from parity.naming import ParityError
 from parity.optimizers import Optimizer
 from parity.pair import OneSided, Pair
@@ -22,6 +23,7 @@ from parity.results import Comparison, Report
 from parity.sides import Loss
 from parity.training_checks import optimizer as optimizer_steps
 from parity.training_checks import trajectory
+from parity.value_checks import initialization, weights
 
 BATCHES = 3  # for running statistics
 
@@ -70,16 +72,33 @@ def batch_stats(pair: Pair) -> list[Comparison]:
     return found
 
 
+def layers(pair: Pair) -> list[Comparison]:
+    """Every layer alone on the input that PyTorch's had, in eval mode: what low precision costs it, and no more."""
+    found = []
+    recorded = record(pair, train=False)
+    parents = {path.rpartition(".")[0] for path in recorded.their_inputs}
+    for path in recorded.their_inputs:
+        layer = isolate(pair, recorded, path, train=False) if path not in parents else None
+        if layer is not None:
+            output = layer.output()
+            error = measure(output, layer.expected, precision=pair.precision)
+            found.append(Comparison("layers", "eval", path, error, layer.floor, layer.limit))
+    return found
+
+
 CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
+    "weights": weights,
+    "initialization": initialization,
     "forward": forward,
     "activations": activations,
+    "layers": layers,
     "gradients": gradients,
     "batch_stats": batch_stats,
     "optimizer": optimizer_steps,
     "trajectory": trajectory,
 }
 DEFAULT = ("forward", "activations", "gradients", "batch_stats", "optimizer")
-_WITHOUT_GRADIENTS = {"forward", "activations", "batch_stats"}
+_WITHOUT_GRADIENTS = {"weights", "initialization", "forward", "activations", "layers", "batch_stats"}
 
 
 def check(

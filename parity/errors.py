@@ -22,6 +22,7 @@ class Profile:
         k: how many floors an error may be. The floor is the largest of a handful of samples of rounding noise and ours
             is one more sample, from other kernels; k leaves room for that and for no fault.
         least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
+        least_alone: the same for a layer on its own, which has no errors from before it to answer for.
         least_gradient: the same for gradients. In low precision a value near zero can have another sign on the other
             side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
             happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
@@ -31,13 +32,14 @@ class Profile:
     dtype: str
     k: float
     least: float
+    least_alone: float
     least_gradient: float
 
 
 PROFILES = {
-    "float64": Profile("float64", k=8.0, least=1e-10, least_gradient=1e-10),
-    "float32": Profile("float32", k=4.0, least=4 * 2.0**-23, least_gradient=1e-2),
-    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_gradient=2e-1),
+    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10),
+    "float32": Profile("float32", k=4.0, least=4 * 2.0**-23, least_alone=4 * 2.0**-23, least_gradient=1e-2),
+    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1),
 }
 
 

@@ -347,6 +347,22 @@ class FlaxSide:
             gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
         )
 
+    def record(self, inputs: np.ndarray, *, train: bool) -> tuple[Arrays, Arrays]:
+        """First inputs and outputs of every submodule in a forward pass, by PyTorch's path, in Flax's layout."""
+        graphdef, state = nnx.split(self.model(train=train))
+
+        def forward(state, x):
+            model = nnx.merge(graphdef, state, copy=True)
+            with recording_flax(model) as recorder:
+                model(x)
+            return {k: v for k, v in recorder.inputs.items() if isinstance(v, jax.Array)}, recorder.outputs
+
+        taken, given = jax.jit(forward)(state, self.array(inputs))
+        return (
+            {self.torch_path(name): _wide(array) for name, array in taken.items()},
+            {self.torch_path(name): _wide(array) for name, array in given.items()},
+        )
+
     def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode; nothing is computed."""
         _, (outputs, _, _) = jax.eval_shape(self._pass(False, None), *self.parts(), self.array(inputs), None)[0]

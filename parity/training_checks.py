@@ -1,6 +1,6 @@
 """The checks that train: single optimiser steps, and whole trajectories."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -134,8 +134,18 @@ class TorchTrainer:
                 for key, value in state.items()
             }
 
-    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Any, arrangement: Arrangement) -> Run:
+    def step(
+        self,
+        step: int,
+        inputs: np.ndarray,
+        targets: Any,
+        loss: Any,
+        arrangement: Arrangement = PLAIN,
+        adjust: Callable[[Run], None] = lambda run: None,
+    ) -> Run:
+        """One step, counted from 0; `adjust` may change the gradients first."""
         run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
+        adjust(run)
         for name, parameter in self.parameters.items():
             parameter.grad = self.side.tensor(run.gradients[name])
         for group in self.optimizer.param_groups:

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
 def networks(name: str, weights: Path | None, seed: int) -> tuple[nnx.Module, Any, dict[str, Any]]:
     """The Flax network, the PyTorch one, and the options that both were built with."""
     from parity.commands.torch_networks import torch_network
-    from parity.randomize import randomize
+    from parity.random_weights import randomize
 
     if weights is None:
         row = get_architecture(name)
@@ -127,7 +127,7 @@ def networks(name: str, weights: Path | None, seed: int) -> tuple[nnx.Module, An
 
 def images(args: Arguments, shape: dict[str, Any]) -> np.ndarray:
     """float32 images (batch, size, size, channels): random, or cut from a file and normalised."""
-    from parity.randomize import random_inputs
+    from parity.random_weights import random_inputs
 
     if args.image is None:
         return random_inputs((args.batch, args.size, args.size, shape["in_channels"]), seed=args.seed)

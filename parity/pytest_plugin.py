@@ -1,0 +1,68 @@
+"""A pytest plugin, in effect wherever this package is installed: two fixtures and `--parity-report=DIR`.
+
+Every pytest run of whoever installed us loads this file, so it imports neither JAX nor PyTorch; the fixtures do.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DIRECTORY = pytest.StashKey[Path]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("parity").addoption(
+        "--parity-report",
+        metavar="DIR",
+        type=Path,
+        help="write each report of the fixture parity_check to DIR, as JSON and as a page with plots",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if directory := config.getoption("parity_report", None):
+        config.stash[_DIRECTORY] = directory
+
+
+@pytest.fixture
+def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
+    from parity.checks import check
+
+    count = 0
+
+    def run(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        report = check(*args, **options)
+        if directory := request.config.stash.get(_DIRECTORY, None):
+            from parity.html import write_html
+            from parity.report import write_json
+
+            directory.mkdir(parents=True, exist_ok=True)
+            count += 1
+            name = re.sub(r"[^\w.-]+", "_", request.node.nodeid) + (f"-{count}" if count > 1 else "")
+            write_json(report, directory / f"{name}.json")
+            write_html(report, directory / f"{name}.html")
+        if not report.passed:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return run
+
+
+@pytest.fixture
+def parity_randomize() -> "Callable[..., np.ndarray]":
+    """(flax_model, torch_model, input_shape) -> inputs: fills both with the same values, which hide nothing."""
+    from parity.random_weights import random_inputs, randomize
+
+    def fill(flax_model: Any, torch_model: Any, shape: tuple[int, ...], *, seed: int = 0, names: Any = None) -> Any:
+        randomize(torch_model, flax_model, seed=seed, names=names)
+        return random_inputs(shape, seed=seed)
+
+    return fill
