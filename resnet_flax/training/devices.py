@@ -34,7 +34,7 @@ def open_devices(config: RunConfig) -> Mesh:
         _join()
     try:
         return data_mesh()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no GPU plugin at all
         if config.device == "gpu":
             raise UserError(
                 "--device gpu, but JAX finds no GPU here; install the extra cuda13 or cuda12 and check "

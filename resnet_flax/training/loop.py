@@ -14,7 +14,7 @@ from rich.console import Console
 
 from parity import to_torch
 from parity.checkpoints import write_checkpoint
-from resnet_flax.data import Source, open_source
+from resnet_flax.data import Source, open_source, steps_per_epoch
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.training.checkpoints import Checkpoints
@@ -29,6 +29,7 @@ from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import check_same_run, choose_workdir, save_config
 
+PROFILED = (11, 21)  # the first of this run's steps in the trace, and the first behind it
 PLOT_SECONDS = 60.0  # at most one plot so often while the run goes on
 
 
@@ -69,9 +70,7 @@ class Run:
         state = setup.state(
             setup.initial_arrays()
         )  # whatever is wrong with the settings shows before anything is written
-        if self.config.resume:
-            check_same_run(setup.config)
-        elif self.first:
+        if self.first and not self.config.resume:
             save_config(setup.config)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)
         if self.config.resume and (restored := self.checkpoints.restore(state)):
@@ -118,6 +117,7 @@ class Run:
         batches = setup.training_batches(self.source, start)
         for step in range(start + 1, setup.total_steps + 1):
             batch = next(batches)
+            self._profile(step - start)
             try:
                 if step == start + 1:
                     state, metrics = self._first_step(state, batch)
@@ -151,6 +151,20 @@ class Run:
         self.display.say(f"compiled in {duration(time.monotonic() - began)}")
         self.display.start()
         return state, metrics
+
+    def _profile(self, step: int) -> None:
+        """Traces ten steps of this process once the pipeline is full, if asked to."""
+        if not self.config.profile or not self.first:
+            return
+        if step == PROFILED[0]:
+            jax.profiler.start_trace(self.workdir / "profile")
+        elif step == PROFILED[1]:
+            for done in self.backlog.all():
+                self._record(*done)
+            jax.profiler.stop_trace()
+            self.display.say(
+                f"trace of ten steps written; look at it with\n  xprof --logdir {self.workdir / 'profile'}"
+            )
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         """Takes in the metrics of one step, in order."""
@@ -289,9 +303,12 @@ def train(config: TrainConfig, console: Console) -> int:
         UserError: for whatever the user can mend.
     """
     config = choose_workdir(resolve(config))
+    if config.run.resume:
+        check_same_run(config)
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
     source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
     test = open_source(config.data.data, "test", data_dir=config.data.data_dir)
+    steps_per_epoch(source, config.batch_size)
     return Run(Setup(config, mesh, facts_of(source)), source, test, console).execute()

@@ -1,0 +1,292 @@
+"""The command: runs, interruptions, resuming, guards. A tiny network stands in for the ResNet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+
+from parity import to_torch
+from parity.checkpoints import read_checkpoint, write_checkpoint
+from resnet_flax.commands import train as command
+from resnet_flax.errors import UserError
+from resnet_flax.layers import BatchNorm, Conv, Linear
+from resnet_flax.models import build_model
+from resnet_flax.training import loop, memory, setup, workdir
+from resnet_flax.training.metrics import Journal, read_metrics
+from resnet_flax.training.recipes import RECIPES
+
+OPTIONS = [
+    "--data",
+    "synthetic:8x8x1:64",
+    "--image-size",
+    "8",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "3",
+    "--log-every",
+    "1",
+]
+STEPS = 12
+
+
+class Small(nnx.Module):
+    def __init__(self, num_classes, in_channels, rngs):
+        self.conv1 = Conv(in_channels, 8, 3, stride=2, padding=1, rngs=rngs)
+        self.bn1 = BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+        self.fc = Linear(8, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(self.drop(nnx.relu(self.bn1(self.conv1(x)))).mean((1, 2)))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    def create(name, *, num_classes, in_channels, rngs, **options):
+        return Small(num_classes, in_channels, rngs)
+
+    monkeypatch.setattr(setup, "create_model", create)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    return command.main([*arguments])
+
+
+def final_state(folder):
+    last = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
+    state = ocp.StandardCheckpointer().restore((last / "state").absolute())
+    return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_same_state(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(kind, step, number): sends this process a signal when that row is about to be written."""
+    written = Journal.write
+
+    def at(kind, step, number):
+        def write(self, row_kind, row_step, **values):
+            if (row_kind, row_step, values.get("weights", "model")) == (kind, step, "model"):
+                os.kill(os.getpid(), number)
+            written(self, row_kind, row_step, **values)
+
+        monkeypatch.setattr(Journal, "write", write)
+
+    yield at
+    monkeypatch.setattr(Journal, "write", written)
+
+
+def test_a_run_leaves_everything_behind(capsys):
+    assert run("digits", *OPTIONS, "--ema-decay", "0.5") == 0
+    folder = Path("runs/digits-1")
+    text = capsys.readouterr().out
+    for word in ("compiling", "epoch 3/3", "test accuracy", "best.safetensors", "metrics.jsonl", "curves.png"):
+        assert word in text
+    rows = read_metrics(folder)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert [(row["step"], row["weights"]) for row in rows if row["kind"] == "evaluation"] == [
+        (step, weights) for step in (4, 8, 12) for weights in ("model", "ema")
+    ]
+    assert {"loss", "accuracy", "top5", "train_loss", "train_accuracy", "epoch", "seconds"} <= rows[-1].keys()
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["config"]["schedule"]["epochs"] == 3
+    assert saved["versions"]["jax"] == jax.__version__
+    assert list((folder / "tensorboard").iterdir())
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("best.safetensors", "best_ema.safetensors"):
+        best = read_checkpoint(folder / name)
+        assert best.tensors["conv1.weight"].shape == (8, 1, 3, 3)
+        assert json.loads(best.metadata["class_names"]) == [str(number) for number in range(64)]
+    assert run("digits", *OPTIONS) == 0
+    assert Path("runs/digits-2/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "step", "status"),
+    [(signal.SIGTERM, "train", 6, 143), (signal.SIGINT, "evaluation", 4, 130)],
+)
+def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, number, kind, step, status):
+    options = [*OPTIONS, "--mixup", "0.2", "--ema-decay", "0.9"]
+    assert run("digits", *options, "--workdir", "whole") == 0
+    with monkeypatch.context():
+        interrupt(kind, step, number)
+        assert run("digits", *options, "--workdir", "stopped") == status
+    text = capsys.readouterr().out
+    assert "python train.py --resume --workdir stopped" in text
+    reached = max(row["step"] for row in read_metrics(Path("stopped")))
+    assert step <= reached < STEPS
+    interrupt(None, 0, 0)
+    assert run("--resume", "--workdir", "stopped") == 0
+    assert_same_state(final_state(Path("stopped")), final_state(Path("whole")))
+
+    def kept(row):
+        return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+
+    assert [kept(row) for row in read_metrics(Path("stopped"))] == [kept(row) for row in read_metrics(Path("whole"))]
+
+
+def test_resuming_takes_the_run_before_a_damaged_checkpoint(caplog):
+    assert run("digits", *OPTIONS, "--workdir", "whole") == 0
+    assert run("digits", *OPTIONS, "--workdir", "damaged") == 0
+    for path in Path("damaged/checkpoints/12/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run("--resume", "--workdir", "damaged") == 0
+    assert "skipped the damaged checkpoint of step 12" in caplog.text
+    assert_same_state(final_state(Path("damaged")), final_state(Path("whole")))
+
+
+def test_losses_that_are_not_finite():
+    options = ["digits", *OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e30", "--schedule", "constant"]
+    with pytest.raises(UserError, match=r"of step \d+ is not finite .* learning rate 1e\+30\); there is no checkpoint"):
+        run(*options, "--workdir", "nan")
+    assert run(*options, "--workdir", "skip", "--on-nan", "skip") == 0
+
+
+def test_workdirs_are_kept_apart():
+    assert run("digits", *OPTIONS, "--workdir", "one") == 0
+    with pytest.raises(UserError, match="one holds another run"):
+        run("digits", *OPTIONS, "--workdir", "one")
+    with pytest.raises(UserError, match="other settings .*learning-rate: 0.002 there, 0.1 here"):
+        run("--resume", "--workdir", "one", "--learning-rate", "0.1")
+    with pytest.raises(UserError, match="other settings .*recipe: digits there, cifar10 here"):
+        run("cifar10", "--resume", "--workdir", "one", *OPTIONS)
+    with pytest.raises(UserError, match="nothing to resume: two holds no run"):
+        run("--resume", "--workdir", "two")
+    with pytest.raises(UserError, match="nothing to resume"):
+        run("--resume")
+    assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
+
+
+def test_the_saved_configuration_is_the_one_that_was_given():
+    config = RECIPES["imagenet_v2"].config
+    saved = workdir.as_json(config)
+    assert workdir._from_json(type(config)(), json.loads(json.dumps(saved))) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--accumulate", "3"], "a batch of 16 cannot be split evenly over 1 device x 3 micro-batches"),
+        (["--warmup-epochs", "3"], "--warmup-epochs 3 leaves nothing of --epochs 3"),
+        (["--bce-threshold", "0.2"], "goes with --loss binary_cross_entropy"),
+        (["--train-frozen-statistics"], "goes with --freeze"),
+        (["--freeze", "conv2"], "'conv2' matches no parameter; did you mean conv1"),
+        (["--mean", "0.5", "0.5"], "--mean has 2 values, but the images of .* have 1 channel"),
+        (["--batch-size", "65"], "holds 64 images, fewer than one batch"),
+        (["--distributed"], "--distributed needs a --workdir"),
+        (["--evaluate"], "--evaluate needs --weights"),
+    ],
+)
+def test_settings_that_cannot_work(arguments, message):
+    with pytest.raises(UserError, match=message):
+        run("digits", *OPTIONS, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_out_of_memory_names_a_batch_that_fits(monkeypatch):
+    def refuse(self, state, batch):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes."
+        )
+
+    monkeypatch.setattr(loop.Run, "_first_step", refuse)
+    with pytest.raises(
+        UserError, match="a batch of 16 does not fit into the memory of cpu; use a smaller --batch-size"
+    ):
+        run("digits", *OPTIONS)
+    # 10 GB of state and 60 GB for 256 images, on 40 GB less a tenth: 26 / 60 of the batch, in multiples of 8.
+    assert memory.batch_that_fits(256, 8, fixed=10, per_batch=60, limit=40) == 104
+    assert memory.batch_that_fits(256, 8, fixed=50, per_batch=60, limit=40) == 0
+
+
+def test_a_full_disk(monkeypatch):
+    def full(self, *args, **values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "write", full)
+    with pytest.raises(UserError, match="No space left on device.*--resume"):
+        run("digits", *OPTIONS)
+
+
+def test_recipes_are_listed_and_misspelt_names_answered(capsys):
+    assert run("--list") == 0
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()] == list(RECIPES)
+    assert run("--show", "imagenet_v2") == 0
+    assert "--ema-decay 0.9989" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no recipe named 'imagenet_v3'; did you mean imagenet_v2"):
+        run("imagenet_v3")
+    with pytest.raises(SystemExit) as stop:
+        run("digits", "--learnig-rate", "1")
+    assert stop.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_another_batch_size_reminds_of_the_rule(capsys):
+    run("digits", *OPTIONS)
+    assert "a batch of 16 where the recipe has 64, at the same learning rate" in capsys.readouterr().out
+
+
+def test_comparison(capsys):
+    for name in ("one", "two"):
+        run("digits", *OPTIONS, "--workdir", name)
+    assert run("--compare", "one", "two") == 0
+    assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="three holds no run"):
+        run("--compare", "one", "three")
+
+
+def test_profile():
+    assert run("digits", *OPTIONS, "--epochs", "6", "--profile", "--workdir", "profiled") == 0
+    assert list(Path("profiled/profile").rglob("*.xplane.pb"))
+
+
+def test_evaluation_of_weights(capsys):
+    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
+    write_checkpoint("w.safetensors", to_torch(model), {})
+    options = ["--evaluate", "--weights", "w.safetensors", "--image-size", "8", "--mean", "0.4", "--std", "0.3"]
+    with pytest.raises(UserError, match="tells 7 classes apart and digits has 10"):
+        run(*options)
+    assert run(*options, "--data", "synthetic:8x8x1:7", "--batch-size", "4", "--workdir", "out") == 0
+    text = capsys.readouterr().out
+    assert "over 7 images" in text
+    result = json.loads(Path("out/evaluation.json").read_text())
+    assert Path("out/confusion.png").exists()
+
+    test = command.parse([*options, "--data", "synthetic:8x8x1:7"])
+    from resnet_flax.data import open_source
+
+    source = open_source(test.data.data, "test")
+    images = jnp.stack([jnp.asarray(source[i]["image"]) for i in range(7)])
+    predicted = np.asarray(model((images / 255 - 0.4) / 0.3)).argmax(1)
+    assert result["accuracy"] == (predicted == np.arange(7)).mean()
+    assert result["count"] == 7
+
+
+def test_no_gpu_is_one_sentence():
+    found = subprocess.run(
+        [sys.executable, str(Path(command.__file__).parents[2] / "train.py"), "--device", "gpu"],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"},
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: --device gpu, but JAX finds no GPU here")
+    assert "Traceback" not in found.stderr
