@@ -1,10 +1,14 @@
 """The convolution's fast forms against XLA's own, under every transformation."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_flax import ARCHITECTURES, create_model
 from resnet_flax.layers.conv_gradients import conv_general_dilated
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -68,3 +72,136 @@ def test_equals_xla_in_float64(shape):
         xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+def test_blocks_of_small_groups_equal_xla():
+    """Groups of 8 channels: the forward form for small groups, which the tiny shapes above are below."""
+    with jax.enable_x64(True):
+        x, kernel, options = _case((9, 8, 32, 64, 3, 2, 1, 1, 4))
+        ours = _derivatives(conv_general_dilated, options)(x, kernel)
+        xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+def _gradients(conv, options):
+    return jax.jit(
+        jax.grad(
+            lambda x, kernel: jnp.sin(conv(x, kernel, **options)).sum(dtype=jnp.promote_types(x.dtype, jnp.float32)),
+            (0, 1),
+        )
+    )
+
+
+@pytest.mark.parametrize("batch", [16, 15, 1, 0])
+def test_every_batch_size(batch):
+    """Images are taken several at a time, so many as divide the batch."""
+    _, kernel, options = _case(SHAPES[0])
+    x = np.random.default_rng(1).normal(size=(batch, 6, 5, 3)).astype(np.float32)
+    kernel = kernel.astype(np.float32)
+    ours, xla = (
+        _gradients(conv, options)(x, kernel)[1] for conv in (conv_general_dilated, jax.lax.conv_general_dilated)
+    )
+    np.testing.assert_allclose(ours, xla, rtol=0, atol=2e-6 * np.abs(xla).max())
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_bfloat16_is_no_worse_than_xla(shape):
+    x, kernel, options = _case(shape, np.float32)
+    exact = _gradients(jax.lax.conv_general_dilated, options)(x, kernel)
+    half = [jnp.asarray(array, jnp.bfloat16) for array in (x, kernel)]
+    ours, xla = (_gradients(conv, options)(*half) for conv in (conv_general_dilated, jax.lax.conv_general_dilated))
+    for a, b, truth in zip(ours, xla, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.abs(a - truth).max() <= 1.5 * np.abs(b - truth).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_program_for_a_gpu_holds_xlas_convolutions(shape):
+    x, kernel, options = _case(shape, np.float32)
+
+    def operations(conv):
+        text = _gradients(conv, options).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+        return [text.count(f"stablehlo.{name}") for name in ("convolution", "dot_general", "while", "concatenate")]
+
+    assert operations(conv_general_dilated) == operations(jax.lax.conv_general_dilated)
+
+
+def test_memory_is_not_spent_on_shifted_copies():
+    """What the forward pass keeps for the backward pass is the input, once."""
+    x, kernel, options = _case((16, 16, 8, 8, 3, 1, 1, 1, 1), np.float32)
+    _, pullback = jax.vjp(lambda kernel: conv_general_dilated(x, kernel, **options), kernel)
+    assert sum(leaf.size for leaf in jax.tree.leaves(pullback)) <= x.size + kernel.size
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_string_padding(padding):
+    x, kernel, options = _case(SHAPES[1], np.float32)
+    options["padding"] = padding
+    ours, xla = (_gradients(conv, options)(x, kernel) for conv in (conv_general_dilated, jax.lax.conv_general_dilated))
+    for a, b in zip(ours, xla, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+
+
+def test_other_convolutions_are_lax_own():
+    x = np.ones((2, 3, 8), np.float32)
+    one_dimensional = {"window_strides": (1,), "padding": "SAME"}
+    kernel = np.ones((4, 3, 3), np.float32)
+    np.testing.assert_array_equal(
+        conv_general_dilated(x, kernel, **one_dimensional), jax.lax.conv_general_dilated(x, kernel, **one_dimensional)
+    )
+
+
+def test_errors_are_lax_own():
+    x, kernel, options = _case(SHAPES[0], np.float32)
+    with pytest.raises(ValueError, match="feature"):
+        conv_general_dilated(x, kernel[:, :, :2], **options)
+
+
+SHARDED = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+from resnet_flax import ARCHITECTURES, create_model
+from resnet_flax.layers.conv_gradients import conv_general_dilated
+
+rng = np.random.default_rng(0)
+x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 6, 5, 3), (3, 3, 3, 4)))
+options = dict(window_strides=(2, 2), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def gradient(conv):
+    return jax.grad(lambda kernel, x: jnp.sin(conv(x, kernel, **options)).sum())
+mesh = Mesh(np.array(jax.devices()), ("data",))
+sharded = jax.jit(jax.shard_map(gradient(conv_general_dilated), mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+np.testing.assert_allclose(sharded(kernel, x), gradient(jax.lax.conv_general_dilated)(kernel, x), atol=1e-4)
+reduces = sharded.lower(kernel, x).compile().as_text().count(" all-reduce(")
+assert reduces == 1, reduces
+"""
+
+
+def test_in_shard_map_the_gradient_is_summed_once():
+    result = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_convolution_of_the_family(name):
+    """Kernel gradients in float64, at the published channels and on small images."""
+    from flax import nnx
+
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    shapes = {
+        (9, 8, conv.in_features, conv.out_features, conv.kernel_size[0], conv.strides[0], conv.padding[0][0],
+         conv.kernel_dilation[0], conv.feature_group_count)
+        for _, conv in nnx.iter_modules(model) if isinstance(conv, nnx.Conv)
+    }  # fmt: skip
+    assert shapes
+    with jax.enable_x64(True):
+        for shape in sorted(shapes):
+            x, kernel, options = _case(shape)
+            ours, xla = (
+                _gradients(conv, options)(x, kernel) for conv in (conv_general_dilated, jax.lax.conv_general_dilated)
+            )
+            for a, b in zip(ours, xla, strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max(), err_msg=str(shape))

@@ -63,14 +63,18 @@ def conv_general_dilated(
     sharding is passed on to it unchanged.
     """
     options = {
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
         "dimension_numbers": dimension_numbers,
         "feature_group_count": feature_group_count,
+        "batch_group_count": batch_group_count,
         "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        "out_sharding": out_sharding,
     }
-    plain = (
+    ours = (
         inputs.ndim == 4
         and jnp.issubdtype(inputs.dtype, jnp.floating)
-        and inputs.dtype == kernel.dtype
         and lax.conv_dimension_numbers(inputs.shape, kernel.shape, dimension_numbers)
         == lax.conv_dimension_numbers(inputs.shape, kernel.shape, LAYOUT)
         and set(lhs_dilation or (1,)) == {1}
@@ -78,22 +82,10 @@ def conv_general_dilated(
         and preferred_element_type is None
         and out_sharding is None
     )
-    arguments = dict(lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, **options)
-    # Shapes are checked by XLA's own function, so that its errors are the ones seen.
-    if not plain:
-        return lax.conv_general_dilated(
-            inputs,
-            kernel,
-            window_strides,
-            padding,
-            batch_group_count=batch_group_count,
-            preferred_element_type=preferred_element_type,
-            out_sharding=out_sharding,
-            **arguments,
-        )
-    jax.eval_shape(
-        partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **arguments), inputs, kernel
-    )
+    convolution = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
+    if not ours:
+        return convolution(inputs, kernel)
+    jax.eval_shape(convolution, inputs, kernel)  # raises lax's own errors
     strides = tuple(window_strides)
     dilation = tuple(rhs_dilation or (1, 1))
     if isinstance(padding, str):
@@ -197,6 +189,8 @@ def _kernel_tangent(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     if jnp.finfo(dtype).bits < 32:  # the gradient is summed over the images in float32, and rounded once
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     outputs = _output_size(x, kernel, window)
+    if 0 in (x.shape[0], *outputs):
+        return _xla(x, kernel, window).astype(dtype)
     if window.groups > 1:
         weights, form = kernel, partial(_tap_products, window=window, outputs=outputs)
     else:
