@@ -17,7 +17,7 @@ from parity.errors import PROFILES, Error, agreement, measure
 from parity.isolation import isolate, record
 from parity.naming import ParityError
 from parity.optimizers import Optimizer
-from parity.pair import OneSided, Pair
+from parity.pair import OneSided, Pair, Train
 from parity.precision import exact_arithmetic
 from parity.results import Comparison, Report
 from parity.sides import Loss
@@ -114,6 +114,7 @@ def check(
     optimizer: Optimizer | None = None,
     steps: int = 5,
     batches: Sequence[tuple[Any, Any]] | None = None,
+    train: Train | None = None,
     names: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> Report:
@@ -131,6 +132,8 @@ def check(
             integer targets and otherwise the mean squared difference.
         optimizer, steps: for "optimizer" and "trajectory".
         batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
+        train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
+            update; it leaves the trained values in the model. A plain one by default.
         names: {Flax module path: PyTorch module path} where the names differ.
         device: PyTorch's.
 
@@ -154,6 +157,7 @@ def check(
             optimizer or Optimizer(),
             steps,
             batches,
+            train,
             names,
             device,
             differentiate=not _WITHOUT_GRADIENTS.issuperset(checks),

@@ -27,6 +27,8 @@ from parity.sides import (
     like_torch,
 )
 
+Train = Callable[[Any, list[tuple[Any, Any]], Optimizer], list[float]]
+
 
 class Runs(NamedTuple):
     """One pass of everything.
@@ -79,6 +81,7 @@ class Pair:
     optimizer: Optimizer = field(default_factory=Optimizer)
     steps: int = 5
     batches: Sequence[tuple[Any, Any]] | None = None
+    train: Train | None = None
     names: Mapping[str, str] | None = None
     device: str = "cpu"
     differentiate: bool = True

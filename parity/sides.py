@@ -258,6 +258,11 @@ class FlaxSide:
         self.values = {name: leaf.variable.get_value() for name, leaf in self.leaves.items()}
         self._compiled: dict[tuple[bool, int | None], Callable] = {}
 
+    def take(self, model: nnx.Module) -> None:
+        """Takes the parameters and statistics of a model that `self.model` gave."""
+        values = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(model, self.names)}
+        self.values = {name: values[name] for name in self.values}
+
     def load(self, state: Arrays) -> None:
         """Takes parameters and statistics from a PyTorch state_dict, by copies."""
         self.values |= self.from_torch_layout(state)

@@ -187,8 +187,13 @@ def trajectory(pair: Pair) -> list[Comparison]:
         if not (pair.theirs is pair.oracle and arrangement is PLAIN)
     ]
     with pair.restored():
-        trainer = FlaxTrainer(pair.ours, pair.optimizer)
-        ours = [trainer.step(i, *batch, pair.loss).loss for i, batch in enumerate(batches)]
+        if pair.train is None:
+            trainer = FlaxTrainer(pair.ours, pair.optimizer)
+            ours = [trainer.step(i, *batch, pair.loss).loss for i, batch in enumerate(batches)]
+        else:
+            model = pair.ours.model(train=True)
+            ours = pair.train(model, [(pair.ours.array(x), pair.ours.array(y)) for x, y in batches], pair.optimizer)
+            pair.ours.take(model)
         pair.curves[f"Flax, {pair.precision}"] = ours
         if (share := _accuracy(lambda x: pair.ours.run(x, train=False), batches)) is not None:
             accuracies["Flax"] = share

@@ -1,5 +1,6 @@
 """`python -m parity check ARCH`."""
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ class Arguments:
     """Height and width of the images."""
     image: Path | None = None
     """Real input: an image file, from which the batch is cut."""
+    small_images: bool = False
+    """A 3x3 stem without max-pool on both sides."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """For the checks optimizer and trajectory; sgd has momentum 0.9."""
+    learning_rate: float = 0.05
+    """Its base: it rises over two steps, then follows a cosine (trajectory) or is halved each step (optimizer)."""
+    weight_decay: float = 1e-2
+    steps: int = 5
+    """Of optimizer and trajectory. The trajectory is on real images, scikit-learn's digits."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where both frameworks compute."""
     seed: int = 0
@@ -55,8 +65,8 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(Arguments, prog="python -m parity check", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     get_architecture(args.architecture)  # before anything slow
     _require_writable(args.json, args.html)
-    if args.batch < 1 or args.size < 1:
-        raise UserError(f"--batch {args.batch} and --size {args.size} must be positive")
+    if min(args.batch, args.size, args.steps) < 1:
+        raise UserError(f"--batch {args.batch}, --size {args.size} and --steps {args.steps} must be positive")
     try:
         import torch
         import torchvision  # noqa: F401
@@ -65,9 +75,12 @@ def main(arguments: list[str]) -> int:
     _choose_device(args.device, torch)
 
     from parity.checks import check
+    from parity.commands.training_loop import digit_batches, train
+    from parity.optimizers import Optimizer
     from parity.report import as_renderable, write_json
 
-    flax_model, torch_model, shape = networks(args.architecture, args.weights, args.seed)
+    checks = [name.strip() for name in args.checks.split(",") if name.strip()]
+    flax_model, torch_model, shape = networks(args.architecture, args.weights, args.seed, args.small_images)
     inputs = images(args, shape)
     labels = np.random.default_rng(args.seed).integers(0, shape["num_classes"], len(inputs))
     report = check(
@@ -75,8 +88,14 @@ def main(arguments: list[str]) -> int:
         torch_model,
         inputs,
         labels,
-        checks=[name.strip() for name in args.checks.split(",") if name.strip()],
+        checks=checks,
         precision=args.precision,
+        optimizer=Optimizer(args.optimizer, rate(args, checks), weight_decay=args.weight_decay),
+        steps=args.steps,
+        batches=digit_batches(args.steps, args.batch, args.size, shape["in_channels"])
+        if "trajectory" in checks
+        else None,
+        train=train,
         device="cuda" if args.device == "gpu" else "cpu",
     )
     report.settings |= {"architecture": args.architecture, "weights": str(args.weights or f"random, seed {args.seed}")}
@@ -90,16 +109,33 @@ def main(arguments: list[str]) -> int:
     return 0 if report.passed else 1
 
 
-def networks(name: str, weights: Path | None, seed: int) -> tuple[nnx.Module, Any, dict[str, Any]]:
+def rate(args: Arguments, checks: list[str]) -> Any:
+    """The learning rate: a number, which each step halves, or for a trajectory a warm-up and a cosine."""
+    if "trajectory" not in checks:
+        return args.learning_rate
+
+    def cosine(step: int) -> float:
+        return args.learning_rate * min((step + 1) / 2, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+
+    return cosine
+
+
+def networks(
+    name: str, weights: Path | None, seed: int, small_images: bool = False
+) -> tuple[nnx.Module, Any, dict[str, Any]]:
     """The Flax network, the PyTorch one, and the options that both were built with."""
     from parity.commands.torch_networks import torch_network
     from parity.random_weights import randomize
 
     if weights is None:
         row = get_architecture(name)
-        shape: dict[str, Any] = {"num_classes": row.num_classes, "in_channels": row.in_channels}
+        shape: dict[str, Any] = {
+            "num_classes": row.num_classes,
+            "in_channels": row.in_channels,
+            "small_images": small_images,
+        }
         torch_model = torch_network(name, **shape)
-        flax_model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
+        flax_model = nnx.eval_shape(lambda: build_model(name, small_images=small_images, rngs=nnx.Rngs(0)))
         randomize(torch_model, flax_model, seed=seed)
         return flax_model, torch_model, shape
 
