@@ -35,6 +35,9 @@ class Conv(nnx.Conv):
         ValueError: if `groups` does not divide the channels.
     """
 
+    strides: tuple[int, int]
+    padding: list[tuple[int, int]]
+
     def __init__(
         self,
         in_features: int,
@@ -71,3 +74,9 @@ class Conv(nnx.Conv):
             conv_general_dilated=conv_general_dilated,
             rngs=rngs,
         )
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the output is the product of the input, at the stride, and the kernel: 1x1, and nothing else."""
+        plain = self.feature_group_count == 1 and self.bias is None and not any(map(any, self.padding))
+        return plain and self.kernel.shape[:2] == (1, 1)

@@ -1,11 +1,15 @@
 """Batch normalisation with PyTorch's arithmetic."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from resnet_flax.layers.convolution import Conv
+from resnet_flax.layers.products import product, product_moments
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -19,7 +23,7 @@ class BatchNorm(nnx.BatchNorm):
     - statistics, scale and bias stay float32 whatever the compute dtype (float64 with `param_dtype=float64`), and so
       does the arithmetic between reading the input and writing the output;
     - the batch variance neither cancels (E[x^2] - E[x]^2 does, where the mean is large) nor reads the input twice: the
-      sums run over x - s, where s is one pixel of the batch;
+      sums run over x - s, where s is one pixel of the batch (in bfloat16, whose rounding costs more, s is 0);
     - train mode on a single value per channel is an error, as in PyTorch, not a variance of zero;
     - `num_batches_tracked` counts the updates, so that a checkpoint goes back to PyTorch whole.
 
@@ -66,9 +70,16 @@ class BatchNorm(nnx.BatchNorm):
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
     def __call__(  # ty: ignore[incompatible-method-override]  (no `mask`: PyTorch has none)
-        self, x: jax.Array, use_running_average: bool | None = None
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        factors: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
-        """Normalises x (..., num_features); in train mode it also updates the running statistics.
+        """Normalises x (N, ..., num_features); in train mode it also updates the running statistics.
+
+        `factors`, if given, are two arrays, (N, ..., k) and (k, num_features), whose product x is. For bfloat16 in
+        train mode the result is then computed from them (see `conv_norm`), and `jax.jit` leaves out x itself.
 
         Raises:
             ValueError: in train mode, if there is only one value per channel.
@@ -76,41 +87,85 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average is None:
             use_running_average = self.use_running_average
         output_dtype = self.dtype or x.dtype
-        x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
         if use_running_average:
-            mean, var = self.mean[...], self.var[...]
+            x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
+            shape = (1,) * (x.ndim - 1) + (-1,)
+            factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
+            y = (x - self.mean[...].reshape(shape)) * factor.reshape(shape) + self.bias[...].reshape(shape)
+        elif factors is not None and x.dtype == jnp.bfloat16:
+            inputs, kernel = factors
+            factor, offset = self._train_mode(*product_moments(inputs, kernel), 0, self._count(x))
+            offset = offset.reshape((1,) * (x.ndim - 1) + (-1,))
+            y = product(inputs, kernel * factor[None, :]).astype(offset.dtype) + offset
         else:
-            mean, var, count = self._batch_statistics(x)
-            self._update(mean, var * (count / (count - 1)))
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        y = (x - mean.reshape(shape)) * factor.reshape(shape) + self.bias[...].reshape(shape)
+            y = self._normalize(x.astype(jnp.promote_types(x.dtype, self.param_dtype)), exact=x.dtype != jnp.bfloat16)
         return y.astype(output_dtype)
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance per channel (num_features,), and the number of values behind them."""
-        axes = tuple(range(x.ndim - 1))
-        count = math.prod(x.shape[:-1])
-        total = count * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)
-        if total == 1:
+    def _normalize(self, x: jax.Array, exact: bool) -> jax.Array:
+        """Train mode; without `exact`, for numbers that were rounded to bfloat16."""
+        shift = 0
+        if exact:
+            # Any shift gives the same result, and no gradient; one near the data keeps the squares small. Rounding to
+            # bfloat16 has cost a large mean's variance more than squaring in float32 does.
+            shift = jax.lax.stop_gradient(x[(0,) * (x.ndim - 1)])
+            x = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
+        # Sums over each image, then both over the images at once; and in return for the gradients' sums, coefficients
+        # for each image. On a GPU either pair is one read of the input and two launches.
+        pixels = tuple(range(1, x.ndim - 1))
+        sums = jnp.stack([x.sum(pixels), jnp.square(x).sum(pixels)]).sum(1)
+        mean, square = sums / math.prod(x.shape[:-1])
+        coefficients = jnp.stack(self._train_mode(mean, square, shift, self._count(x)))
+        images, channels = x.shape[0], x.shape[-1]
+        factor, offset = jnp.broadcast_to(coefficients[:, None], (2, images, channels)).reshape(
+            2, images, *(1,) * len(pixels), channels
+        )
+        return x * factor + offset
+
+    def _train_mode(
+        self, mean: jax.Array, square: jax.Array, shift: jax.Array | int, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """From mean and mean square of x - shift: updates the statistics, and gives the norm as
+        (x - shift) * factor + offset, a form whose gradient needs the sums of g and of g x and no others."""
+        var = jnp.maximum(square - jnp.square(mean), 0)
+        if self.axis_name:
+            local_mean = mean
+            mean = jax.lax.pmean(local_mean + shift, self.axis_name) - shift
+            var = jax.lax.pmean(var + jnp.square(local_mean - mean), self.axis_name)
+        self._update(mean + shift, var * (count / (count - 1)))
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return factor, self.bias[...] - mean * factor
+
+    def _count(self, x: jax.Array) -> int:
+        """The number of values behind each channel's statistics."""
+        count = math.prod(x.shape[:-1]) * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)
+        if count == 1:
             raise ValueError(
                 f"batch statistics need more than one value per channel, but the input is {x.shape}: "
                 "use a larger batch, or model.eval()"
             )
-        # Any shift gives the same mean and variance, and no gradient; one near the data keeps the squares small.
-        shift = jax.lax.stop_gradient(x[(0,) * (x.ndim - 1)])
-        shifted = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
-        shifted_mean = shifted.mean(axes)
-        mean = shifted_mean + shift
-        var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(shifted_mean), 0)
-        if self.axis_name:
-            local_mean = mean
-            mean = jax.lax.pmean(local_mean, self.axis_name)
-            var = jax.lax.pmean(var + jnp.square(local_mean - mean), self.axis_name)
-        return mean, var, total
+        return count
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
         mean, unbiased_var = jax.lax.stop_gradient((mean, unbiased_var))
         self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
         self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased_var
         self.num_batches_tracked[...] += 1
+
+
+def conv_norm(conv: Callable[..., jax.Array], norm: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """norm(conv(x)) for x (N, H, W, C), in bfloat16 without storing the output of a 1x1 convolution in between.
+
+    Training on a GPU is bound by what it reads and writes, and a bottleneck's last convolution writes four times what
+    it reads. But with y = x K over r pixels, the statistics of y follow from those of x, which is narrower:
+
+        mean(y) = mean(x) K        mean(y[c]^2) = K[:, c]^T (x^T x / r) K[:, c]
+
+    and norm(y) = x (K * factor) + offset. So y is neither written, nor read by statistics, norm and backward pass; the
+    gradient that follows from these formulas has the same terms. A variance taken so loses the square of y's
+    cancellation in float32; in bfloat16, whose products are exact in float32, y's own rounding would lose more.
+    """
+    y = conv(x)
+    if type(conv) is not Conv or type(norm) is not BatchNorm or not conv.is_product:
+        return norm(y)
+    rows, columns = conv.strides
+    return norm(y, factors=(x[:, ::rows, ::columns].astype(y.dtype), conv.kernel[0, 0]))

@@ -1,6 +1,8 @@
-"""Pooling with PyTorch's padding, and a gradient that is fast on a CPU."""
+"""Pooling with PyTorch's padding, and a gradient of elementwise operations.
 
-from functools import partial
+XLA's own derivative reduces (value, position) pairs over every window and scatters: slow on a CPU, and on a GPU five
+times the traffic.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +38,7 @@ _max_pool = jax.custom_jvp(_xla, nondiff_argnums=(1, 2, 3))
 
 @_max_pool.defjvp
 def _max_pool_jvp(window, stride, padding, primals, tangents):
-    geometry = {"window": window, "stride": stride, "padding": padding}
-
-    def xla_tangent(x, dx):
-        return jax.jvp(partial(_xla, **geometry), (x,), (dx,))[1]
-
-    # On a CPU, XLA reduces (value, position) pairs over every window; elsewhere its own derivative stays.
-    dy = lax.platform_dependent(*primals, *tangents, cpu=partial(_tangent, **geometry), default=xla_tangent)
-    return _max_pool(*primals, window, stride, padding), dy
+    return _max_pool(*primals, window, stride, padding), _tangent(*primals, *tangents, window, stride, padding)
 
 
 def _tangent(x: jax.Array, dx: jax.Array, window: int, stride: int, padding: int) -> jax.Array:

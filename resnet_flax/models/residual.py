@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from resnet_flax.layers import residual_relu
 from resnet_flax.models.resnet import Layer, kept
 
 
@@ -44,7 +45,7 @@ class Residual(nnx.Module):
         shortcut = x if self.conv3 is None else self.conv3(x)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return nnx.relu(kept(x, self.drop) + shortcut)
+        return residual_relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:

@@ -9,16 +9,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
+from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, conv_norm, max_pool, residual_relu
 
 Layer = Callable[..., Any]
 
 
-def _projection(in_features: int, features: int, stride: int, conv: Layer, norm: Layer) -> Sequential | None:
+class Projection(Sequential):
     """The shortcut's 1x1 convolution and norm, wherever the block changes the shape."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return conv_norm(*self, x)
+
+
+def _projection(in_features: int, features: int, stride: int, conv: Layer, norm: Layer) -> Projection | None:
     if stride == 1 and in_features == features:
         return None
-    return Sequential([conv(in_features, features, 1, stride=stride), norm(features)])
+    return Projection([conv(in_features, features, 1, stride=stride), norm(features)])
 
 
 def kept(branch: jax.Array, drop: nnx.Dropout | None) -> jax.Array:
@@ -56,7 +62,7 @@ class BasicBlock(nnx.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return nnx.relu(kept(x, self.drop) + shortcut)
+        return residual_relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:
@@ -99,8 +105,8 @@ class Bottleneck(nnx.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        return nnx.relu(kept(x, self.drop) + shortcut)
+        x = conv_norm(self.conv3, self.bn3, x)
+        return residual_relu(kept(x, self.drop) + shortcut)
 
     @property
     def last_norm(self) -> Any:
