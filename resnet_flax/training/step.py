@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,8 +28,6 @@ BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, or those given, along one axis called "data"."""
-    import numpy as np
-
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
 
@@ -42,37 +41,36 @@ def sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXIS))
 
 
-def average_over_devices(arrays: Arrays, order: Sequence[str], axis: str = AXIS) -> Arrays:
-    """The mean of each array over the mapped axis, sent in few large buckets.
+Bucket = tuple[list[str], jax.Array]
+
+
+def pack(arrays: Arrays, order: Sequence[str]) -> list[Bucket]:
+    """The arrays end to end in a few long vectors, each with the names of what it holds.
 
     The backward pass has the last layer's gradient first. Buckets are therefore filled in reverse of `order`, the
-    layers' own, so that most of them travel while the rest is still being computed. One all-reduce per array would
+    layers' own, so that most of them can travel while the rest is still being computed. One all-reduce per array would
     cost a launch each; one for all of them could begin only at the end (Li et al., "PyTorch Distributed",
     arXiv:2006.15704, section 3.2).
     """
-    devices = jax.lax.axis_size(axis)
-    averages: Arrays = {}
-    bucket: list[str] = []
-
-    def send() -> None:
-        flat = jnp.concatenate([arrays[name].reshape(-1) for name in bucket])
-        flat = jax.lax.psum(flat, axis) / devices
-        start = 0
-        for name in bucket:
-            stop = start + arrays[name].size
-            averages[name] = flat[start:stop].reshape(arrays[name].shape)
-            start = stop
-        bucket.clear()
-
+    groups: list[list[str]] = []
+    size = BUCKET_BYTES
     for name in reversed(order):
-        if bucket and arrays[bucket[0]].dtype != arrays[name].dtype:
-            send()
-        bucket.append(name)
-        if sum(arrays[name].nbytes for name in bucket) >= BUCKET_BYTES:
-            send()
-    if bucket:
-        send()
-    return averages
+        if size >= BUCKET_BYTES or arrays[groups[-1][0]].dtype != arrays[name].dtype:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += arrays[name].nbytes
+    return [(names, jnp.concatenate([arrays[name].reshape(-1) for name in names])) for names in groups]
+
+
+def unpack(buckets: Sequence[Bucket], like: Arrays) -> Arrays:
+    """The arrays that `pack` laid into buckets, in the shapes of `like`."""
+    arrays: Arrays = {}
+    for names, flat in buckets:
+        ends = np.cumsum([like[name].size for name in names])[:-1]
+        parts = jnp.split(flat, ends)
+        arrays |= {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
+    return arrays
 
 
 def make_train_step(
@@ -110,7 +108,6 @@ def make_train_step(
     """
     statistics_sent = [name for name in network.live_statistics if not name.endswith("num_batches_tracked")]
     devices = 1 if mesh is None else mesh.size
-    sent = {*statistics_sent, *network.parameters} - network.frozen
 
     def varying(tree):
         """Each device's own copy, so that gradients are its own too, and averaged where we say so."""
@@ -151,6 +148,20 @@ def make_train_step(
         grads, metrics = jax.tree.map(lambda total: total / accumulate, (grads, metrics))
         return grads, statistics, metrics
 
+    def averaged(buckets: list[Bucket]) -> list[Bucket]:
+        if devices > 1:
+            return [(names, jax.lax.psum(flat, AXIS) / devices) for names, flat in buckets]
+        # Nothing to send; the barrier keeps XLA from taking the buckets apart again.
+        return [(names, jax.lax.optimization_barrier(flat)) for names, flat in buckets]
+
+    def counted(statistics: Arrays) -> Arrays:
+        """The norms' counters after this step, in one launch rather than one each."""
+        names = [name for name in network.live_statistics if name not in statistics_sent]
+        if not names:
+            return {}
+        counters = jax.lax.optimization_barrier(jnp.stack([statistics[name] for name in names])) + accumulate
+        return dict(zip(names, counters, strict=True))
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, statistics = state["params"], state["statistics"]
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
@@ -160,16 +171,18 @@ def make_train_step(
         images, targets = prepare(prepare_key, batch)
         inputs = varying((params, state["frozen"], statistics))
         grads, changed, metrics = accumulated(*inputs, images, targets, model_key)
+        buckets = pack(grads, [name for name in network.order if name in grads])
         if devices > 1:
-            # The metrics are known first, and so come last in the order that is sent in reverse.
-            order = [*(name for name in network.order if name in sent), *metrics]
-            flat = average_over_devices({**changed, **grads, **metrics}, order)
-            grads, changed, metrics = (
-                {name: flat[name] for name in part} for part in (grads, statistics_sent, metrics)
-            )
-        counters = {
-            name: statistics[name] + accumulate for name in network.live_statistics if name not in statistics_sent
-        }
+            small = {**{name: changed[name] for name in statistics_sent}, **metrics}
+            mean = unpack(averaged(pack(small, list(small))), small)
+            changed, metrics = mean, {name: mean[name] for name in metrics}
+        buckets = averaged(buckets)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(flat)) for _, flat in buckets))
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        # What isn't finite never reaches the parameters. Passing through one operation on whole buckets also has XLA
+        # update all parameters of one shape in one launch, 33 in all for ResNet-50 rather than 160.
+        grads = unpack([(names, jnp.where(finite, flat, 0)) for names, flat in buckets], grads)
+        counters = counted(statistics)
         statistics = {**statistics, **{name: changed[name] for name in statistics_sent}, **counters}
 
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], params, step=state["step"])
@@ -178,8 +191,6 @@ def make_train_step(
         if ema_decay is not None:
             new["ema"] = _averaged(state["ema"], new, ema_decay, ema_every, ema_start)
 
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         if skip_nonfinite:
             new = {**jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), "step": new["step"]}
         metrics |= {"learning_rate": schedule(state["step"]), "gradient_norm": norm, "finite": finite}
