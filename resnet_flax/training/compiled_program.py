@@ -246,26 +246,26 @@ class CompiledProgram:
         elif instruction.collective:
             # The result of an asynchronous start names operands and results; each is moved once either way.
             written = sum(operands) if instruction.collective == "all-reduce" else written
-        read = sum(dict(zip(instruction.operands, operands, strict=True)).values())
+        # An array that a kernel is given twice, or in two shapes, is read once.
+        read = sum(
+            {_origin(body, name): size for name, size in zip(instruction.operands, operands, strict=True)}.values()
+        )
         return Kernel(instruction, read, written, workspace, times, self._source(instruction))
 
     def _fusion(self, instruction: Instruction, operands: list[int], written: int) -> tuple[list[int], int]:
         """Operands of which a fusion takes only slices, and updates it makes in place, count at the slice's size."""
         inside = self.computations[instruction.attribute("calls")]
+        read = dict.fromkeys(inside, 1.0)  # the share of each array that is needed, from the root backwards
+        users = _users(inside)
+        for name in reversed(inside):
+            if users[name]:
+                read[name] = min(1.0, sum(_share(inside[name], user, read[user.name]) for user in users[name]))
         operands = list(operands)
         for one in inside.values():
-            if one.opcode != "parameter":
-                continue
-            users = _users(inside, one.name)
-            index = int(one.rest.split(")", 1)[0])
-            if users and all(user.opcode in _SLICES and user.operands[0] == origin for user, origin in users):
-                operands[index] = min(operands[index], sum(user.results[0].nbytes for user, _ in users))
-            elif users and all(
-                user.opcode == "dynamic-update-slice" and user.operands[0] == origin for user, origin in users
-            ):
-                operands[index] = 0
-        for one in inside.values():
-            if one.opcode == "dynamic-update-slice":
+            if one.opcode == "parameter":
+                index = int(one.rest.split(")", 1)[0])
+                operands[index] = round(operands[index] * read[one.name])
+            elif one.opcode == "dynamic-update-slice":
                 written -= one.results[0].nbytes - inside[one.operands[1]].results[0].nbytes
         return operands, max(written, 0)
 
@@ -293,16 +293,30 @@ class CompiledProgram:
         return f"{path.rsplit('/', 1)[-1]}:{found.group(2)}"
 
 
-def _users(body: dict[str, Instruction], name: str) -> list[tuple[Instruction, str]]:
-    """Who reads `name` in `body`, looking through bitcasts and casts, and under which name they know it."""
-    found = []
+def _origin(body: dict[str, Instruction], name: str) -> str:
+    """The array that `name` is another view of."""
+    while body[name].opcode == "bitcast":
+        name = body[name].operands[0]
+    return name
+
+
+def _users(body: dict[str, Instruction]) -> dict[str, list[Instruction]]:
+    users: dict[str, list[Instruction]] = {name: [] for name in body}
     for instruction in body.values():
-        if name in instruction.operands:
-            if instruction.opcode in ("bitcast", "convert"):
-                found += _users(body, instruction.name)
-            else:
-                found.append((instruction, name))
-    return found
+        for name in set(instruction.operands):
+            users[name].append(instruction)
+    return users
+
+
+def _share(array: Instruction, user: Instruction, needed: float) -> float:
+    """How much of `array` its user reads to compute the share `needed` of its own result."""
+    if user.opcode == "dynamic-update-slice" and user.operands[0] == array.name:
+        return 0.0  # in place: what is not updated stays where it is
+    if user.opcode in _SLICES and user.operands[0] != array.name:
+        return 1.0  # indices
+    if user.opcode in _SLICES or (user.opcode != "reduce" and user.results[0].size == array.results[0].size):
+        return needed * user.results[0].size / max(array.results[0].size, 1)
+    return 1.0
 
 
 def _balanced(text: str, start: int) -> int:
