@@ -38,7 +38,7 @@ class Profile:
 
 PROFILES = {
     "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10),
-    "float32": Profile("float32", k=4.0, least=4 * 2.0**-23, least_alone=4 * 2.0**-23, least_gradient=1e-2),
+    "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2),
     "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1),
 }
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -48,8 +48,13 @@ class OneSided(Exception):
     """One network raised where the other gave a result."""
 
 
-def _both(run_ours: Callable[[], Run], run_theirs: Callable[[], Run]) -> tuple[Run, Run]:
-    results, errors = [], []
+Ours = TypeVar("Ours")
+Theirs = TypeVar("Theirs")
+
+
+def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tuple[Ours, Theirs]:
+    results: list[Any] = []
+    errors: list[Exception] = []
     for run in (run_ours, run_theirs):
         try:
             results.append(run())
@@ -143,13 +148,15 @@ class Pair:
         ours, oracle = _both(
             lambda: self.ours.run(inputs, self.targets, loss, train=train), lambda: torch_run(self.oracle)
         )
-        _require_comparable(ours, oracle)
+        _require_same_structure(ours, oracle)
+        ours = like_torch(ours, oracle)
+        _require_finite(ours, oracle)
         noise = Noise(oracle.groups(), scaled=("gradients",))
         theirs = oracle if self.theirs is self.oracle else torch_run(self.theirs)
         noise.add(theirs.groups())
         for arrangement in ARRANGEMENTS[1:]:
             noise.add(torch_run(self.theirs, arrangement=arrangement).groups())
-        return Runs(like_torch(ours, oracle), noise, theirs)
+        return Runs(ours, noise, theirs)
 
     def load(self, state: Arrays) -> None:
         """Puts PyTorch's parameters and statistics into every network."""
@@ -231,16 +238,22 @@ class Pair:
     def _random_targets(self) -> dict[str, np.ndarray]:
         """Normal random targets of the outputs' shapes."""
         rng = np.random.default_rng(0)
-        shapes = self.ours.output_shapes(self.inputs)
+        shapes, _ = _both(
+            lambda: self.ours.output_shapes(self.inputs),
+            lambda: self.oracle.run(self.torch_inputs, train=False, record=False),
+        )
         return {name.removeprefix(OUTPUT).lstrip("."): rng.normal(size=shape) for name, shape in shapes.items()}
 
 
-def _require_comparable(ours: Run, oracle: Run) -> None:
+def _require_same_structure(ours: Run, oracle: Run) -> None:
     if ours.outputs.keys() != oracle.outputs.keys():
         raise ParityError(
             "the outputs are built differently: "
-            f"{', '.join(ours.outputs)} from Flax, {', '.join(oracle.outputs)} from PyTorch"
+            f"{', '.join(sorted(ours.outputs))} from Flax, {', '.join(sorted(oracle.outputs))} from PyTorch"
         )
+
+
+def _require_finite(ours: Run, oracle: Run) -> None:
     if not _is_finite(ours) and not _is_finite(oracle):
         raise ParityError(
             f"both networks give NaN or infinite values: Flax first in {first_not_finite(ours)}, PyTorch first in "

@@ -65,7 +65,7 @@ def channels_first(array: Any) -> Any:
 
 
 def like_torch(ours: Run, theirs: Run) -> Run:
-    """Flax's run with outputs, activations and the inputs' gradient in the layout of their counterparts."""
+    """Flax's run with outputs, activations and the inputs' gradient ordered and laid out as their counterparts."""
     inputs = _like_torch({name: value for name, value in ours.gradients.items() if name == INPUTS}, theirs.gradients)
     return replace(
         ours,
@@ -76,7 +76,7 @@ def like_torch(ours: Run, theirs: Run) -> Run:
 
 
 def _like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
-    """Activations that both sides have, in PyTorch's layout, which the shapes tell."""
+    """Activations that both sides have, in PyTorch's order and layout, which the shapes tell."""
 
     def moved(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if array.ndim < 3:
@@ -84,7 +84,7 @@ def _like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
         candidate = np.moveaxis(array, -1, 1)
         return candidate if candidate.shape == shape and (array.ndim >= 4 or array.shape != shape) else array
 
-    return {name: moved(array, theirs[name].shape) for name, array in ours.items() if name in theirs}
+    return {name: moved(ours[name], array.shape) for name, array in theirs.items() if name in ours}
 
 
 def default_loss(targets: np.ndarray | Arrays) -> Loss:
@@ -194,8 +194,7 @@ class TorchSide:
                 outputs = _pytree.tree_map(in_order, self.forward(x))
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
-                # The whole network's own is the output.
-                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items() if name},
+                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
                 statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
             )
             if loss is not None:

@@ -19,6 +19,8 @@ from parity.results import Report
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, initializers, max_pool
 from resnet_flax.models import Bottleneck
 
+torch.set_num_threads(1)  # on tensors this small, waiting for a second thread takes most of the time
+
 SHAPE = (4, 16, 26, 3)
 
 

@@ -1,0 +1,274 @@
+"""The checks on small networks of any kind, their modes and precisions, and what they refuse."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+from torch import nn
+
+import parity
+from parity.checks import CHECKS
+from parity.errors import PROFILES, Noise, measure
+from parity.recording import recording_flax, recording_torch
+from parity.sides import TorchSide
+from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
+
+EVEN, ODD = (4, 16, 26, 3), (3, 17, 21, 3)
+
+
+class FlaxMLP(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(11, 8, rngs=rngs)
+        self.hidden = nnx.Linear(8, 16, rngs=rngs)
+        self.norm = nnx.LayerNorm(16, epsilon=1e-5, rngs=rngs)
+        self.out = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, tokens):
+        hidden = nnx.relu(self.norm(self.hidden(self.embed(tokens))))
+        return {"scores": self.out(hidden), "pooled": hidden.mean(1)}
+
+
+class TorchMLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden = nn.Embedding(11, 8), nn.Linear(8, 16)
+        self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, tokens):
+        hidden = torch.relu(self.norm(self.hidden(self.embed(tokens))))
+        return {"scores": self.out(hidden), "pooled": hidden.mean(1)}
+
+
+@pytest.mark.parametrize("shape", [EVEN, ODD])
+def test_a_right_network_passes_everything(shape):
+    ours, theirs = pair()
+    checks = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer", "trajectory")
+    report = parity.check(ours, theirs, parity.random_inputs(shape), np.arange(shape[0]), checks=checks, steps=2)
+    assert report.passed, str(report)
+    assert {row.check for row in report.comparisons} == set(checks)
+    assert {row.mode for row in report.of("activations")} == {"eval", "train"}
+    # Both sides compute: in float64 they agree to rounding, and not by being the same numbers.
+    errors = [row.error.relative for row in report.of("activations") + report.of("gradients")]
+    assert 0 < max(errors) < 1e-13
+    assert sum(error == 0 for error in errors) < len(errors) / 2
+    assert all(0 < row.floor < 1e-13 for row in report.of("forward"))
+    names = {row.name for row in report.of("gradients")}
+    assert names == {"(inputs)", *dict(theirs.named_parameters())}
+    assert {"conv1", "layer2.0.downsample.1", "layer2.0", "layer2", "fc"} <= {r.name for r in report.of("activations")}
+
+
+def test_different_weights_pass_no_check():
+    ours, theirs = pair()
+    other = TorchSide(theirs, "float32").module
+    parity.randomize(other, seed=9)
+    for check in CHECKS:
+        if check in ("initialization", "layers"):  # one is about distributions, the other compares layers alone
+            continue
+        report = parity.check(ours, other, parity.random_inputs(EVEN), np.arange(4), checks=(check,), steps=1)
+        assert not report.passed, check
+        assert "differ from PyTorch's before anything is computed" in str(report) or check == "weights"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_lower_precisions_have_their_own_floor(precision):
+    ours, theirs = pair()
+    checks = ("forward", "activations", "layers", "gradients", "batch_stats")
+    report = parity.check(ours, theirs, parity.random_inputs(EVEN), precision=precision, checks=checks)
+    assert report.passed, str(report)
+    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-9}[precision]
+    assert 0.1 * unit < max(row.error.relative for row in report.of("forward")) < 20 * unit
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        parity.Optimizer("sgd", momentum=0.0, weight_decay=0.0),
+        parity.Optimizer("sgd", nesterov=True),
+        parity.Optimizer("adam", 1e-2),
+        parity.Optimizer("adamw", lambda step: 1e-2 / (step + 1)),
+    ],
+    ids=["plain", "nesterov", "adam", "adamw"],
+)
+def test_every_optimizer_agrees_step_by_step(optimizer):
+    ours, theirs = norm_pair(6, norm=lambda n, rngs: nnx.BatchNorm(n, momentum=0.9, use_fast_variance=False, rngs=rngs))
+    inputs = np.random.default_rng(0).normal(size=(8, 6))
+    report = parity.check(ours, theirs, inputs, checks=("optimizer",), optimizer=optimizer, steps=3)
+    assert report.passed, str(report)
+    moments = {"sgd": {"momentum_buffer"} if optimizer.momentum else set(), "adam": {"exp_avg", "exp_avg_sq"}}
+    found = {row.name.partition(" ")[2] for row in report.comparisons} - {""}
+    assert found == moments[optimizer.kind.removesuffix("w")]
+
+
+def test_tokens_dictionaries_and_names_that_differ():
+    class Headed(TorchMLP):
+        def __init__(self):
+            super().__init__()
+            self.head = self.out
+            del self.out
+
+        def forward(self, tokens):
+            hidden = torch.relu(self.norm(self.hidden(self.embed(tokens))))
+            return {"scores": self.head(hidden), "pooled": hidden.mean(1)}
+
+    ours, theirs = FlaxMLP(nnx.Rngs(0)), Headed()
+    names = {"out": "head"}
+    parity.randomize(theirs, ours, names=names)
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 5))
+    report = parity.check(ours, theirs, tokens, names=names, checks=("forward", "activations", "gradients"))
+    assert report.passed, str(report)
+    assert {row.name for row in report.of("forward")} == {"output.scores", "output.pooled"}
+    assert [row.name for row in report.of("activations")] == ["embed", "hidden", "norm", "head"]
+    assert "(inputs)" not in {row.name for row in report.of("gradients")}
+
+
+def test_nothing_is_left_changed():
+    ours, theirs = pair()
+    before = {name: value.copy() for name, value in parity.to_torch(ours).items()}
+    theirs_before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    call, mode = FlaxNet.__call__, theirs.training
+    switches = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, torch.backends.cudnn.allow_tf32)
+    failing = (lambda out, targets: out, lambda out, targets: out)
+    with pytest.raises(parity.ParityError, match="the loss must be a scalar"):
+        parity.check(ours, theirs, parity.random_inputs(EVEN), checks=("gradients",), loss=failing)
+    after = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, torch.backends.cudnn.allow_tf32)
+    assert after == switches
+    assert FlaxNet.__call__ is call
+    assert theirs.training is mode
+    assert not theirs.conv1._forward_hooks
+    assert all(np.array_equal(value, before[name]) for name, value in parity.to_torch(ours).items())
+    assert all(torch.equal(tensor, theirs_before[name]) for name, tensor in theirs.state_dict().items())
+
+
+def test_nan_says_where_it_first_appears():
+    ours, theirs = pair()
+    ours.layer2[0].bn1.scale[...] = jnp.full_like(ours.layer2[0].bn1.scale[...], jnp.inf)
+    report = parity.check(ours, theirs, parity.random_inputs(EVEN), checks=("forward",))
+    assert not report.passed
+    broken = TorchSide(theirs, "float32").module
+    with torch.no_grad():
+        broken.layer1[0].conv3.weight.fill_(torch.nan)
+    with pytest.raises(parity.ParityError, match=r"Flax first in layer2.0.bn1, PyTorch first in layer1.0.conv3"):
+        parity.check(ours, broken, parity.random_inputs(EVEN), checks=("forward",))
+
+
+def test_a_fault_of_ones_own_is_located():
+    """What no hypothesis knows is still located and measured."""
+
+    class Shifted(NormOnly):
+        def __call__(self, x):
+            return self.fc(self.bn1(x) + 1e-6)
+
+    theirs = nn.Sequential()
+    theirs.add_module("bn1", nn.BatchNorm1d(6))
+    theirs.add_module("fc", nn.Linear(6, 5))
+    ours = Shifted(6)
+    parity.randomize(theirs, ours)
+    report = parity.check(ours, theirs, np.random.default_rng(0).normal(size=(8, 6)), checks=("activations",))
+    assert report.findings[0].where == "between bn1 and fc"
+    assert "fc agrees on PyTorch's input" in report.findings[0].cause
+
+
+class Bare(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda: (*pair(), np.zeros((0, 8, 8, 3), np.float32)), "the inputs are empty"),
+        (lambda: (*pair(), np.zeros((2, 8, 8, 3), np.uint8)), "the inputs are uint8"),
+        (lambda: (*pair(), np.full((2, 8, 8, 3), np.nan, np.float32)), "NaN or infinite"),
+        (lambda: (Bare(), torch_net(), parity.random_inputs(EVEN)), "no parameters"),
+        (lambda: (pair()[0], norm_pair(3)[1], parity.random_inputs(EVEN)), "do not correspond"),
+        (lambda: (*pair(), parity.random_inputs((2, 16, 16, 4))), "neither network runs on these inputs"),
+    ],
+)
+def test_unusable_input_is_refused_in_words(arguments, message):
+    with pytest.raises(parity.ParityError, match=message):
+        parity.check(*arguments(), checks=("forward",))
+
+
+def test_outputs_of_different_structure_are_refused():
+    class ScoresOnly(TorchMLP):
+        def forward(self, tokens):
+            return super().forward(tokens)["scores"]
+
+    ours, theirs = FlaxMLP(nnx.Rngs(0)), ScoresOnly()
+    parity.randomize(theirs, ours)
+    with pytest.raises(parity.ParityError, match=r"output\.pooled, output\.scores from Flax, output from PyTorch"):
+        parity.check(ours, theirs, np.zeros((2, 3), int), checks=("forward",))
+
+
+def test_a_layer_without_a_rule_says_how_to_add_one():
+    class Attention(nnx.Module):
+        def __init__(self):
+            self.attention = nnx.LoRA(4, 2, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.attention(x)
+
+    with pytest.raises(parity.ParityError, match=r"attention is a flax LoRA.*parity.register_layer"):
+        parity.check(Attention(), nn.Linear(4, 4), np.ones((2, 4), np.float32))
+
+
+@pytest.mark.parametrize(("option", "value"), [("checks", ("forwards",)), ("precision", "float16")])
+def test_names_that_do_not_exist_are_listed(option, value):
+    with pytest.raises(parity.ParityError, match=r"no (check|precision) named"):
+        parity.check(*pair(), parity.random_inputs(EVEN), **{option: value})
+
+
+def test_an_inplace_relu_does_not_reach_the_recording():
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU(inplace=True))
+    x = torch.randn(8, 4)
+    kept = []
+    handle = net[0].register_forward_hook(lambda _module, _args, output: kept.append(output))  # the trap
+    with recording_torch(net) as recorder, torch.no_grad():
+        net(x)
+    handle.remove()
+    assert (kept[0] >= 0).all()
+    assert (recorder.outputs["0"] < 0).any()
+    assert torch.equal(recorder.inputs["1"], recorder.outputs["0"])
+
+
+def test_recording_numbers_repeated_calls_and_counts_super_once():
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.layer(self.layer(x))
+
+    model = Twice()
+    with recording_flax(model) as recorder:
+        model(jnp.ones((1, 3)))
+    assert list(recorder.outputs) == ["layer", "layer#2"]
+    assert jnp.array_equal(recorder.inputs["layer#2"], recorder.outputs["layer"])
+
+
+def test_a_gradient_that_is_only_rounding_is_measured_against_the_model():
+    """A bias in front of a BatchNorm: relative to itself its error is 100 %, in PyTorch too."""
+    oracle = {"gradients": {"conv.bias": np.array([1e-16, -2e-16]), "fc.weight": np.array([1.0, -2.0, 0.5])}}
+    other = {"gradients": {"conv.bias": np.array([-1e-16, 3e-16]), "fc.weight": np.array([1.0, -2.0, 0.5])}}
+    alone, scaled = Noise(oracle), Noise(oracle, scaled=("gradients",))
+    for noise in (alone, scaled):
+        noise.add(other)
+    assert alone.floors["gradients"]["conv.bias"] > 1
+    assert scaled.floors["gradients"]["conv.bias"] < 1e-15
+
+
+def test_measures():
+    error = measure(np.array([3.0, 4.0]), np.array([3.0, 5.0]), precision="float32")
+    assert error.max_abs == 1
+    assert error.relative == pytest.approx(1 / np.sqrt(34))
+    assert error.ulp == 2.0**21  # at 5, float32 has 2**-21 between neighbours
+    assert error.cosine == pytest.approx(29 / (5 * np.sqrt(34)))
+    assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
+    assert measure(np.array([1.0]), np.array([0.0])).relative == np.inf
+    assert all(dataclasses.replace(profile).k >= 2 for profile in PROFILES.values())

@@ -1,0 +1,93 @@
+"""The networks themselves: three small ones by default, every one at full depth under the marker `full`."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+from flax import nnx
+
+import parity
+from parity.commands.check import networks
+from parity.commands.torch_networks import ResidualNet
+from parity.commands.training_loop import digit_batches, train
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual3x3, ResNet
+from resnet_flax.models.registry import _PLAIN
+
+CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
+
+
+def shallow(block, theirs, **options):
+    """One block a stage; the widths are those of the full network."""
+    ours = nnx.eval_shape(lambda: ResNet(block, (1, 1, 1, 1), num_classes=10, rngs=nnx.Rngs(0), **options))
+    parity.randomize(theirs, ours)
+    return ours, theirs
+
+
+def basic():
+    blocks = torchvision.models.resnet
+    return shallow(BasicBlock, blocks.ResNet(blocks.BasicBlock, [1, 1, 1, 1], num_classes=10))
+
+
+def resnext():
+    blocks = torchvision.models.resnet
+    shape = {"groups": 8, "width_per_group": 4}
+    return shallow(Bottleneck, blocks.ResNet(blocks.Bottleneck, [1, 1, 1, 1], num_classes=10, **shape), **shape)
+
+
+def residual():
+    theirs = ResidualNet(shortcut_kernel=3)
+    for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        del stage[1]
+    # The first stage keeps its shape, so its only block has no shortcut convolution on either side.
+    return shallow(Residual3x3, theirs, in_channels=1, **_PLAIN)
+
+
+@pytest.mark.parametrize("build", [basic, resnext, residual])
+def test_small_networks_agree_in_everything(build):
+    ours, theirs = build()
+    channels = theirs.conv1.in_channels
+    report = parity.check(
+        ours, theirs, parity.random_inputs((2, 33, 40, channels)), np.arange(2), checks=CHECKS, steps=1
+    )
+    assert report.passed, str(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [64, 33])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_network_agrees_in_everything(name, size):
+    ours, theirs, shape = networks(name, None, seed=0)
+    inputs = parity.random_inputs((4, size, size, shape["in_channels"]))
+    report = parity.check(ours, theirs, inputs, np.arange(4), checks=CHECKS)
+    assert report.passed, str(report)
+    adamw = parity.Optimizer("adamw", 1e-3)
+    report = parity.check(ours, theirs, inputs, np.arange(4), checks=("optimizer",), optimizer=adamw)
+    assert report.passed, str(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "optimizer", "steps"),
+    [
+        ("resnet18", parity.Optimizer("sgd", lambda step: 0.05 * min((step + 1) / 10, 1 - step / 100)), 100),
+        ("residual18", parity.Optimizer("adam", lambda step: 1e-3, weight_decay=0.0), 50),
+    ],
+)
+def test_trajectories_agree(name, optimizer, steps):
+    """The project's own training step against PyTorch's loop, on digits."""
+    small = name == "resnet18"
+    ours, theirs, shape = networks(name, None, seed=0, small_images=small)
+    batches = digit_batches(steps, 16, 8 if small else 32, shape["in_channels"])
+    report = parity.check(
+        ours,
+        theirs,
+        batches[0][0],
+        batches[0][1],
+        checks=("trajectory",),
+        optimizer=optimizer,
+        batches=batches,
+        train=train,
+    )
+    assert report.passed, str(report)

@@ -1,0 +1,170 @@
+"""What other people's tests use: assertions, fixtures, reports; and the command line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+from PIL import Image
+from torch import nn
+
+import parity
+from parity.commands.check import main
+from parity.html import as_html
+from parity.report import WIDTH, as_dict
+from resnet_flax.data import evaluation_transform
+from resnet_flax.errors import UserError
+from tests.parity_faults import FAULTS, norm_pair, outcome
+
+pytest_plugins = ["pytester"]
+
+
+def batch(shape=(16, 6)):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def right_norm(features, rngs):
+    return nnx.BatchNorm(features, momentum=0.9, use_fast_variance=False, rngs=rngs)
+
+
+def test_assertions_pass_and_say_why_they_fail():
+    ours, theirs = norm_pair(6, right_norm)
+    assert parity.assert_parity(ours, theirs, batch()).passed
+    assert parity.assert_gradient_parity(ours, theirs, batch()).passed
+    with pytest.raises(AssertionError) as failure:  # Flax's own BatchNorm has another running variance
+        parity.assert_train_parity(ours, theirs, (batch(), np.arange(16) % 5), optimizer="adam", steps=2)
+    message = str(failure.value)
+    assert "running variance of bn1 is biased: PyTorch's is n/(n-1) times the batch's, here n = 16" in message
+    assert "bn1.running_var, step 1" in message
+    assert "PyTorch's own" in message
+
+
+def test_fixtures_write_reports(pytester):
+    pytester.makepyfile(
+        """
+        from flax import nnx
+        from torch import nn
+
+        def test_right(parity_check, parity_randomize):
+            ours, theirs = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nn.Linear(4, 3)
+            inputs = parity_randomize(ours, theirs, (5, 4))
+            parity_check(ours, theirs, inputs, checks=("forward", "gradients"))
+
+        def test_wrong(parity_check):
+            parity_check(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nn.Linear(4, 3), [[1.0, 2.0, 3.0, 4.0]])
+        """
+    )
+    result = pytester.runpytest("--parity-report=reports", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*do NOT agree*"])
+    names = {path.name for path in (pytester.path / "reports").iterdir()}
+    stem = "test_fixtures_write_reports.py_test_"
+    assert names == {f"{stem}{which}.{kind}" for which in ("right", "wrong") for kind in ("json", "html")}
+    assert json.loads((pytester.path / "reports" / f"{stem}right.json").read_text())["passed"] is True
+
+
+def test_the_plugin_costs_other_runs_nothing():
+    heavy = "[name for name in ('jax', 'flax', 'torch', 'numpy', 'rich') if name in sys.modules]"
+    code = f"import sys, parity, parity.pytest_plugin; print({heavy})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_reports_fit_the_terminal_and_hold_everything():
+    report = outcome(FAULTS[0])
+    text = str(report)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "padding of layer2.0.conv2 is SAME" in text
+    data = json.loads(json.dumps(as_dict(report), allow_nan=False))
+    assert data["schema"] == 1
+    assert data["passed"] is False
+    assert len(data["comparisons"]) == len(report.comparisons)
+    assert data["settings"]["jax_enable_x64"] is True
+    page = as_html(report)
+    assert "padding of layer2.0.conv2 is SAME" in page
+    assert page.count("<svg") == 1
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+
+
+def pictures():
+    """Noise, so that resizing without a filter shows, and shapes that show how sizes are rounded."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)) for h, w in ((91, 140), (143, 97), (100, 100))]
+
+
+def test_preprocessing_is_torchvisions():
+    transform = evaluation_transform(resize_size=47, crop_size=32)
+    report = parity.check_preprocessing(transform, pictures(), resize_size=47, crop_size=32)
+    assert report.passed, str(report)
+    assert max(row.error.max_abs for row in report.comparisons) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("antialias", "resizes without antialiasing"),
+        ("size", "resizes to 50 instead of 47"),
+        ("offset", "the crop's offset is rounded down"),
+    ],
+)
+def test_faults_of_preprocessing_are_named(fault, words):
+    def transform(image):
+        if fault == "size":
+            return evaluation_transform(resize_size=50, crop_size=32)(image)
+        long = int(47 * max(image.size) / min(image.size))
+        height, width = (47, long) if image.height <= image.width else (long, 47)
+        if fault == "antialias":
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+            pixels = nn.functional.interpolate(pixels, (height, width), mode="bilinear")[0].permute(1, 2, 0)
+            resized = np.asarray(pixels.round().byte())
+        else:
+            resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        middle = round if fault == "antialias" else int
+        top, left = middle((height - 32) / 2), middle((width - 32) / 2)
+        return resized[top : top + 32, left : left + 32]
+
+    report = parity.check_preprocessing(transform, pictures(), resize_size=47, crop_size=32)
+    assert not report.passed
+    assert words in str(report.findings[0]), str(report)
+
+
+def test_class_numbers():
+    names = [str(number) for number in range(1, 12)]
+    assert parity.check_classes(sorted(names), sorted(names)).passed
+    report = parity.check_classes(names, sorted(names))
+    assert not report.passed
+    assert 'sorted naturally ("2" before "10")' in str(report)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19"], "no architecture named 'resnet19'"),
+        (["resnet18", "--batch", "0"], "must be positive"),
+        (["resnet18", "--checks", "forwards"], "no check named forwards"),
+        (["resnet18", "--json", "/nowhere/report.json"], "is not a directory"),
+        (["resnet18", "--weights", "/nowhere/weights.pth"], "does not exist"),
+        (["resnet18", "--image", "/nowhere/cat.jpg"], "does not exist"),
+        (["resnet18", "--device", "gpu"], "finds no GPU"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(arguments, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises((parity.ParityError, UserError), match=message):
+        main(arguments)
+
+
+def test_the_command_checks_and_writes(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    status = main(
+        ["resnet18", "--small-images", "--size", "9", "--batch", "2", "--checks", "weights", "--json", str(report)]
+    )
+    assert status == 0
+    assert "agree" in capsys.readouterr().out
+    assert json.loads(report.read_text())["settings"]["architecture"] == "resnet18"
