@@ -16,7 +16,7 @@ import subprocess
 import sys
 import venv
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,8 @@ class Compiled:
         return self.program.traffic / self.batch_size / 1e6
 
 
-def finish(function, *arguments, batch_size: int, donate: bool, save: Path | None) -> Compiled:
-    import jax
-
-    from resnet_flax.training.compiled_program import CompiledProgram
-
-    jitted = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if donate else ())
-    compiled = jitted.lower(*arguments).compile()
-    if save:
-        save.write_text(compiled.as_text())
-    return Compiled(CompiledProgram(compiled.as_text()), compiled.memory_analysis().peak_memory_in_bytes, batch_size)
-
-
 class Compiler:
-    """Compiles ours and the peer's steps for one target."""
+    """Compiles ours and the peer's steps for one target; `batch_size` is always one device's."""
 
     def __init__(self, options: argparse.Namespace, layout: str = "1x1", *, sync_bn: bool = False):
         from resnet_flax.training.absent_gpu import absent_mesh
@@ -64,96 +52,89 @@ class Compiler:
         self.options = options
         self.mesh = absent_mesh(f"h100:{layout}")
         self.name = f"{layout}{'-sync-bn' if sync_bn else ''}"
-        config = TrainConfig(
+        self.config = TrainConfig(
             model=ModelConfig(name=options.model, dtype=options.dtype, sync_bn=sync_bn),
             optimizer=OptimizerConfig(weight_decay=1e-4),
             batch_size=options.batch_size * self.mesh.size,
         )
         self.setup = partial(Setup, mesh=self.mesh, facts=DataFacts(images=1281167, channels=3, num_classes=1000))
-        self.config = config
 
-    def _path(self, what: str) -> Path | None:
-        return self.options.hlo and self.options.hlo / f"{what}-{self.name}.hlo"
-
-    def _images(self, batch_size: int, dtype: Any) -> Any:
-        import jax
-
-        return jax.ShapeDtypeStruct((batch_size, self.options.size, self.options.size, 3), dtype)
-
-    def train(self, batch_size: int | None = None) -> Compiled:
-        """The project's own step; `batch_size` is one device's."""
-        from dataclasses import replace
-
+    def compile(self, what: str, function: Any, state: Any, batch: Any, *, donate: bool) -> Compiled:
         import jax
 
         from resnet_flax.training.absent_gpu import abstract
+        from resnet_flax.training.compiled_program import CompiledProgram
+
+        jitted = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if donate else ())
+        batch = abstract(batch, self.mesh, split=True)
+        compiled = jitted.lower(abstract(state, self.mesh), batch).compile()
+        text = compiled.as_text()
+        if self.options.hlo:
+            (self.options.hlo / f"{what}-{self.name}.hlo").write_text(text)
+        images = jax.tree.leaves(batch)[0].shape[0] // self.mesh.size
+        return Compiled(CompiledProgram(text), compiled.memory_analysis().peak_memory_in_bytes, images)
+
+    def images(self, dtype: str, batch_size: int | None = None) -> Any:
+        import jax
+
+        size = self.options.size
+        count = (batch_size or self.options.batch_size) * self.mesh.size
+        return jax.ShapeDtypeStruct((count, size, size, 3), dtype)
+
+    def batch(self, dtype: str, batch_size: int | None = None) -> dict[str, Any]:
+        import jax
+
+        images = self.images(dtype, batch_size)
+        return {"image": images, "label": jax.ShapeDtypeStruct(images.shape[:1], "int32")}
+
+    def arrays(self, setup: Any) -> dict[str, Any]:
+        """Shapes of the model's parameters and statistics."""
+        import jax
+
+        return jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
+
+    def train(self, batch_size: int | None = None) -> Compiled:
+        """The project's own step, from uint8 images on."""
+        import jax
+
         from resnet_flax.training.state import create_state
 
-        each = batch_size or self.options.batch_size
-        setup = self.setup(replace(self.config, batch_size=each * self.mesh.size))
-        arrays = jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
-        state = jax.eval_shape(partial(create_state, setup.network, optimizer=setup.optimizer, seed=0), arrays)
-        batch = {
-            "image": self._images(each * self.mesh.size, "uint8"),
-            "label": jax.ShapeDtypeStruct((each * self.mesh.size,), "int32"),
-        }
-        arguments = abstract(state, self.mesh), abstract(batch, self.mesh, split=True)
-        return finish(setup.train_step, *arguments, batch_size=each, donate=True, save=self._path("train"))
+        batch = self.batch("uint8", batch_size)
+        setup = self.setup(replace(self.config, batch_size=batch["image"].shape[0]))
+        create = partial(create_state, setup.network, optimizer=setup.optimizer, seed=0)
+        return self.compile("train", setup.train_step, jax.eval_shape(create, self.arrays(setup)), batch, donate=True)
 
     def infer(self) -> Compiled:
         """Logits of uint8 images."""
-        import jax
-
         from resnet_flax.data.on_device import normalize
-        from resnet_flax.training.absent_gpu import abstract
 
-        setup = self.setup(self.config)
-        arrays = jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
+        setup, data = self.setup(self.config), self.config.data
 
         def logits(arrays, images):
-            return setup.network.model(arrays)(normalize(images, self.config.data.mean, self.config.data.std))
+            return setup.network.model(arrays)(normalize(images, data.mean, data.std))
 
-        images = abstract(self._images(self.options.batch_size, "uint8"), self.mesh, split=True)
-        return finish(
-            logits,
-            abstract(arrays, self.mesh),
-            images,
-            batch_size=self.options.batch_size,
-            donate=False,
-            save=self._path("infer"),
-        )
+        return self.compile("infer", logits, self.arrays(setup), self.images("uint8"), donate=False)
 
     def flax_train(self) -> Compiled:
+        """The peer's step, from images on that the host has normalised."""
         import flax_baseline
         import jax
 
-        from resnet_flax.training.absent_gpu import abstract
-
-        init, step = flax_baseline.training(jax.numpy.dtype(self.options.dtype))
-        images = self._images(self.options.batch_size, self.options.dtype)
-        state = jax.eval_shape(init, jax.random.key(0), images)
-        batch = {"image": images, "label": jax.ShapeDtypeStruct((self.options.batch_size,), "int32")}
-        arguments = abstract(state, self.mesh), abstract(batch, self.mesh, split=True)
-        return finish(step, *arguments, batch_size=self.options.batch_size, donate=True, save=self._path("flax-train"))
+        dtype = self.options.dtype
+        init, step = flax_baseline.training(jax.numpy.dtype(dtype))
+        state = jax.eval_shape(init, jax.random.key(0), self.images(dtype))
+        return self.compile("flax-train", step, state, self.batch(dtype), donate=True)
 
     def flax_infer(self) -> Compiled:
         import flax_baseline
         import jax
 
-        from resnet_flax.training.absent_gpu import abstract
-
-        init, _ = flax_baseline.training(jax.numpy.dtype(self.options.dtype))
-        images = self._images(self.options.batch_size, self.options.dtype)
-        state = jax.eval_shape(init, jax.random.key(0), images)
-        variables = abstract({name: state[name] for name in ("params", "batch_stats")}, self.mesh)
-        return finish(
-            flax_baseline.inference(jax.numpy.dtype(self.options.dtype)),
-            variables,
-            abstract(images, self.mesh, split=True),
-            batch_size=self.options.batch_size,
-            donate=False,
-            save=self._path("flax-infer"),
-        )
+        dtype = self.options.dtype
+        init, _ = flax_baseline.training(jax.numpy.dtype(dtype))
+        state = jax.eval_shape(init, jax.random.key(0), self.images(dtype))
+        variables = {name: state[name] for name in ("params", "batch_stats")}
+        apply = flax_baseline.inference(jax.numpy.dtype(dtype))
+        return self.compile("flax-infer", apply, variables, self.images(dtype), donate=False)
 
 
 class Report:
@@ -168,8 +149,8 @@ class Report:
         ratio = round(ours / peer, 3) if peer else None
         row = {"what": what, "ours": ours, "peer": peer, "ratio": ratio}
         self.rows.append({**row, "settings": self.settings, "versions": self.versions})
-        shown = f"{ours:10.4g}" + (f"{peer:12.4g}{ratio:8.3f}" if peer is not None and ratio is not None else "")
-        print(f"{what:<66}{shown}{'' if limit else '   LIMIT MISSED'}", flush=True)
+        shown = f"{ours:>10}" + ("" if peer is None else f"{peer:>12}") + ("" if ratio is None else f"{ratio:8.3f}")
+        print(f"{what:<68}{shown}{'' if limit else '   LIMIT MISSED'}", flush=True)
         if not limit:
             self.failed.append(what)
 
@@ -250,9 +231,9 @@ def largest_batch(compiler: Compiler) -> tuple[int, int]:
     room = int(memory_size("h100") * 0.92)  # XLA's allocator, the CUDA context and cuDNN's workspace take the rest
     fits, peak = 0, 0
     first = compiler.train()
-    # Memory grows almost in proportion, so a bracket around the estimate is enough to start from.
+    # Memory grows almost in proportion to the batch, so the search can begin around the estimate.
     guess = int(room / first.peak_memory * first.batch_size) // 32
-    low, high = int(guess * 0.9), int(guess * 1.1)
+    low, high = int(guess * 0.8), int(guess * 1.25)
     while low < high:
         middle = (low + high + 1) // 2
         compiled = compiler.train(middle * 32)
@@ -282,7 +263,7 @@ def _report(options: argparse.Namespace) -> int:
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "nvidia-cudnn-cu13"))
     report = Report(f"{options.model}, {options.dtype}, {options.batch_size} images of {options.size} a GPU", versions)
     print(f"compiled for H100 80 GB, not run: {report.settings}; {versions}\n")
-    print(f"{'':<66}{'ours':>10}{'Flax':>12}{'ratio':>8}")
+    print(f"{'':<68}{'ours':>10}{'Flax':>12}{'ratio':>8}")
 
     one = Compiler(options)
     train = one.train()
@@ -303,7 +284,7 @@ def _report(options: argparse.Namespace) -> int:
 
     if not options.single:
         setup = one.setup(one.config)
-        arrays = jax_shapes(setup)
+        arrays = one.arrays(setup)
         names = {*setup.network.parameters, *setup.network.live_statistics}
         needed = sum(arrays[name].size * 4 for name in names if not name.endswith("num_batches_tracked"))
         eight = Compiler(options, "1x8").train()
@@ -321,12 +302,6 @@ def _report(options: argparse.Namespace) -> int:
     if report.failed:
         print(f"\n{len(report.failed)} limits missed: {'; '.join(report.failed)}", file=sys.stderr)
     return 1 if report.failed else 0
-
-
-def jax_shapes(setup: Any) -> dict[str, Any]:
-    import jax
-
-    return jax.eval_shape(lambda: setup.network.arrays(setup.build_model()))
 
 
 def main() -> int:

@@ -11,6 +11,10 @@ from jax.typing import DTypeLike
 from resnet_flax.layers.convolution import Conv
 from resnet_flax.layers.products import product, product_moments
 
+# Rounding a number x to this type costs more than squaring it in float32 does, and products of such numbers are exact
+# there; so of such numbers the variance is taken as E[x^2] - E[x]^2.
+_COARSE = jnp.bfloat16
+
 
 class BatchNorm(nnx.BatchNorm):
     """`nnx.BatchNorm` that computes what `torch.nn.BatchNorm2d` computes, over all axes but the last.
@@ -92,21 +96,20 @@ class BatchNorm(nnx.BatchNorm):
             shape = (1,) * (x.ndim - 1) + (-1,)
             factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
             y = (x - self.mean[...].reshape(shape)) * factor.reshape(shape) + self.bias[...].reshape(shape)
-        elif factors is not None and x.dtype == jnp.bfloat16:
+        elif factors is not None and x.dtype == _COARSE:
             inputs, kernel = factors
             factor, offset = self._train_mode(*product_moments(inputs, kernel), 0, self._count(x))
             offset = offset.reshape((1,) * (x.ndim - 1) + (-1,))
             y = product(inputs, kernel * factor[None, :]).astype(offset.dtype) + offset
         else:
-            y = self._normalize(x.astype(jnp.promote_types(x.dtype, self.param_dtype)), exact=x.dtype != jnp.bfloat16)
+            y = self._normalize(x.astype(jnp.promote_types(x.dtype, self.param_dtype)), exact=x.dtype != _COARSE)
         return y.astype(output_dtype)
 
     def _normalize(self, x: jax.Array, exact: bool) -> jax.Array:
-        """Train mode; without `exact`, for numbers that were rounded to bfloat16."""
+        """Train mode; `exact` unless the numbers come from `_COARSE`."""
         shift = 0
         if exact:
-            # Any shift gives the same result, and no gradient; one near the data keeps the squares small. Rounding to
-            # bfloat16 has cost a large mean's variance more than squaring in float32 does.
+            # Any shift gives the same result, and no gradient; one near the data keeps the squares small.
             shift = jax.lax.stop_gradient(x[(0,) * (x.ndim - 1)])
             x = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
         # Sums over each image, then both over the images at once; and in return for the gradients' sums, coefficients
@@ -161,8 +164,7 @@ def conv_norm(conv: Callable[..., jax.Array], norm: Callable[..., jax.Array], x:
         mean(y) = mean(x) K        mean(y[c]^2) = K[:, c]^T (x^T x / r) K[:, c]
 
     and norm(y) = x (K * factor) + offset. So y is neither written, nor read by statistics, norm and backward pass; the
-    gradient that follows from these formulas has the same terms. A variance taken so loses the square of y's
-    cancellation in float32; in bfloat16, whose products are exact in float32, y's own rounding would lose more.
+    gradient that follows from these formulas has the same terms.
     """
     y = conv(x)
     if type(conv) is not Conv or type(norm) is not BatchNorm or not conv.is_product:

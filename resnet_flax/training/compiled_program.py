@@ -246,11 +246,11 @@ class CompiledProgram:
         elif instruction.collective:
             # The result of an asynchronous start names operands and results; each is moved once either way.
             written = sum(operands) if instruction.collective == "all-reduce" else written
-        # An array that a kernel is given twice, or in two shapes, is read once.
-        read = sum(
-            {_origin(body, name): size for name, size in zip(instruction.operands, operands, strict=True)}.values()
-        )
-        return Kernel(instruction, read, written, workspace, times, self._source(instruction))
+        reads: dict[str, int] = {}  # an array that a kernel is given twice, or under two shapes, is read once
+        for name, size in zip(instruction.operands, operands, strict=True):
+            name = _origin(body, name)
+            reads[name] = max(size, reads.get(name, 0))
+        return Kernel(instruction, sum(reads.values()), written, workspace, times, self._source(instruction))
 
     def _fusion(self, instruction: Instruction, operands: list[int], written: int) -> tuple[list[int], int]:
         """Operands of which a fusion takes only slices, and updates it makes in place, count at the slice's size."""

@@ -1,0 +1,155 @@
+"""Products and their moments, and the norm behind a 1x1 convolution computed from the convolution's input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from resnet_flax.layers import BatchNorm, Conv, conv_norm, normalization, residual_relu
+from resnet_flax.layers.products import product, product_moments
+
+torch = pytest.importorskip("torch")
+
+
+def arrays(*shapes, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(0.5, 1, shape), dtype) for shape in shapes)
+
+
+def direct_moments(x, kernel):
+    y = x @ kernel
+    axes = tuple(range(x.ndim - 1))
+    return y.mean(axes), jnp.square(y).mean(axes)
+
+
+@pytest.mark.parametrize(("ours", "direct"), [(product, jnp.matmul), (product_moments, direct_moments)])
+def test_values_and_derivatives_of_both_modes_equal_the_plain_ones(ours, direct):
+    with jax.enable_x64(True):
+        x, kernel, dx, dkernel = arrays((3, 5, 4, 6), (6, 8), (3, 5, 4, 6), (6, 8))
+
+        def scalar(function):
+            return lambda x, kernel: sum(jnp.sin(y).sum() for y in jax.tree.leaves(function(x, kernel)))
+
+        for mode in (
+            lambda f: f(x, kernel),
+            lambda f: jax.grad(scalar(f), (0, 1))(x, kernel),
+            lambda f: jax.jvp(f, (x, kernel), (dx, dkernel)),
+            lambda f: jax.hessian(scalar(f), 1)(x, kernel),
+            lambda f: jax.vmap(jax.grad(scalar(f)), (0, None))(x, kernel),
+        ):
+            for a, b in zip(jax.tree.leaves(mode(ours)), jax.tree.leaves(mode(direct)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_gradient_of_a_bfloat16_products_kernel_is_summed_in_float32():
+    x, kernel, g = arrays((2, 9, 7, 4), (4, 3), (2, 9, 7, 3), dtype=np.float32)
+    x, g = x.astype(jnp.bfloat16), g.astype(jnp.bfloat16)
+    ours = jax.grad(lambda kernel: (product(x, kernel).astype(jnp.float32) * g).sum())(kernel)
+    truth = np.einsum("nhwi,nhwo->io", np.asarray(x, np.float64), np.asarray(g, np.float64))
+    assert ours.dtype == jnp.float32
+    # A sum rounded to bfloat16 would be off by up to 2^-9.
+    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-4)
+
+
+def random_norm(features, param_dtype):
+    norm = BatchNorm(features, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+    (scale, bias) = arrays((features,), (features,), seed=3, dtype=param_dtype)
+    norm.scale[...], norm.bias[...] = scale, bias
+    return norm
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_folded_norm_equals_torch_in_float64(stride, monkeypatch):
+    """The formulas that bfloat16 uses, in float64: output, gradients and statistics."""
+    monkeypatch.setattr(normalization, "_COARSE", jnp.float64)
+    with jax.enable_x64(True):
+        conv = Conv(6, 8, 1, stride=stride, param_dtype=jnp.float64, rngs=nnx.Rngs(1))
+        norm = random_norm(8, jnp.float64)
+        x, weights = arrays((3, 5, 4, 6), (3, *(-(-size // stride) for size in (5, 4)), 8))
+
+        theirs = torch.nn.Sequential(torch.nn.Conv2d(6, 8, 1, stride, bias=False), torch.nn.BatchNorm2d(8)).double()
+        with torch.no_grad():
+            theirs[0].weight.copy_(torch.tensor(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
+            theirs[1].weight.copy_(torch.tensor(np.asarray(norm.scale[...])))
+            theirs[1].bias.copy_(torch.tensor(np.asarray(norm.bias[...])))
+        inputs = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
+        expected = theirs(inputs)
+        (expected * torch.tensor(np.asarray(weights).transpose(0, 3, 1, 2))).sum().backward()
+
+        def loss(conv, norm, x):
+            y = conv_norm(conv, norm, x)
+            return (y * weights).sum(), y
+
+        grad = nnx.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        (_, y), (conv_grad, norm_grad, x_grad) = grad(conv, norm, x)
+        for ours, reference in [
+            (y, expected.detach().permute(0, 2, 3, 1)),
+            (x_grad, inputs.grad.permute(0, 2, 3, 1)),
+            (conv_grad["kernel"][...], theirs[0].weight.grad.permute(2, 3, 1, 0)),
+            (norm_grad["scale"][...], theirs[1].weight.grad),
+            (norm_grad["bias"][...], theirs[1].bias.grad),
+            (norm.mean[...], theirs[1].running_mean),
+            (norm.var[...], theirs[1].running_var),
+        ]:
+            np.testing.assert_allclose(ours, reference.numpy(), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_folding_costs_bfloat16_little_accuracy(offset):
+    """Against float64 on the same bfloat16 images: the output is about as close as that of norm(conv(x)), and the
+    statistics, which never see a rounded product, are those of float32."""
+    x, kernel = arrays((8, 6, 5, 16), (1, 1, 16, 24), dtype=np.float32)
+    x = (x + offset).astype(jnp.bfloat16)
+    conv = Conv(16, 24, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    conv.kernel[...] = kernel
+    folded, plain = random_norm(24, jnp.float32), random_norm(24, jnp.float32)
+    y_folded, y_plain = conv_norm(conv, folded, x), plain(conv(x))
+    product64 = np.asarray(x, np.float64) @ np.asarray(kernel[0, 0], np.float64)
+    mean, var = product64.mean((0, 1, 2)), product64.var((0, 1, 2))
+    truth = (product64 - mean) / np.sqrt(var + 1e-5) * np.asarray(plain.scale[...]) + np.asarray(plain.bias[...])
+    error_folded, error_plain = (
+        np.sqrt(np.mean(np.square(np.asarray(y, np.float64) - truth))) for y in (y_folded, y_plain)
+    )
+    assert error_folded < 1.25 * error_plain
+    np.testing.assert_allclose(folded.var[...], 0.9 + 0.1 * var * 240 / 239, rtol=1e-4)
+    np.testing.assert_allclose(folded.mean[...], 0.1 * mean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_step_never_computes_the_folded_convolutions_output():
+    conv, norm = Conv(4, 16, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), BatchNorm(16, rngs=nnx.Rngs(0))
+    graph, state = nnx.split((conv, norm))
+
+    def run(state, x, together):
+        conv, norm = nnx.merge(graph, state, copy=True)
+        return conv_norm(conv, norm, x) if together else norm(conv(x))
+
+    x = jnp.ones((2, 3, 5, 4), jnp.bfloat16)
+    lowered = {
+        together: jax.jit(run, static_argnums=2).trace(state, x, together).lower(lowering_platforms=("cuda",)).as_text()
+        for together in (True, False)
+    }
+    assert "stablehlo.convolution" in lowered[False]
+    assert "stablehlo.convolution" not in lowered[True]
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1, "groups": 2}, {"kernel_size": 1, "use_bias": True}]
+)
+def test_other_convolutions_are_not_folded(options):
+    conv = Conv(4, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **options)
+    x = arrays((2, 3, 5, 4), dtype=np.float32)[0].astype(jnp.bfloat16)
+    together, apart = BatchNorm(8, rngs=nnx.Rngs(0)), BatchNorm(8, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(conv_norm(conv, together, x), apart(conv(x)))
+
+
+def test_residual_relu_equals_relu_in_both_modes():
+    x = jnp.asarray([-2.0, -0.0, 0.0, 0.5, 3.0])
+    dx = jnp.arange(1.0, 6.0)
+    np.testing.assert_array_equal(residual_relu(x), jax.nn.relu(x))
+    for transform in (
+        lambda f: jax.jvp(f, (x,), (dx,))[1],
+        lambda f: jax.vjp(f, x)[1](dx)[0],
+        lambda f: jax.vmap(jax.grad(lambda x: f(x) * 2))(x),
+    ):
+        np.testing.assert_array_equal(transform(residual_relu), transform(jax.nn.relu))
