@@ -233,7 +233,7 @@ def largest_batch(compiler: Compiler) -> tuple[int, int]:
     first = compiler.train()
     # Memory grows almost in proportion to the batch, so the search can begin around the estimate.
     guess = int(room / first.peak_memory * first.batch_size) // 32
-    low, high = int(guess * 0.8), int(guess * 1.25)
+    low, high = int(guess * 0.8), int(guess * 1.4)
     while low < high:
         middle = (low + high + 1) // 2
         compiled = compiler.train(middle * 32)

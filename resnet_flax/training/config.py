@@ -158,6 +158,8 @@ class RunConfig:
     """Evaluate --weights on the test split instead of training."""
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
+    target: str | None = None
+    """With --dry-run, compile for GPUs that are not here: h100, or h100:HOSTSxGPUS. Needs the extra cuda13."""
 
 
 @dataclass(frozen=True)

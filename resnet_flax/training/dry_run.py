@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from resnet_flax.data import SmallImageTransform, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.training.absent_gpu import absent_mesh, memory_bandwidth, memory_size
+from resnet_flax.training.compiled_program import CompiledProgram
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.display import duration
@@ -29,18 +32,19 @@ def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) ->
 
 def describe_run(config: TrainConfig, console: Console) -> int:
     """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
-    config = resolve(config)
-    mesh = open_devices(config.run)
+    weights = config.model.weights
+    config = resolve(replace(config, model=replace(config.model, weights=None)))  # their values make no difference
+    mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
     image = None
     try:
         source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
         facts, origin = facts_of(source), "found"
         image = source[0]["image"]
-    except UserError as error:
+    except UserError:
         recipe = RECIPES.get(config.recipe)
         if recipe is None or recipe.config.data.data != config.data.data:
             raise
-        facts, origin = DataFacts(*recipe.data), f"assumed, for it is not here: {error}"
+        facts, origin = DataFacts(*recipe.data), "as published: it is not here"
     setup = Setup(config, mesh, facts)
     shape = image_shape(config, image, facts.channels)
 
@@ -59,6 +63,8 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     say("recipe", config.recipe)
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
+    if weights is not None:
+        say("weights", f"{weights} (not loaded)")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",
@@ -78,7 +84,15 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     began = time.monotonic()
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    if memory is not None:
+    if config.run.target is not None:
+        room = f", of {memory_size(config.run.target) / 1e9:.0f}"
+        say("memory", f"{memory.peak_memory_in_bytes / 1e9:,.2f} GB on each device{room}")
+        program, images = CompiledProgram(compiled.as_text()), config.batch_size // mesh.size
+        bound = int(memory_bandwidth(config.run.target) / program.traffic * config.batch_size)
+        say("kernels", f"{program.launches:,} a step, {len(program.collectives)} of them collectives")
+        say("traffic", f"{program.traffic / images / 1e6:,.1f} MB an image, on each device")
+        say("bound", f"{bound:,} images/s if nothing but memory bounds it; compiled, not measured")
+    elif memory is not None:
         say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
     say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")
     return 0
