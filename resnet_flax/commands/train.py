@@ -63,7 +63,8 @@ def parse(arguments: list[str]) -> TrainConfig:
     elif "--resume" in arguments:
         workdir = _value("--workdir", arguments)
         saved = load_config(Path(workdir) if workdir else latest_run())
-        default = replace(saved, run=replace(saved.run, evaluate=False, dry_run=False))
+        once = dict.fromkeys(("evaluate", "dry_run", "profile", "distributed"), False)
+        default = replace(saved, run=replace(saved.run, **once))
     else:
         default = RECIPES["digits"].config
     return tyro.cli(
@@ -72,7 +73,6 @@ def parse(arguments: list[str]) -> TrainConfig:
         args=arguments,
         prog=f"python train.py {default.recipe}",
         description=DESCRIPTION,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
