@@ -5,7 +5,7 @@ import importlib.util
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-# This page compares with PyTorch throughout.
-without_torch = [] if importlib.util.find_spec("torch") else ["differences.md"]
+# These pages compare with PyTorch throughout.
+without_torch = [] if importlib.util.find_spec("torch") else ["differences.md", "parity-for-your-own-model.md"]
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=without_torch).pytest()

@@ -167,7 +167,7 @@ def check(
             started = time.perf_counter()
             try:
                 report.comparisons += CHECKS[name](pair)
-            except OneSided as error:
+            except OneSided as error:  # that is a difference, too
                 report.comparisons.append(
                     Comparison(name, "", "output", Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
                 )

@@ -94,6 +94,7 @@ def _activations(pair: Pair, row: Comparison) -> Finding:
     position = rows.index(first)
     before = rows[position - 1].name if position else "the inputs"
     recorded = record(pair, train=train)
+    agrees = f"{before} agrees" if position else "it is the first"
     growth = f"; by the output {_output_error(pair, train):.1e}"
     layer = isolate(pair, recorded, first.name, train=train)
     if layer is None:
@@ -101,7 +102,7 @@ def _activations(pair: Pair, row: Comparison) -> Finding:
         return Finding(first.name, where, _evidence(first) + growth)
     if layer.error() > layer.limit:
         explanation = _moved_stride(pair, recorded, layer) or why(layer) or f"{first.name} is the first to differ"
-        return Finding(first.name, explanation, f"{_evidence(first)}{growth}; {before} agrees")
+        return Finding(first.name, explanation, f"{_evidence(first)}{growth}; {agrees}")
     explanation = _between(pair, recorded, before, layer) or (
         f"{first.name} agrees on PyTorch's input: the difference arises between {before} and {first.name}"
     )

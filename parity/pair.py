@@ -44,7 +44,7 @@ class Runs(NamedTuple):
     theirs: Run
 
 
-class OneSided(Exception):
+class OneSided(ParityError):
     """One network raised where the other gave a result."""
 
 
@@ -64,11 +64,11 @@ def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tup
             errors.append(error)
             results.append(None)
     ours, theirs = results
-    if ours and theirs:
+    if not errors:
         return ours, theirs
     if len(errors) == 2:
         raise ParityError(f"neither network runs on these inputs; PyTorch's says: {errors[1]}") from errors[0]
-    raising, other = ("Flax", "PyTorch") if theirs else ("PyTorch", "Flax")
+    raising, other = ("Flax", "PyTorch") if ours is None else ("PyTorch", "Flax")
     raise OneSided(f"{raising} raises {type(errors[0]).__name__}: {errors[0]}; {other} gives a result") from errors[0]
 
 
@@ -235,14 +235,15 @@ class Pair:
         if not np.isfinite(self.inputs).all():
             raise ParityError("the inputs have NaN or infinite values")
 
-    def _random_targets(self) -> dict[str, np.ndarray]:
-        """Normal random targets of the outputs' shapes."""
+    def _random_targets(self) -> np.ndarray | dict[str, np.ndarray]:
+        """Normal random targets of the output's shape, or {name: of that output's shape} where there are several."""
         rng = np.random.default_rng(0)
         shapes, _ = _both(
             lambda: self.ours.output_shapes(self.inputs),
             lambda: self.oracle.run(self.torch_inputs, train=False, record=False),
         )
-        return {name.removeprefix(OUTPUT).lstrip("."): rng.normal(size=shape) for name, shape in shapes.items()}
+        targets = {name.removeprefix(f"{OUTPUT}."): rng.normal(size=shape) for name, shape in shapes.items()}
+        return targets.get(OUTPUT, targets)
 
 
 def _require_same_structure(ours: Run, oracle: Run) -> None:

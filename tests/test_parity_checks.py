@@ -1,6 +1,7 @@
 """The checks on small networks of any kind, their modes and precisions, and what they refuse."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
 
 from flax import nnx
 from torch import nn
@@ -17,6 +19,8 @@ from parity.checks import CHECKS
 from parity.errors import PROFILES, Noise, measure
 from parity.recording import recording_flax, recording_torch
 from parity.sides import TorchSide
+from resnet_flax.layers import BatchNorm, Conv
+from resnet_flax.models import Bottleneck
 from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
 
 EVEN, ODD = (4, 16, 26, 3), (3, 17, 21, 3)
@@ -272,3 +276,17 @@ def test_measures():
     assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
     assert measure(np.array([1.0]), np.array([0.0])).relative == np.inf
     assert all(dataclasses.replace(profile).k >= 2 for profile in PROFILES.values())
+
+
+def test_another_width_is_listed_before_anything_is_computed():
+    """The width formula without its groups, as a ResNeXt would get it wrong."""
+    blocks = torchvision.models.resnet
+    theirs = blocks.Bottleneck(16, 4, groups=2, base_width=64)
+
+    class Narrow(Bottleneck):
+        def __init__(self, *args, groups, **options):
+            super().__init__(*args, groups=1, **options)
+
+    ours = Narrow(16, 4, groups=2, conv=partial(Conv, rngs=nnx.Rngs(0)), norm=partial(BatchNorm, rngs=nnx.Rngs(0)))
+    with pytest.raises(parity.ParityError, match=r"conv1.weight: \(4, 16, 1, 1\) in .*, \(8, 16, 1, 1\) in"):
+        parity.check(ours, theirs, parity.random_inputs((2, 4, 4, 16)))
