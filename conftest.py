@@ -5,7 +5,9 @@ import importlib.util
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-# These pages compare with PyTorch throughout.
-without_torch = [] if importlib.util.find_spec("torch") else ["differences.md", "parity-for-your-own-model.md"]
+# These pages compare with PyTorch.
+without_torch = (
+    [] if importlib.util.find_spec("torch") else ["differences.md", "parity-for-your-own-model.md", "README.md"]
+)
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=without_torch).pytest()
