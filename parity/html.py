@@ -154,8 +154,9 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
             panel.annotate(
                 row.name,
                 (index, row.error.relative),
-                xytext=(0, 10),
+                xytext=(0, -8),
                 textcoords="offset points",
+                va="top",
                 ha="right" if index > len(members) / 2 else "left",
                 fontsize=8,
                 color=_OURS,
@@ -169,13 +170,17 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
 def _losses(picture: Figure, report: Report) -> None:
     left, right = picture.subplots(1, 2)
     oracle = report.curves["PyTorch, float64"]
+    labelled: set[str] = set()
     for name, curve in report.curves.items():
         steps = range(1, len(curve) + 1)
         ours = name.startswith("Flax")
         style = {"color": _OURS if ours else _THEIRS, "linewidth": 1.6 if ours else 1.0, "alpha": 1.0 if ours else 0.6}
         if ours:
             style["linestyle"] = "--"
-        left.plot(steps, curve, label=name, **style)
+        arranged = not ours and curve is not oracle
+        label = "PyTorch, in other arrangements" if arranged else name
+        left.plot(steps, curve, label=None if label in labelled else label, **style)
+        labelled.add(label)
         if curve is not oracle:
             away = [abs(a - b) or float("nan") for a, b in zip(curve, oracle, strict=True)]
             right.plot(steps, away, **style)
