@@ -11,21 +11,12 @@ import torch
 from flax import nnx
 
 from parity.errors import PROFILES, Error, Noise, Profile, measure
+from parity.flax_side import FlaxSide
 from parity.naming import ParityError, mismatch_message
 from parity.optimizers import Optimizer
 from parity.results import Comparison
-from parity.sides import (
-    ARRANGEMENTS,
-    OUTPUT,
-    Arrays,
-    FlaxSide,
-    Loss,
-    Run,
-    TorchSide,
-    channels_first,
-    default_loss,
-    like_torch,
-)
+from parity.sides import ARRANGEMENTS, OUTPUT, Arrays, Loss, Run, channels_first, default_loss, like_torch
+from parity.torch_side import TorchSide
 
 Train = Callable[[Any, list[tuple[Any, Any]], Optimizer], list[float]]
 

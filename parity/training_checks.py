@@ -11,10 +11,12 @@ import optax
 import torch
 
 from parity.errors import Noise, measure
+from parity.flax_side import FlaxSide
 from parity.optimizers import MOMENTS, Optimizer, moments, with_moments
 from parity.pair import Pair
 from parity.results import Comparison
-from parity.sides import ARRANGEMENTS, PLAIN, Arrangement, Arrays, FlaxSide, Run, TorchSide, channels_first
+from parity.sides import ARRANGEMENTS, PLAIN, Arrangement, Arrays, Run, channels_first
+from parity.torch_side import TorchSide
 
 PARAMETERS = "parameters"
 Moments = dict[str, dict[str, torch.Tensor]]

@@ -18,7 +18,7 @@ import parity
 from parity.checks import CHECKS
 from parity.errors import PROFILES, Noise, measure
 from parity.recording import recording_flax, recording_torch
-from parity.sides import TorchSide
+from parity.torch_side import TorchSide
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
 from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
