@@ -50,8 +50,7 @@ def finish(*processes):
 def results(tmp_path_factory):
     """{"one", "eight", "hosts"}: the worker's arrays."""
     folder = tmp_path_factory.mktemp("parallel")
-    finish(start(folder / "one.npz", 1))
-    finish(start(folder / "eight.npz", 8))
+    finish(start(folder / "one.npz", 1), start(folder / "eight.npz", 8))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -24,8 +24,9 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "steps"),
-    [(28, 6, 3), pytest.param(96, 256, 50, marks=pytest.mark.full)],
+    [(28, 6, 3), (96, 256, 50)],
 )
+@pytest.mark.full
 def test_recipe_follows_torch(size, batch_size, steps):
     from tests.torch_models import ResidualNet
 

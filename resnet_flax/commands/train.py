@@ -41,7 +41,6 @@ def main(arguments: list[str]) -> int:
             return compare(workdirs, console)
 
     config = parse(arguments)
-    _remind_of_scaling(config, console)
     if config.run.evaluate:
         from resnet_flax.training.evaluate_weights import evaluate_weights
 
@@ -90,19 +89,6 @@ def _recipe(name: str) -> Recipe:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
         raise UserError(f"no recipe named {name!r}; did you mean {', '.join(near)}? (--list shows all)")
     return RECIPES[name]
-
-
-def _remind_of_scaling(config: TrainConfig, console: Console) -> None:
-    recipe = RECIPES[config.recipe]
-    preset = recipe.config
-    same_rate = config.optimizer.learning_rate == preset.optimizer.learning_rate
-    if config.batch_size != preset.batch_size and same_rate and not config.run.evaluate:
-        console.print(
-            f"note: a batch of {config.batch_size:,} where the recipe has {preset.batch_size:,}, at the same learning "
-            f"rate; its rule: {recipe.scaling}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def list_recipes(console: Console) -> None:

@@ -25,6 +25,7 @@ from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
 from resnet_flax.training.plots import plot_curves
+from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import check_same_run, choose_workdir, save_config
@@ -82,6 +83,8 @@ class Run:
         self.journal = Journal(self.workdir, start) if self.first else None
         self.display = Display(self.console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
         self.display.say(self._headline(start))
+        if note := scaling_note(setup.config):
+            self.display.say(note)
         try:
             with Interruption() as interruption:
                 state = self._steps(state, start, interruption)
@@ -274,6 +277,7 @@ class Run:
         self.checkpoints.close()
         self._plot(now=True)
         command = f"python train.py --resume --workdir {shlex.quote(str(self.workdir))}"
+        command += " --distributed" if self.config.distributed else ""
         self.display.say(f"stopped and saved behind step {int(state['step']):,}; go on with\n  {command}")
         return interruption.exit_status
 

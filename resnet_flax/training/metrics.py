@@ -14,10 +14,11 @@ import jax
 class Backlog:
     """Metrics on their way back: step by step, in order, up to `depth` steps late.
 
-    The device always has work queued; the host waits only when it is `depth` steps ahead.
+    The device always has work queued; the host waits only when it is `depth` steps ahead. A stop has to wait for them
+    all, so they are few.
     """
 
-    def __init__(self, depth: int = 8):
+    def __init__(self, depth: int = 3):
         self.depth = depth
         self._queue: deque[tuple[int, Mapping[str, jax.Array]]] = deque()
 

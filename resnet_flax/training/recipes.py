@@ -252,3 +252,15 @@ _RECIPES = (
 )
 
 RECIPES: dict[str, Recipe] = {recipe.config.recipe: recipe for recipe in _RECIPES}
+
+
+def scaling_note(config: TrainConfig) -> str | None:
+    """A reminder of the recipe's rule, where the batch size was changed and the learning rate was not."""
+    recipe = RECIPES[config.recipe]
+    preset = recipe.config
+    if config.batch_size == preset.batch_size or config.optimizer.learning_rate != preset.optimizer.learning_rate:
+        return None
+    return (
+        f"note: a batch of {config.batch_size:,} where the recipe has {preset.batch_size:,}, at the same learning "
+        f"rate; its rule: {recipe.scaling}"
+    )
