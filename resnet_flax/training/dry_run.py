@@ -84,10 +84,10 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     began = time.monotonic()
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    if config.run.target is not None:
+    if config.run.target is not None and memory is not None:
         room = f", of {memory_size(config.run.target) / 1e9:.0f}"
         say("memory", f"{memory.peak_memory_in_bytes / 1e9:,.2f} GB on each device{room}")
-        program, images = CompiledProgram(compiled.as_text()), config.batch_size // mesh.size
+        program, images = CompiledProgram(compiled.as_text() or ""), config.batch_size // mesh.size
         bound = int(memory_bandwidth(config.run.target) / program.traffic * config.batch_size)
         say("kernels", f"{program.launches:,} a step, {len(program.collectives)} of them collectives")
         say("traffic", f"{program.traffic / images / 1e6:,.1f} MB an image, on each device")
