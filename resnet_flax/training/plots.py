@@ -81,5 +81,5 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
 def _save(figure, path: Path) -> None:
     """Through a temporary name, so that who looks at it never finds half a picture."""
     temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
+    figure.savefig(temporary, bbox_inches="tight")
     temporary.replace(path)
