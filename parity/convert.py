@@ -5,6 +5,7 @@ sides. Exact: values keep their bits. A narrower float type widens; float64 neve
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -112,16 +113,19 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     Raises:
         ParityError: a list of every missing, unexpected and misshapen entry; or a dtype that would lose values.
     """
-    filled = []
-    for leaf, key in _match(state_dict, model, names):
+    matched = _match(state_dict, model, names)
+
+    def converted(leaf: Leaf, key: str | None) -> np.ndarray:
         dtype = np.dtype(leaf.variable.dtype)
         if key is None:
-            array = np.zeros(leaf.variable.shape, dtype)
-        else:
-            array = copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
-        filled.append((leaf.variable, jax.device_put(array)))
-    for variable, array in filled:
-        variable.set_value(array)
+            return np.zeros(leaf.variable.shape, dtype)
+        return copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
+
+    with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter lock while it copies
+        # JAX's own part stays in this thread, where the caller may have enabled float64.
+        arrays = [jax.device_put(array) for array in pool.map(lambda match: converted(*match), matched)]
+    for (leaf, _), array in zip(matched, arrays, strict=True):
+        leaf.variable.set_value(array)
     model.eval()
     return model
 
