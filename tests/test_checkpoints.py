@@ -18,8 +18,8 @@ from resnet_flax.weights import read_weights
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from tests.test_convert import assert_same_bytes  # noqa: E402
-from tests.torch_models import (  # noqa: E402
+from tests.test_convert import assert_same_bytes
+from tests.torch_models import (
     ResidualNet,
     randomized,
     residual_blocks,

@@ -14,7 +14,7 @@ from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from tests.torch_models import nchw, random_images, randomized, torch_model  # noqa: E402
+from tests.torch_models import nchw, random_images, randomized, torch_model
 
 
 def assert_same_bytes(back, original):

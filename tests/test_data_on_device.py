@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
-from torchvision.transforms import v2  # noqa: E402
+from torchvision.transforms import v2
 
-from resnet_flax.data import on_device  # noqa: E402
+from resnet_flax.data import on_device
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((6, 9, 14, 3)).astype(np.float32)

@@ -7,21 +7,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
-import skimage.data  # noqa: E402
-import sklearn.datasets  # noqa: E402
-from PIL import Image  # noqa: E402
-from torchvision import transforms as tv  # noqa: E402
-from torchvision.models import get_model_weights  # noqa: E402
-from torchvision.transforms import functional as tvf  # noqa: E402
-from torchvision.transforms.autoaugment import _apply_op  # noqa: E402
+import skimage.data
+import sklearn.datasets
+from PIL import Image
+from torchvision import transforms as tv
+from torchvision.models import get_model_weights
+from torchvision.transforms import functional as tvf
+from torchvision.transforms.autoaugment import _apply_op
 
-from resnet_flax.data import (  # noqa: E402
+from resnet_flax.data import (
     evaluation_transform,
     on_device,
     small_image_transform,
     training_transform,
 )
-from resnet_flax.data.augment import (  # noqa: E402
+from resnet_flax.data.augment import (
     BINS,
     OPERATIONS,
     RAND_RANGES,
@@ -31,8 +31,8 @@ from resnet_flax.data.augment import (  # noqa: E402
     draw_trivial,
     magnitude_of,
 )
-from resnet_flax.data.transforms import RESAMPLING, random_resized_crop  # noqa: E402
-from resnet_flax.errors import UserError  # noqa: E402
+from resnet_flax.data.transforms import RESAMPLING, random_resized_crop
+from resnet_flax.errors import UserError
 
 BUNDLED = Path(skimage.data.__file__).parent
 PHOTOGRAPHS = {path.stem: path for path in sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))}

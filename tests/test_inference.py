@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 skimage_data = pytest.importorskip("skimage.data")
 
-from tests.torch_models import random_images, randomized  # noqa: E402
+from tests.torch_models import random_images, randomized
 
 
 def command(*arguments) -> int:

@@ -12,8 +12,8 @@ from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
 
 torch = pytest.importorskip("torch")
 
-from parity import to_flax  # noqa: E402
-from tests.torch_models import nchw, random_images, randomized  # noqa: E402
+from parity import to_flax
+from tests.torch_models import nchw, random_images, randomized
 
 
 def as_nhwc(tensor) -> np.ndarray:

@@ -17,8 +17,8 @@ from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, bu
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from parity import to_flax  # noqa: E402
-from tests.torch_models import nchw, random_images, randomized, torch_model  # noqa: E402
+from parity import to_flax
+from tests.torch_models import nchw, random_images, randomized, torch_model
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

@@ -22,19 +22,20 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "traps.md"
 HEADER = """\
 # Faults, who catches them, and what is said
 
-Each of these faults is planted by the tests in a small network (a stem, two bottlenecks, two linear layers) or in a single
-layer; the check named must fail, and the diagnosis must name the cause. Made by
-`PARITY_WRITE_DOCS=1 pytest tests/test_parity_faults.py`; float64 on a CPU unless the diagnosis says otherwise. The error is the
-relative one of the first tensor that failed ("inf": no number can be given, as for memory that is shared).
+Each of these faults is planted by the tests in a small network (a stem, two bottlenecks, two linear layers) or in a
+single layer; the check named must fail, and the diagnosis must name the cause. Made by `PARITY_WRITE_DOCS=1 pytest
+tests/test_parity_faults.py`; float64 on a CPU unless the diagnosis says otherwise. The error is the relative one of
+the first tensor that failed ("inf": no number can be given, as for memory that is shared).
 
 | fault | caught by | error | diagnosis |
 |---|---|---|---|
 """
 ELSEWHERE = """
 Faults in the data are caught by `parity.check_preprocessing` (no antialiasing, another size, a crop offset rounded
-otherwise) and `parity.check_classes` (names sorted naturally), planted in `tests/test_parity_toolkit.py`; other widths, such
-as a wrong formula for ResNeXt, by the list of shapes that differ before anything is computed. A forward hook that keeps a
-tensor without copying it, and a comparison that leaves float64 on, are planted in `tests/test_parity_checks.py`.
+otherwise) and `parity.check_classes` (names sorted naturally), planted in `tests/test_parity_toolkit.py`; other
+widths, such as a wrong formula for ResNeXt, by the list of shapes that differ before anything is computed. A forward
+hook that keeps a tensor without copying it, and a comparison that leaves float64 on, are planted in
+`tests/test_parity_checks.py`.
 """
 
 

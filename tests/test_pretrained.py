@@ -19,7 +19,7 @@ from resnet_flax.weight_table import PUBLISHED_WEIGHTS, PublishedWeights, imagen
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from tests.torch_models import nchw, random_images, randomized  # noqa: E402
+from tests.torch_models import nchw, random_images, randomized
 
 
 @pytest.fixture(autouse=True)
