@@ -22,6 +22,10 @@ SHAPES = [
     (10, 11, 4, 4, 3, 1, 2, 2, 1),
     (8, 8, 4, 8, 3, 1, 1, 1, 4),
     (9, 8, 2, 2, 4, 3, 1, 1, 1),
+    (7, 8, 1, 3, 2, 1, 0, 1, 1),
+    (8, 9, 2, 3, 5, 1, 2, 1, 1),
+    (9, 11, 3, 4, 6, 2, 2, 1, 1),
+    (9, 7, 2, 4, 7, 1, 3, 1, 2),
 ]
 
 
@@ -74,10 +78,11 @@ def test_equals_xla_in_float64(shape):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
-def test_blocks_of_small_groups_equal_xla():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blocks_of_small_groups_equal_xla(stride):
     """Groups of 8 channels: the forward form for small groups, which the tiny shapes above are below."""
     with jax.enable_x64(True):
-        x, kernel, options = _case((9, 8, 32, 64, 3, 2, 1, 1, 4))
+        x, kernel, options = _case((9, 8, 32, 64, 3, stride, 1, 1, 4))
         ours = _derivatives(conv_general_dilated, options)(x, kernel)
         xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):

@@ -15,6 +15,10 @@ gradient in k[i, j] is the product over all pixels of the input, shifted by (i, 
 - groups: one small product per tap and group. Forward and for the gradient in the input, blocks of groups are dense
   convolutions.
 
+The dense k x k convolutions that remain, forward and for the gradient in the input, are XLA's. It has two libraries for
+them and prefers YNNPACK, which at large images keeps to one core, over Eigen, unless the output is larger than the
+input: hence a spare row of output, computed and dropped, in those that keep the size of the image.
+
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
 and higher derivatives follow from it (a `custom_vjp` would forbid forward mode).
 """
@@ -29,17 +33,22 @@ from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BLOCK_CHANNELS = 64  # sixteen times the work of 4-channel groups, at more than sixteen times their speed
+SPARE_ROW_FROM = 7  # rows: with fewer, a spare one costs more than it saves
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
 class _Window(NamedTuple):
-    """What a convolution does besides its operands; hashable, so that it is static under every transformation."""
+    """What a convolution does besides its operands; hashable, so that it is static under every transformation.
+
+    `is_tangent`: the convolution is a tangent in its input, so that in reverse mode its transpose is what runs.
+    """
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
     precision: Any
+    is_tangent: bool = False
 
 
 def conv_general_dilated(
@@ -115,6 +124,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         cpu = partial(_pointwise, window=window)
     elif _has_small_groups(kernel, window):
         cpu = partial(_channel_blocks, window=window)
+    elif _keeps_size(x, kernel, window):
+        cpu = partial(_with_spare_row, window=window)
     else:
         return xla(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
@@ -127,7 +138,7 @@ def _convolve_jvp(window, primals, tangents):
     y = _convolve(x, kernel, window)
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(_convolve(dx, kernel, window))
+        terms.append(_convolve(dx, kernel, window._replace(is_tangent=True)))
     if not isinstance(dkernel, SymbolicZero):
         terms.append(
             lax.platform_dependent(
@@ -158,6 +169,19 @@ def _has_small_groups(kernel: jax.Array, window: _Window) -> bool:
     return window.groups > 1 and BLOCK_CHANNELS // 16 <= kernel.shape[2] < BLOCK_CHANNELS
 
 
+def _keeps_size(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
+    size = _output_size(x, kernel, window)
+    return window.strides == (1, 1) and window.groups == 1 and size == x.shape[1:3] and size[0] >= SPARE_ROW_FROM
+
+
+def _with_spare_row(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """`_xla` with one more row below; in a tangent, of the input, so that its transpose has it in the output."""
+    (low, high), columns = window.padding
+    if window.is_tangent:
+        return _xla(_pad(x, (0, 1), (0, 0)), kernel, window._replace(padding=((low, high - 1), columns)))
+    return _xla(x, kernel, window._replace(padding=((low, high + 1), columns)))[:, :-1]
+
+
 def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     x = x[:, :: window.strides[0], :: window.strides[1]]
     return _contract(x, kernel[0, 0], window)
@@ -175,7 +199,8 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     dense = window._replace(groups=1)
     inputs = lax.split(x, [x.shape[3] // blocks] * blocks, 3)
     kernels = lax.split(kernel, [features // blocks] * blocks, 3)
-    return jnp.concatenate([_xla(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
+    convolution = _with_spare_row if _keeps_size(inputs[0], kernels[0], dense) else _xla
+    return jnp.concatenate([convolution(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 
 # The convolution as a linear function of the kernel: its transpose, by JAX, is the kernel's gradient.
