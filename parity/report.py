@@ -73,7 +73,7 @@ def _summary(report: Report) -> Table:
             mode,
             str(len(rows)),
             str(failed),
-            _shortened(_place(top), 27),
+            _shortened(_place(top), 24),
             figure(top.error.relative),
             figure(top.floor),
             figure(top.tolerance),

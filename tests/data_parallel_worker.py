@@ -72,7 +72,7 @@ def evaluate(mesh, network, state):
     padded = {n: np.concatenate([x, np.zeros((64 - EVALUATION, *x.shape[1:]), x.dtype)]) for n, x in whole.items()}
     padded["mask"] = np.arange(64) < EVALUATION
     parts = [{n: x[start : start + BATCH] for n, x in padded.items()} for start in (0, BATCH)]
-    run = make_evaluate(network, CLASSES, lambda images: images, mesh=mesh)
+    run = make_evaluate(network, CLASSES, lambda model, images: model(images), mesh=mesh)
     return run(model_arrays(state), [place(part, sharded(mesh)) for part in parts])
 
 

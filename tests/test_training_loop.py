@@ -237,6 +237,7 @@ def test_the_saved_configuration_is_the_one_that_was_given():
         (["--batch-size", "65"], "holds 64 images, fewer than one batch"),
         (["--distributed"], "--distributed needs a --workdir"),
         (["--evaluate"], "--evaluate needs --weights"),
+        (["--target", "h100"], "--target .* goes with --dry-run only"),
     ],
 )
 def test_settings_that_cannot_work(arguments, message):

@@ -33,9 +33,11 @@ class ModelConfig:
     weights: str | None = None
     """Start from these: torchvision's name (IMAGENET1K_V1), a .safetensors or .pth file. Another head is replaced."""
     freeze: tuple[str, ...] = ()
-    """Regular expressions over parameter paths (layer1.0.conv1.kernel); '(?!fc)' freezes all but the head."""
+    """Regular expressions over parameter paths (layer1.0.conv1.kernel), or all-but-head."""
     train_frozen_statistics: bool = False
     """Let frozen norms go on updating their running statistics."""
+    cache_features: bool = False
+    """Compute each image's features once and train on them: where all but the head is frozen and nothing random."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from resnet_flax.training.state import Arrays, Network
-from resnet_flax.training.step import AXIS, replicated
+from resnet_flax.training.step import AXIS, Forward, replicated
 
 Totals = dict[str, jax.Array]
 
@@ -45,19 +45,19 @@ class Evaluation:
 
 
 def make_evaluate(
-    network: Network, num_classes: int, normalise: Callable[[jax.Array], jax.Array], *, mesh: Mesh | None = None
+    network: Network, num_classes: int, forward: Forward, *, mesh: Mesh | None = None
 ) -> Callable[[Arrays, Iterable[Mapping[str, jax.Array]]], Evaluation]:
     """Builds evaluate(arrays, batches) -> Evaluation; batches of {"image", "label", "mask"} on the devices.
 
     Args:
-        normalise: uint8 images -> the model's input.
+        forward: (model, batch["image"]) -> logits (N, classes).
         mesh: as for the training step; the batches are cut over it.
     """
     wide = mesh is not None and mesh.size > 1
     everywhere = replicated(mesh) if mesh is not None and wide else None
 
     def counts(arrays: Arrays, batch: Mapping[str, jax.Array]) -> Totals:
-        logits = network.model(arrays)(normalise(batch["image"]))
+        logits = forward(network.model(arrays), batch["image"])
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         label, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)

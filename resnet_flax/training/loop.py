@@ -21,6 +21,7 @@ from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
 from resnet_flax.training.display import Display, duration
+from resnet_flax.training.feature_cache import cache_features, check_cacheable
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
@@ -306,7 +307,10 @@ def train(config: TrainConfig, console: Console) -> int:
     Raises:
         UserError: for whatever the user can mend.
     """
-    config = choose_workdir(resolve(config))
+    config = resolve(config)
+    if config.model.cache_features:
+        check_cacheable(config)
+    config = choose_workdir(config)
     if config.run.resume:
         check_same_run(config)
     mesh = open_devices(config.run)
@@ -315,4 +319,7 @@ def train(config: TrainConfig, console: Console) -> int:
     source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
     test = open_source(config.data.data, "test", data_dir=config.data.data_dir)
     steps_per_epoch(source, config.batch_size)
-    return Run(Setup(config, mesh, facts_of(source)), source, test, console).execute()
+    setup = Setup(config, mesh, facts_of(source))
+    if config.model.cache_features:
+        source, test = cache_features(setup, source, test, console)
+    return Run(setup, source, test, console).execute()

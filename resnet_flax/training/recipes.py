@@ -132,7 +132,7 @@ _RECIPES = (
         TrainConfig(
             recipe="finetune",
             batch_size=15,
-            model=ModelConfig("resnet18", weights="IMAGENET1K_V1", freeze=("(?!fc)",)),
+            model=ModelConfig("resnet18", weights="IMAGENET1K_V1", freeze=("all-but-head",)),
             data=DataConfig(
                 data="folder:images",
                 train_transform=EvaluationTransform(500, 224),

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
@@ -29,10 +30,12 @@ from resnet_flax.models import ResNet
 from resnet_flax.pretrained import create_model
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
-from resnet_flax.training.loss import make_loss, make_prepare
+from resnet_flax.training.loss import make_loss, make_prepare, make_prepare_features
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
 from resnet_flax.training.step import AXIS, check_batch_size, make_train_step, replicated, sharded
+
+ALL_BUT_HEAD = r"(?!fc\.)"  # matches every path that does not begin so
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -49,8 +52,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
     if config.loss.bce_threshold is not None and config.loss.loss != "binary_cross_entropy":
         raise UserError("--bce-threshold goes with --loss binary_cross_entropy only")
+    if config.run.target is not None and not config.run.dry_run:
+        raise UserError("--target compiles for GPUs that are not here and goes with --dry-run only")
     if config.model.train_frozen_statistics and not config.model.freeze:
         raise UserError("--train-frozen-statistics goes with --freeze only")
+    if "all-but-head" in config.model.freeze:
+        patterns = tuple(ALL_BUT_HEAD if name == "all-but-head" else name for name in config.model.freeze)
+        config = replace(config, model=replace(config.model, freeze=patterns))
     if (size := data.image_size) is not None:
         train, test = _resized(data.train_transform, size), _resized(data.eval_transform, size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
@@ -65,6 +73,18 @@ def _resized(transform: Any, size: int) -> Any:
     resize, crop = transform.resize_size, transform.crop_size
     resize = round(resize * size / crop) if resize and crop else size  # the same share of the image is cut away
     return replace(transform, resize_size=resize, crop_size=size)
+
+
+def _whole(model: ResNet, images: jax.Array) -> jax.Array:
+    return model(images)
+
+
+def _head(model: ResNet, features: jax.Array) -> jax.Array:
+    return model.fc(features)
+
+
+def _unchanged(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    return features
 
 
 @dataclass(frozen=True)
@@ -148,15 +168,24 @@ class Setup:
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return make_optimizer(self.config.optimizer, self.schedule, self.network)
 
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """uint8 images -> the model's input."""
+        return normalize(images, self.config.data.mean, self.config.data.std)
+
     @cached_property
     def train_step(self) -> Wrapped:
-        config, mean, std = self.config.optimizer, self.config.data.mean, self.config.data.std
+        config, data = self.config.optimizer, self.config.data
+        if self.config.model.cache_features:
+            prepare, forward = make_prepare_features(self.facts.num_classes), _head
+        else:
+            prepare, forward = make_prepare(self.config.loss, self.facts.num_classes, data.mean, data.std), _whole
         return make_train_step(
             self.network,
             self.optimizer,
             self.schedule,
             make_loss(self.config.loss),
-            make_prepare(self.config.loss, self.facts.num_classes, mean, std),
+            prepare,
+            forward=forward,
             mesh=self.mesh,
             accumulate=config.accumulate,
             ema_decay=config.ema_decay,
@@ -167,8 +196,8 @@ class Setup:
 
     @cached_property
     def evaluate(self) -> Callable:
-        images = partial(normalize, mean=self.config.data.mean, std=self.config.data.std)
-        return make_evaluate(self.network, self.facts.num_classes, images, mesh=self.mesh)
+        forward = _head if self.config.model.cache_features else lambda model, images: model(self.normalize(images))
+        return make_evaluate(self.network, self.facts.num_classes, forward, mesh=self.mesh)
 
     def initial_arrays(self) -> Arrays:
         """Parameters and statistics as the run starts with them."""
@@ -210,7 +239,7 @@ class Setup:
         config = self.config
         batches = training_batches(
             source,
-            config.data.train_transform,
+            _unchanged if config.model.cache_features else config.data.train_transform,
             seed=config.seed,
             start_step=start_step,
             repeats=config.data.repeats,
@@ -221,7 +250,9 @@ class Setup:
 
     def evaluation_batches(self, source: Source) -> Iterator[dict[str, jax.Array]]:
         """{"image", "label", "mask"} on the devices, once through."""
-        batches = evaluation_batches(source, self.config.data.eval_transform, **self._share)
+        config = self.config
+        transform = _unchanged if config.model.cache_features else config.data.eval_transform
+        batches = evaluation_batches(source, transform, **self._share)
         return prefetch_to_device(batches, self.sharded)
 
 

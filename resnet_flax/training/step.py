@@ -21,6 +21,7 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Prepare = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Forward = Callable[[Any, jax.Array], jax.Array]
 
 AXIS = "data"
 BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel
@@ -80,6 +81,7 @@ def make_train_step(
     loss: Loss,
     prepare: Prepare,
     *,
+    forward: Forward = lambda model, images: model(images),
     mesh: Mesh | None = None,
     accumulate: int = 1,
     ema_decay: float | None = None,
@@ -98,6 +100,7 @@ def make_train_step(
         schedule: step -> learning rate, for the metrics.
         loss: (logits (N, classes), targets (N, classes)) -> the mean over the batch.
         prepare: (key, batch) -> (images (N, H, W, C), targets (N, classes)): what the device does to a batch.
+        forward: (model, images) -> logits (N, classes).
         accumulate: micro-batches per device, one after the other: the gradients are averaged, and the running
             statistics updated each time, as a PyTorch loop that calls `backward` that often.
         ema_decay: average <- decay * average + (1 - decay) * current after every `ema_every` steps; up to step
@@ -116,7 +119,7 @@ def make_train_step(
     def gradients(params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key):
         def objective(params: Arrays):
             model = network.model({**params, **frozen, **statistics}, key=key)
-            logits = model(images)
+            logits = forward(model, images)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             value = loss(logits, targets)
             accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=value.dtype)
