@@ -2,7 +2,7 @@
 
 import sys
 
-from resnet_flax.__main__ import main, run
+from resnet_flax.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run(lambda arguments: main(["train", *arguments]), sys.argv[1:]))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_flax.__main__ import main, run
+from resnet_flax.__main__ import main
 from resnet_flax.data import CorruptImage, evaluation_batches, evaluation_transform, open_source
 from resnet_flax.data.decoding import decode_rgb
 from resnet_flax.data.prepare import write_tfds
@@ -350,7 +350,7 @@ def test_the_data_command_shows_and_writes(tmp_path, capsys):
 
 def test_mistakes_at_the_command_line_are_one_sentence(tmp_path, capsys):
     for arguments in (["show", "folder:/nowhere"], ["write", "digits", "Bad-Name", "--data-dir", str(tmp_path)]):
-        assert run(main, ["data", *arguments]) == 2
+        assert main(["data", *arguments]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_flax.__main__ import main, run
+from resnet_flax.__main__ import main
 from resnet_flax.commands.models import markdown
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.pretrained import load_pretrained
@@ -25,7 +25,7 @@ from tests.torch_models import random_images, randomized
 
 
 def command(*arguments) -> int:
-    return run(main, [str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

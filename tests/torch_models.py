@@ -1,4 +1,4 @@
-"""PyTorch networks to compare with: the Residual networks written in PyTorch, and random weights that hide nothing."""
+"""PyTorch networks to compare with, the Residual ones under their files' names, and random weights hiding nothing."""
 
 from collections import OrderedDict
 
@@ -7,54 +7,14 @@ import torch
 import torchvision
 from torch import nn
 
-
-class Residual(nn.Module):
-    """3x3 conv, BN, ReLU, 3x3 conv, BN, plus the input (through a bare convolution where the shape changes), ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut_kernel: int | None = None):
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
-        if shortcut_kernel:
-            self.conv3 = nn.Conv2d(in_channels, channels, shortcut_kernel, stride, shortcut_kernel // 2)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu(y + (self.conv3(x) if hasattr(self, "conv3") else x))
-
-
-def _stage(in_channels: int, channels: int, shortcut_kernel: int) -> nn.Sequential:
-    if in_channels == channels:
-        return nn.Sequential(Residual(channels, channels), Residual(channels, channels))
-    return nn.Sequential(Residual(in_channels, channels, 2, shortcut_kernel), Residual(channels, channels))
-
-
-class ResidualNet(nn.Module):
-    """The Residual network under this project's names: conv1, bn1, layer1 to layer4, fc."""
-
-    def __init__(self, shortcut_kernel: int = 1, in_channels: int = 1, num_classes: int = 10):
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, shortcut_kernel)
-        self.layer2 = _stage(64, 128, shortcut_kernel)
-        self.layer3 = _stage(128, 256, shortcut_kernel)
-        self.layer4 = _stage(256, 512, shortcut_kernel)
-        self.fc = nn.Linear(512, num_classes)
-
-    def forward(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+from parity.commands.torch_networks import ResidualNet, stage
 
 
 def residual_blocks() -> nn.Sequential:
     """The Residual network with the names its Adam run on Fashion-MNIST was saved under."""
     net = nn.Sequential(nn.Conv2d(1, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
     for number, (before, channels) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)]):
-        net.add_module(f"resnet_block{number + 1}", _stage(before, channels, 1))
+        net.add_module(f"resnet_block{number + 1}", stage(before, channels, 1))
     net.add_module("global_avg_pool", nn.AdaptiveAvgPool2d(1))
     net.add_module("fc", nn.Sequential(nn.Flatten(), nn.Linear(512, 10)))
     return net
@@ -63,14 +23,14 @@ def residual_blocks() -> nn.Sequential:
 def residual_sequential(shortcut_kernel: int) -> nn.Sequential:
     """The Residual network as one Sequential of Sequentials, with a 1x1 or 3x3 shortcut."""
     stem = nn.Sequential(nn.Conv2d(1, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-    stages = [_stage(*io, shortcut_kernel) for io in [(64, 64), (64, 128), (128, 256), (256, 512)]]
+    stages = [stage(*io, shortcut_kernel) for io in [(64, 64), (64, 128), (128, 256), (256, 512)]]
     return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
 def torch_model(name: str, **options) -> nn.Module:
     """The PyTorch original of an architecture, under this project's names."""
     if name.startswith("residual"):
-        return ResidualNet(3 if name == "residual18_3x3" else 1, **options)
+        return ResidualNet(shortcut_kernel=3 if name == "residual18_3x3" else 1, **options)
     return torchvision.models.get_model(name, **options)
 
 

@@ -27,8 +27,11 @@ class Residual(nn.Module):
         return torch.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-def _stage(in_channels: int, channels: int, *, stride: int, shortcut_kernel: int | None = None) -> nn.Sequential:
-    first = Residual(in_channels, channels, stride=stride, shortcut_kernel=shortcut_kernel)
+def stage(in_channels: int, channels: int, shortcut_kernel: int) -> nn.Sequential:
+    """Two Residuals; the first halves the size where the number of channels changes."""
+    first = Residual(channels, channels)
+    if in_channels != channels:
+        first = Residual(in_channels, channels, stride=2, shortcut_kernel=shortcut_kernel)
     return nn.Sequential(first, Residual(channels, channels))
 
 
@@ -40,10 +43,10 @@ class ResidualNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2, shortcut_kernel=shortcut_kernel)
-        self.layer3 = _stage(128, 256, stride=2, shortcut_kernel=shortcut_kernel)
-        self.layer4 = _stage(256, 512, stride=2, shortcut_kernel=shortcut_kernel)
+        self.layer1 = stage(64, 64, shortcut_kernel)
+        self.layer2 = stage(64, 128, shortcut_kernel)
+        self.layer3 = stage(128, 256, shortcut_kernel)
+        self.layer4 = stage(256, 512, shortcut_kernel)
         self.fc = nn.Linear(512, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,32 @@
+"""`python -m PACKAGE COMMAND`: finds the command's module and runs its `main(arguments) -> exit status`."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+
+Commands = Mapping[str, tuple[str, str]]
+"""{name: (its module, one line about it)}. Each is imported only when asked for: none pays for another's libraries."""
+
+
+def dispatch(package: str, commands: Commands, arguments: list[str], unusable: tuple[type[Exception], ...]) -> int:
+    """Runs the command that `arguments` begin with, and returns the exit status.
+
+    One of the `unusable` errors becomes a message on stderr and status 2, Ctrl-C status 130.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        rows = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in commands.items())
+        print(f"usage: python -m {package} COMMAND [...]\n\n{rows}\n\npython -m {package} COMMAND --help explains one.")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        print(f"error: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(commands[name][0]).main(rest)
+    except unusable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
