@@ -102,7 +102,7 @@ def test_residual_networks_are_recognised_by_their_own_names(name, original, tmp
     weights = read_weights(tmp_path / "a.pth")
     assert weights.identity == Identity(name, 10, 1, small_images=False)
     # Sequentials run in the order of their names: the same weights in the model of our names give the same logits.
-    ours = ResidualNet(3 if name == "residual18_3x3" else 1)
+    ours = ResidualNet(shortcut_kernel=3 if name == "residual18_3x3" else 1)
     ours.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in weights.state_dict.items()})
     images = torch.randn(2, 1, 40, 33)
     with torch.no_grad():
