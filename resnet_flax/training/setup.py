@@ -80,6 +80,7 @@ def _whole(model: ResNet, images: jax.Array) -> jax.Array:
 
 
 def _head(model: ResNet, features: jax.Array) -> jax.Array:
+    assert model.fc is not None  # a data set has classes
     return model.fc(features)
 
 
