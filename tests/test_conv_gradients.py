@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from resnet_flax import ARCHITECTURES, create_model
-from resnet_flax.layers.conv_gradients import conv_general_dilated
+from resnet_flax.layers.conv_gradients import (
+    _gains_by_spare_row,
+    _Window,
+    _with_spare_row,
+    _xla,
+    conv_general_dilated,
+)
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -87,6 +93,29 @@ def test_blocks_of_small_groups_equal_xla(stride):
         xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("is_tangent", [False, True])
+def test_a_spare_row_changes_nothing(is_tangent):
+    """The form is for float32; in float64 it shows that only rounding could differ."""
+    with jax.enable_x64(True):
+        x, kernel = map(jnp.asarray, _case((8, 7, 3, 4, 3, 1, 1, 1, 1))[:2])
+        window = _Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1, None, is_tangent)
+        ours, our_pullback = jax.vjp(lambda x: _with_spare_row(x, kernel, window), x)
+        xla, xla_pullback = jax.vjp(lambda x: _xla(x, kernel, window), x)
+        np.testing.assert_allclose(ours, xla, rtol=0, atol=1e-12 * np.abs(xla).max())
+        ours, xla = our_pullback(jnp.sin(xla))[0], xla_pullback(jnp.sin(xla))[0]
+        np.testing.assert_allclose(ours, xla, rtol=0, atol=1e-12 * np.abs(xla).max())
+
+
+def test_float32_equals_xla_to_rounding():
+    x, kernel, options = _case((8, 7, 16, 24, 3, 1, 1, 1, 1), np.float32)
+    kernel *= 0.05  # outputs of about 0.6, where the sine is smooth
+    assert _gains_by_spare_row(x, kernel, _Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1, None))
+    ours = _derivatives(conv_general_dilated, options)(x, kernel)
+    xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
 def _gradients(conv, options):
@@ -169,7 +198,13 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from resnet_flax import ARCHITECTURES, create_model
-from resnet_flax.layers.conv_gradients import conv_general_dilated
+from resnet_flax.layers.conv_gradients import (
+    _gains_by_spare_row,
+    _Window,
+    _with_spare_row,
+    _xla,
+    conv_general_dilated,
+)
 
 rng = np.random.default_rng(0)
 x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 6, 5, 3), (3, 3, 3, 4)))

@@ -17,7 +17,7 @@ gradient in k[i, j] is the product over all pixels of the input, shifted by (i, 
 
 The dense k x k convolutions that remain, forward and for the gradient in the input, are XLA's. It has two libraries for
 them and prefers YNNPACK, which at large images keeps to one core, over Eigen, unless the output is larger than the
-input: hence a spare row of output, computed and dropped, in those that keep the size of the image.
+input: hence, in float32, a spare row of output, computed and dropped, in those that keep the size of the image.
 
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
 and higher derivatives follow from it (a `custom_vjp` would forbid forward mode).
@@ -124,7 +124,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         cpu = partial(_pointwise, window=window)
     elif _has_small_groups(kernel, window):
         cpu = partial(_channel_blocks, window=window)
-    elif _keeps_size(x, kernel, window):
+    elif _gains_by_spare_row(x, kernel, window):
         cpu = partial(_with_spare_row, window=window)
     else:
         return xla(x, kernel)
@@ -169,9 +169,12 @@ def _has_small_groups(kernel: jax.Array, window: _Window) -> bool:
     return window.groups > 1 and BLOCK_CHANNELS // 16 <= kernel.shape[2] < BLOCK_CHANNELS
 
 
-def _keeps_size(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
+def _gains_by_spare_row(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
+    # In float64 there is no Eigen to turn to, only a plain loop, twenty times slower than YNNPACK.
+    if x.dtype != jnp.float32 or window.strides != (1, 1) or window.groups != 1:
+        return False
     size = _output_size(x, kernel, window)
-    return window.strides == (1, 1) and window.groups == 1 and size == x.shape[1:3] and size[0] >= SPARE_ROW_FROM
+    return size == x.shape[1:3] and size[0] >= SPARE_ROW_FROM
 
 
 def _with_spare_row(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
@@ -199,7 +202,7 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     dense = window._replace(groups=1)
     inputs = lax.split(x, [x.shape[3] // blocks] * blocks, 3)
     kernels = lax.split(kernel, [features // blocks] * blocks, 3)
-    convolution = _with_spare_row if _keeps_size(inputs[0], kernels[0], dense) else _xla
+    convolution = _with_spare_row if _gains_by_spare_row(inputs[0], kernels[0], dense) else _xla
     return jnp.concatenate([convolution(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 
