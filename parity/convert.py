@@ -5,7 +5,7 @@ sides. Exact: values keep their bits. A narrower float type widens; float64 neve
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,8 +15,7 @@ from flax import nnx
 
 from parity.naming import Leaf, ParityError, find_prefix, leaves, mismatch_message
 
-STRIP = 64  # elements
-ALIGNMENT = 64  # bytes; XLA's on a CPU
+STRIP, ROOM = 64, 16  # elements
 
 Module = TypeVar("Module", bound=nnx.Module)
 StateDict = Mapping[str, Any]
@@ -36,18 +35,12 @@ def as_numpy(tensor: Any) -> np.ndarray:
 
 
 def copied(view: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """A fresh C-ordered array with the view's values."""
-    result = np.empty(view.shape, dtype or view.dtype)
-    copy(view, result)
-    return result
-
-
-def copy(view: np.ndarray, result: np.ndarray) -> None:
-    """Copies a view into a C-ordered array of its shape, a kernel's transpose in strips that stay in the cache.
+    """A fresh C-ordered array with the view's values, a kernel's transpose made in strips that stay in the cache.
 
     PyTorch's first axis is Flax's last. Towards Flax a strip is first copied as it lies, with some room behind each
     row: rows a power of two apart would fall on the same few lines of the cache.
     """
+    result = np.empty(view.shape, dtype or view.dtype)
     if view.ndim < 2 or view.flags.c_contiguous:
         result[...] = view
     elif view.strides[0] == view.itemsize:  # towards PyTorch
@@ -55,30 +48,15 @@ def copy(view: np.ndarray, result: np.ndarray) -> None:
             result[start : start + STRIP] = view[start : start + STRIP]
     else:
         as_it_lies = np.argsort(view.strides)[::-1]
-        view, result = view.transpose(as_it_lies), result.transpose(as_it_lies)
-        width = math.prod(view.shape[1:])
-        strip = np.empty((STRIP, width + ALIGNMENT // view.itemsize), view.dtype)
-        for start in range(0, len(view), STRIP):
-            part = view[start : start + STRIP]
+        source, target = view.transpose(as_it_lies), result.transpose(as_it_lies)
+        width = math.prod(source.shape[1:])
+        strip = np.empty((STRIP, width + ROOM), view.dtype)
+        for start in range(0, len(source), STRIP):
+            part = source[start : start + STRIP]
             rows = strip[: len(part), :width].reshape(part.shape)
             rows[...] = part
-            result[start : start + STRIP] = rows
-
-
-def empty_arrays(specs: Sequence[tuple[tuple[int, ...], np.dtype]]) -> list[np.ndarray]:
-    """Arrays of these shapes and dtypes, end to end in one piece of memory, each where JAX takes it over uncopied.
-
-    One piece, because the operating system then gives it in large pages: a third of the time to load a ResNet-50 would
-    go into the others. It lives as long as any of them.
-    """
-    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in specs]
-    room = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
-    memory = np.empty(sum(room) + ALIGNMENT, np.uint8)
-    starts = np.cumsum([-memory.ctypes.data % ALIGNMENT, *room])
-    return [
-        memory[start : start + size].view(dtype).reshape(shape)
-        for start, size, (shape, dtype) in zip(starts, sizes, specs, strict=False)
-    ]
+            target[start : start + STRIP] = rows
+    return result
 
 
 def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | None) -> list[tuple[Leaf, str | None]]:
@@ -147,24 +125,19 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     """
     matched = _match(state_dict, model, names)
 
-    views = [_flax_view(leaf, None if key is None else state_dict[key]) for leaf, key in matched]
-    arrays = empty_arrays(
-        [(view.shape, np.dtype(leaf.variable.dtype)) for view, (leaf, _) in zip(views, matched, strict=True)]
-    )
+    def converted(leaf: Leaf, key: str | None) -> np.ndarray:
+        dtype = np.dtype(leaf.variable.dtype)
+        if key is None:  # a counter that the file doesn't have
+            return np.zeros(leaf.variable.shape, dtype)
+        return copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
+
     with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter lock while it copies
-        list(pool.map(copy, views, arrays))
+        arrays = list(pool.map(lambda match: converted(*match), matched))
+    # JAX's own part stays in this thread, where the caller may have enabled float64.
     for (leaf, _), array in zip(matched, jax.device_put(arrays), strict=True):
         leaf.variable.set_value(array)
     model.eval()
     return model
-
-
-def _flax_view(leaf: Leaf, tensor: Any) -> np.ndarray:
-    """The tensor in the leaf's layout; zero for a counter that the file doesn't have."""
-    dtype = np.dtype(leaf.variable.dtype)
-    if tensor is None:
-        return np.zeros(leaf.variable.shape, dtype)
-    return leaf.rule.to_flax(_fitted(leaf.torch_name, as_numpy(tensor), dtype))
 
 
 def to_torch(

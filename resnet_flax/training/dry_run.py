@@ -33,7 +33,7 @@ def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) ->
 def describe_run(config: TrainConfig, console: Console) -> int:
     """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
     weights = config.model.weights
-    config = resolve(replace(config, model=replace(config.model, weights=None, cache_features=False)))
+    config = resolve(replace(config, model=replace(config.model, weights=None)))  # their values make no difference
     mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
     image = None
     try:

@@ -50,9 +50,7 @@ def evaluate_weights(config: TrainConfig, console: Console) -> int:
     if (data.eval_transform, data.mean, data.std) == (preset.eval_transform, preset.mean, preset.std):
         kept = loaded.preprocessing
         data = replace(data, eval_transform=kept.transform, mean=kept.mean, std=kept.std)
-    config = replace(
-        config, data=data, model=replace(config.model, name=loaded.architecture, freeze=(), cache_features=False)
-    )
+    config = replace(config, data=data, model=replace(config.model, name=loaded.architecture, freeze=()))
 
     setup = Setup(config, mesh, facts_of(test))
     console.print(

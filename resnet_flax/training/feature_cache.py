@@ -2,92 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from resnet_flax.data import EvaluationTransform, SmallImageTransform, Source, evaluation_batches, prefetch_to_device
-from resnet_flax.data.source import Sample
+from resnet_flax.data import SmallImageTransform, Source, evaluation_batches, prefetch_to_device
+from resnet_flax.data.arrays import ArraySource
+from resnet_flax.data.on_device import normalize
+from resnet_flax.data.transforms import Transform
 from resnet_flax.errors import UserError
-from resnet_flax.training.config import TrainConfig
-from resnet_flax.training.setup import Setup
+from resnet_flax.models import ResNet
+from resnet_flax.training.setup import HEAD, Setup
+from resnet_flax.training.step import Prepare
 
-HEAD = "fc."
+AS_IT_IS = SmallImageTransform(padding=0, flip=0.0)
 
 
-class FeatureSource(Source):
-    """A source whose "image" is its pooled features (F,), in the order and with the labels of the original."""
+class HeadSetup(Setup):
+    """A run on features: a batch's "image" is (N, F), and goes to the head as it is."""
 
-    def __init__(self, original: Source, features: np.ndarray):
-        self.spec, self.split, self.class_names = original.spec, original.split, original.class_names
-        self.channels, self.features, self._labels = original.channels, features, original.labels
+    train_transform = eval_transform = AS_IT_IS
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        return images
 
     @property
-    def labels(self) -> np.ndarray:
-        return self._labels
+    def prepare(self) -> Prepare:
+        def prepare(key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return batch["image"], jax.nn.one_hot(batch["label"], self.facts.num_classes)
 
-    def __len__(self) -> int:
-        return len(self.features)
+        return prepare
 
-    def __getitem__(self, index: int) -> Sample:
-        return {"image": self.features[index], "label": int(self._labels[index])}
+    def logits(self, model: ResNet, inputs: jax.Array) -> jax.Array:
+        assert model.fc is not None  # a data set has classes
+        return model.fc(inputs)
+
+    def features_of(self, source: Source, transform: Transform, console: Console) -> ArraySource:
+        """The source with float32 features (N, F) where it had images."""
+        config, network = self.config, self.network
+        arrays = jax.device_put(self.initial_arrays(), self.replicated)
+        prepared = partial(normalize, mean=config.data.mean, std=config.data.std)
+
+        @jax.jit
+        def pooled(arrays: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+            return network.model(arrays).features(prepared(images))["pool"]
+
+        batches = evaluation_batches(source, transform, batch_size=config.batch_size, workers=config.run.workers)
+        shown = track(
+            prefetch_to_device(({"image": batch["image"]} for batch in batches), self.sharded),
+            f"features of {len(source):,} {source.split} images",
+            total=-(-len(source) // config.batch_size),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        found = [np.asarray(pooled(arrays, batch["image"]), np.float32) for batch in shown]
+        return ArraySource(
+            np.concatenate(found)[: len(source)],
+            source.labels,
+            spec=source.spec,
+            split=source.split,
+            class_names=source.class_names,
+        )
 
 
-def check_cacheable(config: TrainConfig) -> None:
-    """Raises UserError for settings under which an image's features change from one epoch to the next."""
-    transform, loss = config.data.train_transform, config.loss
-    if isinstance(transform, SmallImageTransform):
-        random = (transform.padding or transform.flip) and "use --train-transform.padding 0 --train-transform.flip 0"
-    else:
-        random = not isinstance(transform, EvaluationTransform) and "use a recipe without them, such as finetune"
-    for conflict, way_out in {
-        "random training transforms": random,
-        "mixup, cutmix or random erasing": (loss.mixup or loss.cutmix or loss.random_erasing) and "turn them off",
-        "--stochastic-depth": config.model.stochastic_depth and "leave it out",
-        "--train-frozen-statistics": config.model.train_frozen_statistics and "leave it out",
-        "--skip-corrupt": config.run.skip_corrupt and "mend or remove damaged images",
-        "--distributed": config.run.distributed and "use one process",
-    }.items():
-        if way_out:
-            raise UserError(f"--cache-features does not go with {conflict}; {way_out}, or leave --cache-features out")
-
-
-def cache_features(setup: Setup, source: Source, test: Source, console: Console) -> tuple[Source, Source]:
-    """Both sources with features in the place of images.
+def cache_features(setup: Setup, source: Source, test: Source, console: Console) -> tuple[Setup, Source, Source]:
+    """The same run on features in the place of images, its head apart.
 
     Raises:
         UserError: if anything but the head is trained.
     """
-    network = setup.network
+    cached = HeadSetup(setup.config, setup.mesh, setup.facts)
+    network, data = cached.network, setup.config.data
     if trained := [name for name in network.parameters if name not in network.frozen and not name.startswith(HEAD)]:
         raise UserError(
             f"--cache-features needs all but the head frozen, and {len(trained)} other parameters are trained "
             f"({trained[0]} first); add --freeze all-but-head, or leave --cache-features out"
         )
-    arrays = jax.device_put(setup.initial_arrays(), setup.replicated)
-
-    @jax.jit
-    def pooled(arrays: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        features = network.model(arrays).features(setup.normalize(images))["pool"]
-        return features.astype(np.promote_types(features.dtype, np.float32))
-
-    def features_of(source: Source, transform: Any) -> FeatureSource:
-        size = setup.config.batch_size
-        batches = evaluation_batches(source, transform, batch_size=size, workers=setup.config.run.workers)
-        on_device = prefetch_to_device(({"image": batch["image"]} for batch in batches), setup.sharded)
-        shown = track(
-            on_device,
-            f"features of {len(source):,} {source.split} images",
-            total=-(-len(source) // size),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        features = [np.asarray(pooled(arrays, batch["image"])) for batch in shown]
-        return FeatureSource(source, np.concatenate(features)[: len(source)])
-
-    data = setup.config.data
-    return features_of(source, data.train_transform), features_of(test, data.eval_transform)
+    return (
+        cached,
+        cached.features_of(source, data.train_transform, console),
+        cached.features_of(test, data.eval_transform, console),
+    )

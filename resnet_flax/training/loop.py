@@ -21,7 +21,7 @@ from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
 from resnet_flax.training.display import Display, duration
-from resnet_flax.training.feature_cache import cache_features, check_cacheable
+from resnet_flax.training.feature_cache import cache_features
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
@@ -307,10 +307,7 @@ def train(config: TrainConfig, console: Console) -> int:
     Raises:
         UserError: for whatever the user can mend.
     """
-    config = resolve(config)
-    if config.model.cache_features:
-        check_cacheable(config)
-    config = choose_workdir(config)
+    config = choose_workdir(resolve(config))
     if config.run.resume:
         check_same_run(config)
     mesh = open_devices(config.run)
@@ -321,5 +318,5 @@ def train(config: TrainConfig, console: Console) -> int:
     steps_per_epoch(source, config.batch_size)
     setup = Setup(config, mesh, facts_of(source))
     if config.model.cache_features:
-        source, test = cache_features(setup, source, test, console)
+        setup, source, test = cache_features(setup, source, test, console)
     return Run(setup, source, test, console).execute()

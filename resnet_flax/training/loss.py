@@ -52,10 +52,3 @@ def make_prepare(
         return mixup_cutmix(mix_key, images, targets, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix)
 
     return prepare
-
-
-def make_prepare_features(
-    num_classes: int,
-) -> Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]:
-    """As `make_prepare`, for a batch whose "image" is cached features (N, F): they stay as they are."""
-    return lambda key, batch: (batch["image"], jax.nn.one_hot(batch["label"], num_classes))

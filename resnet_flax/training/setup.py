@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
@@ -24,18 +24,20 @@ from resnet_flax.data import (
     training_batches,
 )
 from resnet_flax.data.on_device import normalize
+from resnet_flax.data.transforms import Transform
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet
 from resnet_flax.pretrained import create_model
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
-from resnet_flax.training.loss import make_loss, make_prepare, make_prepare_features
+from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
-from resnet_flax.training.step import AXIS, check_batch_size, make_train_step, replicated, sharded
+from resnet_flax.training.step import AXIS, Prepare, check_batch_size, make_train_step, replicated, sharded
 
-ALL_BUT_HEAD = r"(?!fc\.)"  # matches every path that does not begin so
+HEAD = "fc."
+ALL_BUT_HEAD = f"(?!{re.escape(HEAD)})"  # matches every path that does not begin so
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -56,9 +58,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise UserError("--target compiles for GPUs that are not here and goes with --dry-run only")
     if config.model.train_frozen_statistics and not config.model.freeze:
         raise UserError("--train-frozen-statistics goes with --freeze only")
-    if "all-but-head" in config.model.freeze:
-        patterns = tuple(ALL_BUT_HEAD if name == "all-but-head" else name for name in config.model.freeze)
-        config = replace(config, model=replace(config.model, freeze=patterns))
+    if config.model.cache_features:
+        _check_cacheable(config)
     if (size := data.image_size) is not None:
         train, test = _resized(data.train_transform, size), _resized(data.eval_transform, size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
@@ -75,17 +76,23 @@ def _resized(transform: Any, size: int) -> Any:
     return replace(transform, resize_size=resize, crop_size=size)
 
 
-def _whole(model: ResNet, images: jax.Array) -> jax.Array:
-    return model(images)
-
-
-def _head(model: ResNet, features: jax.Array) -> jax.Array:
-    assert model.fc is not None  # a data set has classes
-    return model.fc(features)
-
-
-def _unchanged(features: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    return features
+def _check_cacheable(config: TrainConfig) -> None:
+    """Raises UserError for settings under which an image's features change from one epoch to the next."""
+    transform, loss = config.data.train_transform, config.loss
+    if isinstance(transform, SmallImageTransform):
+        random = (transform.padding or transform.flip) and "use --train-transform.padding 0 --train-transform.flip 0"
+    else:
+        random = not isinstance(transform, EvaluationTransform) and "use a recipe without them, such as finetune"
+    for conflict, way_out in {
+        "random training transforms": random,
+        "mixup, cutmix or random erasing": (loss.mixup or loss.cutmix or loss.random_erasing) and "turn them off",
+        "--stochastic-depth": config.model.stochastic_depth and "leave it out",
+        "--train-frozen-statistics": config.model.train_frozen_statistics and "leave it out",
+        "--skip-corrupt": config.run.skip_corrupt and "mend or remove damaged images",
+        "--distributed": config.run.distributed and "use one process",
+    }.items():
+        if way_out:
+            raise UserError(f"--cache-features does not go with {conflict}; {way_out}, or leave --cache-features out")
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,8 @@ class Setup:
     @cached_property
     def network(self) -> Network:
         model = self.config.model
-        return Network(self._model, model.freeze, train_frozen_statistics=model.train_frozen_statistics)
+        freeze = [ALL_BUT_HEAD if pattern == "all-but-head" else pattern for pattern in model.freeze]
+        return Network(self._model, freeze, train_frozen_statistics=model.train_frozen_statistics)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -169,24 +177,38 @@ class Setup:
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return make_optimizer(self.config.optimizer, self.schedule, self.network)
 
+    # What becomes of a batch's "image"; training on cached features replaces these five.
+
+    @property
+    def train_transform(self) -> Transform:
+        return self.config.data.train_transform
+
+    @property
+    def eval_transform(self) -> Transform:
+        return self.config.data.eval_transform
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images -> the model's input."""
         return normalize(images, self.config.data.mean, self.config.data.std)
 
+    @property
+    def prepare(self) -> Prepare:
+        data = self.config.data
+        return make_prepare(self.config.loss, self.facts.num_classes, data.mean, data.std)
+
+    def logits(self, model: ResNet, inputs: jax.Array) -> jax.Array:
+        return model(inputs)
+
     @cached_property
     def train_step(self) -> Wrapped:
-        config, data = self.config.optimizer, self.config.data
-        if self.config.model.cache_features:
-            prepare, forward = make_prepare_features(self.facts.num_classes), _head
-        else:
-            prepare, forward = make_prepare(self.config.loss, self.facts.num_classes, data.mean, data.std), _whole
+        config = self.config.optimizer
         return make_train_step(
             self.network,
             self.optimizer,
             self.schedule,
             make_loss(self.config.loss),
-            prepare,
-            forward=forward,
+            self.prepare,
+            forward=self.logits,
             mesh=self.mesh,
             accumulate=config.accumulate,
             ema_decay=config.ema_decay,
@@ -197,7 +219,9 @@ class Setup:
 
     @cached_property
     def evaluate(self) -> Callable:
-        forward = _head if self.config.model.cache_features else lambda model, images: model(self.normalize(images))
+        def forward(model: ResNet, images: jax.Array) -> jax.Array:
+            return self.logits(model, self.normalize(images))
+
         return make_evaluate(self.network, self.facts.num_classes, forward, mesh=self.mesh)
 
     def initial_arrays(self) -> Arrays:
@@ -240,7 +264,7 @@ class Setup:
         config = self.config
         batches = training_batches(
             source,
-            _unchanged if config.model.cache_features else config.data.train_transform,
+            self.train_transform,
             seed=config.seed,
             start_step=start_step,
             repeats=config.data.repeats,
@@ -251,9 +275,7 @@ class Setup:
 
     def evaluation_batches(self, source: Source) -> Iterator[dict[str, jax.Array]]:
         """{"image", "label", "mask"} on the devices, once through."""
-        config = self.config
-        transform = _unchanged if config.model.cache_features else config.data.eval_transform
-        batches = evaluation_batches(source, transform, **self._share)
+        batches = evaluation_batches(source, self.eval_transform, **self._share)
         return prefetch_to_device(batches, self.sharded)
 
 
