@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from parity.convert import as_numpy
@@ -22,20 +21,6 @@ from parity.naming import ParityError
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # What training scripts wrap a state_dict in, the first that is there being taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
-
-# The format's names of dtypes (huggingface.co/docs/safetensors).
-SAFETENSORS_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
 
 
 @dataclass(frozen=True)
@@ -79,25 +64,13 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    """Its arrays as views of the file in memory: safetensors' own reader makes a copy of each."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:  # which checks that the header fits the file
-            metadata = file.metadata() or {}
-        memory = np.memmap(path, np.uint8, "c")
+        with safe_open(path, framework="numpy") as file:
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
-    start = 8 + int.from_bytes(memory[:8].tobytes(), "little")
-    tensors = {}
-    for name, entry in json.loads(memory[8:start].tobytes()).items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in SAFETENSORS_DTYPES:
-            raise ParityError(f"{path}: {name} is {entry['dtype']}, of which there is no conversion")
-        first, last = (start + offset for offset in entry["data_offsets"])
-        tensors[name] = np.asarray(memory[first:last]).view(SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return Checkpoint(tensors, metadata)
 
 
 def _import_torch(path: Path):

@@ -33,7 +33,7 @@ from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BLOCK_CHANNELS = 64  # sixteen times the work of 4-channel groups, at more than sixteen times their speed
-SPARE_ROW_FROM = 7  # rows: with fewer, a spare one costs more than it saves
+SPARE_ROW_FROM = 7  # rows; of fewer, a spare one is too large a share
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
