@@ -17,7 +17,7 @@ import tyro
 from resnet_flax.models import ARCHITECTURES
 
 ADAMW_RATE = 1e-3
-ADAMW_STEPS = 2
+ADAMW_STEPS = 5
 
 
 @dataclass(frozen=True)

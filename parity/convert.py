@@ -5,6 +5,7 @@ sides. Exact: values keep their bits. A narrower float type widens; float64 neve
 """
 
 import math
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from flax import nnx
 
 from parity.naming import Leaf, ParityError, find_prefix, leaves, mismatch_message
 
-STRIP, ROOM = 64, 16  # elements
+TILE_ROWS, TILE_WIDTH, ROOM = 64, 1024, 16  # elements
 
 Module = TypeVar("Module", bound=nnx.Module)
 StateDict = Mapping[str, Any]
@@ -35,27 +36,27 @@ def as_numpy(tensor: Any) -> np.ndarray:
 
 
 def copied(view: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """A fresh C-ordered array with the view's values, a kernel's transpose made in strips that stay in the cache.
+    """A fresh C-ordered array with the view's values, a kernel's transpose made in tiles that stay in the cache.
 
-    PyTorch's first axis is Flax's last. Towards Flax a strip is first copied as it lies, with some room behind each
-    row: rows a power of two apart would fall on the same few lines of the cache.
+    PyTorch's first axis is Flax's last. A tile is first copied as it lies, with some room behind each row: rows a power
+    of two apart would fall on the same few lines of the cache.
     """
     result = np.empty(view.shape, dtype or view.dtype)
     if view.ndim < 2 or view.flags.c_contiguous:
         result[...] = view
-    elif view.strides[0] == view.itemsize:  # towards PyTorch
-        for start in range(0, len(view), STRIP):
-            result[start : start + STRIP] = view[start : start + STRIP]
-    else:
-        as_it_lies = np.argsort(view.strides)[::-1]
-        source, target = view.transpose(as_it_lies), result.transpose(as_it_lies)
-        width = math.prod(source.shape[1:])
-        strip = np.empty((STRIP, width + ROOM), view.dtype)
-        for start in range(0, len(source), STRIP):
-            part = source[start : start + STRIP]
-            rows = strip[: len(part), :width].reshape(part.shape)
-            rows[...] = part
-            target[start : start + STRIP] = rows
+        return result
+    as_it_lies = np.argsort(view.strides)[::-1]
+    source, target = view.transpose(as_it_lies), result.transpose(as_it_lies)
+    inner = math.prod(source.shape[2:])
+    columns = max(1, TILE_WIDTH // inner)
+    tile = np.empty((TILE_ROWS, columns * inner + ROOM), view.dtype)
+    for row in range(0, source.shape[0], TILE_ROWS):
+        for column in range(0, source.shape[1], columns):
+            here = np.s_[row : row + TILE_ROWS, column : column + columns]
+            part = source[here]
+            block = tile[: part.shape[0], : part.shape[1] * inner].reshape(part.shape)
+            block[...] = part
+            target[here] = block
     return result
 
 
@@ -131,7 +132,7 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
             return np.zeros(leaf.variable.shape, dtype)
         return copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
 
-    with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter lock while it copies
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter lock while it copies
         arrays = list(pool.map(lambda match: converted(*match), matched))
     # JAX's own part stays in this thread, where the caller may have enabled float64.
     for (leaf, _), array in zip(matched, jax.device_put(arrays), strict=True):
