@@ -15,14 +15,17 @@ gradient in k[i, j] is the product over all pixels of the input, shifted by (i, 
 - groups: one small product per tap and group. Forward and for the gradient in the input, blocks of groups are dense
   convolutions.
 
-The dense k x k convolutions that remain, forward and for the gradient in the input, are XLA's. It has two libraries for
-them and prefers YNNPACK, which at large images keeps to one core, over Eigen, unless the output is larger than the
-input: hence, in float32, a spare row of output, computed and dropped, in those that keep the size of the image.
+Forward and for the gradient in the input, an image smaller than the kernel is multiplied with the kernel's unrolled
+matrix. The dense k x k convolutions that remain are XLA's. It has two libraries for them and prefers YNNPACK, which at
+large images keeps to one core, over Eigen, unless the output is larger than the input: hence, in float32, a spare row
+of output, computed and dropped, in those that keep the size of the image.
 
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
 and higher derivatives follow from it (a `custom_vjp` would forbid forward mode).
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +36,7 @@ from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BLOCK_CHANNELS = 64  # sixteen times the work of 4-channel groups, at more than sixteen times their speed
+UNROLLED_LIMIT = 8  # how many times the kernel's size its unrolled matrix may have
 SPARE_ROW_FROM = 7  # rows; of fewer, a spare one is too large a share
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
@@ -124,8 +128,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         cpu = partial(_pointwise, window=window)
     elif _has_small_groups(kernel, window):
         cpu = partial(_channel_blocks, window=window)
-    elif _gains_by_spare_row(x, kernel, window):
-        cpu = partial(_with_spare_row, window=window)
+    elif window.groups == 1 and (form := _dense_form(x, kernel, window)) is not _xla:
+        cpu = partial(form, window=window)
     else:
         return xla(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
@@ -169,6 +173,21 @@ def _has_small_groups(kernel: jax.Array, window: _Window) -> bool:
     return window.groups > 1 and BLOCK_CHANNELS // 16 <= kernel.shape[2] < BLOCK_CHANNELS
 
 
+def _dense_form(x: jax.Array, kernel: jax.Array, window: _Window) -> Callable[..., jax.Array]:
+    if _is_image_smaller_than_kernel(x, kernel, window):
+        return _unrolled
+    return _with_spare_row if _gains_by_spare_row(x, kernel, window) else _xla
+
+
+def _is_image_smaller_than_kernel(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
+    """Whether XLA has neither Eigen nor YNNPACK for it, only a plain loop, up to two hundred times slower."""
+    inputs, outputs, taps = x.shape[1:3], _output_size(x, kernel, window), kernel.shape[:2]
+    images = (inputs, outputs) if window.is_tangent else (inputs,)  # its transpose convolves the output
+    if all(size >= tap for image in images for size, tap in zip(image, taps, strict=True)):
+        return False
+    return 0 < math.prod(inputs + outputs) <= UNROLLED_LIMIT * math.prod(taps)
+
+
 def _gains_by_spare_row(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
     # In float64 there is no Eigen to turn to, only a plain loop, twenty times slower than YNNPACK.
     if x.dtype != jnp.float32 or window.strides != (1, 1) or window.groups != 1:
@@ -183,6 +202,27 @@ def _with_spare_row(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     if window.is_tangent:
         return _xla(_pad(x, (0, 1), (0, 0)), kernel, window._replace(padding=((low, high - 1), columns)))
     return _xla(x, kernel, window._replace(padding=((low, high + 1), columns)))[:, :-1]
+
+
+def _unrolled(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """Whole images in one product, with a matrix that holds for every output pixel the taps that its inputs meet."""
+    outputs = _output_size(x, kernel, window)
+    (sh, sw), (dh, dw) = window.strides, window.dilation
+    (top, _), (left, _) = window.padding
+    zero = jnp.zeros((), kernel.dtype)
+    kernel = lax.pad(kernel, zero, ((0, 0, dh - 1), (0, 0, dw - 1), (0, 0, 0), (0, 0, 0)))
+
+    def placed(offset: int, axis: int) -> tuple[int, int, int]:
+        return offset, x.shape[axis + 1] - offset - kernel.shape[axis], 0
+
+    columns = [
+        lax.pad(kernel, zero, (placed(r * sh - top, 0), placed(c * sw - left, 1), (0, 0, 0), (0, 0, 0)))
+        for r in range(outputs[0])
+        for c in range(outputs[1])
+    ]
+    matrix = jnp.stack(columns, 3).reshape(math.prod(x.shape[1:]), -1)
+    y = lax.dot(x.reshape(x.shape[0], -1), matrix, precision=window.precision)
+    return y.reshape(x.shape[0], *outputs, kernel.shape[3])
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
@@ -202,7 +242,7 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     dense = window._replace(groups=1)
     inputs = lax.split(x, [x.shape[3] // blocks] * blocks, 3)
     kernels = lax.split(kernel, [features // blocks] * blocks, 3)
-    convolution = _with_spare_row if _gains_by_spare_row(inputs[0], kernels[0], dense) else _xla
+    convolution = _dense_form(inputs[0], kernels[0], dense)
     return jnp.concatenate([convolution(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 

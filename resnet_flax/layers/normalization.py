@@ -150,7 +150,7 @@ class BatchNorm(nnx.BatchNorm):
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
         mean, unbiased_var = jax.lax.stop_gradient((mean, unbiased_var))
-        # `statistic[...] = ` would ask a traced array for its sharding, and JAX's answer, an error message that is thrown
+        # `statistic[...] = ` would ask a traced array for its sharding. JAX's answer, an error message that is thrown
         # away, takes a search through the whole program so far: a third of the time to trace a ResNet-50.
         for statistic, new in ((self.mean, mean), (self.var, unbiased_var)):
             average = self.momentum * statistic[...] + (1 - self.momentum) * new
