@@ -74,7 +74,7 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
         if name not in keys and not (leaf.is_counter and uncounted)
     }
     # nnx.BatchNorm has no place for PyTorch's counter of updates, on which no output depends.
-    homeless = {name for name in keys if name.endswith(".num_batches_tracked")} if not _counts(wanted) else set()
+    homeless = {name for name in keys if name.endswith("num_batches_tracked")} if not _counts(wanted) else set()
     unexpected = {
         name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in by_name and name not in homeless
     }

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Pretrained:
         architecture: its name in the table of architectures.
         source: where the weights came from.
         preprocessing: what images have to go through.
+        says_preprocessing: whether the weights say so themselves; else ImageNet's is assumed.
         class_names: of the logits; None where they are not known, or the head is new.
         notes: what was assumed or changed on the way, one sentence each.
     """
@@ -43,6 +45,7 @@ class Pretrained:
     architecture: str
     source: str
     preprocessing: Preprocessing
+    says_preprocessing: bool
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
 
@@ -103,18 +106,22 @@ def load_pretrained(
     theirs = ARCHITECTURES[found.identity.architecture]
     if row is None:
         row = theirs
-    elif replace(row, name="", options={}) != replace(theirs, name="", options={}):
+    elif not row.has_shapes_of(theirs):
         raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
 
     found, changes = _adapt(found, num_classes, in_channels, rngs or nnx.Rngs(0))
     if "fc" in changes:
         class_names = None
     identity = replace(found.identity, architecture=row.name)
+    prepared = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
+    if preprocessing is None:
+        notes.append(f"{weights} does not say how its images were prepared; assumed: {prepared}")
     model = replace(found, identity=identity).to_model(**options)
-    return Pretrained(model, row.name, str(weights), preprocessing, class_names, (*notes, *changes.values()))
+    notes += changes.values()
+    return Pretrained(model, row.name, str(weights), prepared, preprocessing is not None, class_names, tuple(notes))
 
 
-def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing, tuple[str, ...] | None, list[str]]:
+def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:
     """The weights with their preprocessing, class names, and what was assumed about either."""
     if weights.startswith(HUB):
         path, preprocessing, class_names = fetch_from_hub(weights.removeprefix(HUB))
@@ -127,15 +134,13 @@ def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing, tuple
         path, preprocessing, class_names = _local(weights, name)
     found = read_weights(path)
     notes = [note for note in found.notes if note.startswith("warning")]
-    kept = Preprocessing.from_metadata(found.metadata)
-    if preprocessing is None and kept is None:
-        notes.append(f"{weights} does not say how its images were prepared; assumed: {Preprocessing()}")
+    preprocessing = preprocessing or Preprocessing.from_metadata(found.metadata)
     if class_names is None and "class_names" in found.metadata:
         class_names = tuple(json.loads(found.metadata["class_names"]))
     if class_names is None and found.identity.num_classes == 1000:
         class_names = imagenet_classes()
         notes.append(f"{weights} does not name its 1000 classes; assumed: ImageNet's")
-    return found, preprocessing or kept or Preprocessing(), class_names, notes
+    return found, preprocessing, class_names, notes
 
 
 def _local(weights: str, name: str | None) -> tuple[Path, Preprocessing | None, None]:
@@ -171,19 +176,15 @@ def _fetch_published(row: PublishedWeights) -> Weights:
     torch_home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
     placed = [folder / row.file_name, torch_home / "hub" / "checkpoints" / row.file_name]
     source = next((path for path in placed if path.exists()), None)
-    downloaded = None
-    if source is None:
-        source = downloaded = _download(row, folder)
-    elif not _sha256(source).startswith(row.hash):
+    if source and not _sha256(source).startswith(row.hash):
         raise UserError(f"{source} is damaged: its SHA-256 does not begin with {row.hash}; remove it and try again")
-    weights = read_weights(source)
-    write_weights(cached, weights.to_model(), replace(weights, metadata=row.preprocessing.to_metadata()))
-    if downloaded:
-        downloaded.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be at the same
+        weights = read_weights(source or _download(row, Path(own), place=placed[0]))
+        write_weights(cached, weights.to_model(), replace(weights, metadata=row.preprocessing.to_metadata()))
     return read_weights(cached)
 
 
-def _download(row: PublishedWeights, folder: Path) -> Path:
+def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
     try:
         import torch
     except ImportError as error:
@@ -195,7 +196,7 @@ def _download(row: PublishedWeights, folder: Path) -> Path:
     try:
         torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.hash)
     except OSError as error:
-        raise UserError(f"cannot download {row.url} ({error}): fetch it elsewhere and put it at {path}") from error
+        raise UserError(f"cannot download {row.url} ({error}): fetch it elsewhere and put it at {place}") from error
     except RuntimeError as error:  # the hash
         raise UserError(f"{row.url} arrived damaged ({error}): try again") from error
     return path

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from flax import nnx
 from parity.checkpoints import read_checkpoint, read_orbax, write_checkpoint, write_orbax
 from parity.convert import to_flax, to_torch
 from parity.naming import ParityError
-from resnet_flax.models import ResNet
+from resnet_flax.models import ARCHITECTURES, ResNet
 from resnet_flax.models.checkpoint_names import Identity, Naming, identify, recognise_naming
+
+ARCHITECTURE = "architecture"  # the key of its name among the text kept beside the weights
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ def read_weights(path: str | Path) -> Weights:
     state_dict = naming.renamed(checkpoint.tensors)
     identity = identify({name: array.shape for name, array in state_dict.items()}, scheme=naming.scheme)
     metadata = dict(checkpoint.metadata)
+    said = ARCHITECTURES.get(metadata.pop(ARCHITECTURE, ""))
+    if said and said.has_shapes_of(ARCHITECTURES[identity.architecture]):  # the shapes do not tell all apart
+        identity = replace(identity, architecture=said.name)
     origin: dict[str, str] = {name: array.dtype.name for name, array in checkpoint.tensors.items()}
     with contextlib.suppress(KeyError, ValueError):
         origin = json.loads(metadata.pop("origin"))
@@ -116,4 +121,5 @@ def write_weights(path: str | Path, model: ResNet, weights: Weights, *, original
     if path.suffix != ".safetensors" and original_names:
         names = weights.naming.to_torchvision(weights.origin)
         state_dict = {key: state_dict[name] for key, name in names.items()}
-    write_checkpoint(path, state_dict, {**weights.metadata, "origin": json.dumps(weights.origin)})
+    known = {ARCHITECTURE: weights.identity.architecture, "origin": json.dumps(weights.origin)}
+    write_checkpoint(path, state_dict, weights.metadata | known)

@@ -11,6 +11,7 @@ import pytest
 import parity.__main__
 from parity.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from parity.naming import ParityError
+from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.models.checkpoint_names import SCHEMES, Identity, identify, recognise_naming
 from resnet_flax.weights import read_weights
@@ -137,6 +138,22 @@ def test_naming_schemes_are_recognised_and_undone(scheme, prefix):
     assert (naming.scheme, naming.prefix) == (scheme, prefix)
     assert list(naming.to_torchvision(theirs).values()) == names
     assert len(set(theirs)) == len(names)
+
+
+def test_two_networks_in_one_file(state_dict, tmp_path):
+    tensors = {"teacher." + name: tensor for name, tensor in state_dict.items()}
+    torch.save({**tensors, **state_dict}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="teacher.conv1.weight and conv1.weight are both conv1.weight"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_initialisation_that_shapes_do_not_tell_is_kept(tmp_path, capsys):
+    torch.save(torch_model("residual18_xavier").state_dict(), tmp_path / "a.pth")
+    out = tmp_path / "a.safetensors"
+    assert command("convert", tmp_path / "a.pth", out, "--arch", "residual18_xavier") == 0
+    assert read_weights(out).identity.architecture == "residual18_xavier"
+    assert command("inspect", out) == 0
+    assert capsys.readouterr().out.count("architecture") == 1
 
 
 def test_hugging_face_names_are_transformers_own():

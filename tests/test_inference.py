@@ -105,6 +105,11 @@ def test_features_are_the_models(folder, weights, tmp_path, capsys):
             ("features", "{folder}", "--weights", "{weights}", "--taps", "layer5", "--out", "{out}.npz"),
             "no tap named layer5",
         ),
+        (("features", "{folder}", "--weights", "{weights}", "--taps", ",", "--out", "{out}.npz"), "names no tap"),
+        (
+            ("export", "--weights", "{weights}", "--size", "0", "9", "--out", "{out}.stablehlo"),
+            "--size 0 9: an image has at least one pixel",
+        ),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}.h5"), "must end in .npz"),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
         (("predict", "nothing-here", "--weights", "{weights}"), "nothing-here: no such image"),

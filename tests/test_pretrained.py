@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from flax import nnx
 
 import resnet_flax
+from parity import to_torch
+from parity.checkpoints import write_checkpoint
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.data.transforms import EvaluationTransform
+from resnet_flax.inference import make_apply
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.pretrained import adapt_stem, load_pretrained
+from resnet_flax.pretrained import adapt_stem, create_model, load_pretrained
 from resnet_flax.weight_table import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 torch = pytest.importorskip("torch")
@@ -120,7 +124,7 @@ def test_download_is_checked_converted_and_removed(published, file, tmp_path, mo
 
     def download(url, path, hash_prefix):
         calls.append((url, hash_prefix))
-        (tmp_path / "cache" / "weights" / published.file_name).write_bytes(file.read_bytes())
+        Path(path).write_bytes(file.read_bytes())
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     load_pretrained("resnet18", "IMAGENET1K_V1")
@@ -201,6 +205,16 @@ TIMM_CONFIG = {
         "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
     },
 }  # fmt: skip
+
+
+def test_grey_weights_that_say_nothing_get_one_mean(tmp_path):
+    model = create_model("residual18", rngs=nnx.Rngs(0))
+    write_checkpoint(tmp_path / "a.safetensors", to_torch(model))
+    loaded = load_pretrained(None, tmp_path / "a.safetensors")
+    assert not loaded.says_preprocessing
+    assert loaded.preprocessing.mean == (pytest.approx(np.mean(Preprocessing().mean)),)
+    images = np.zeros((1, 40, 40, 1), np.uint8)
+    assert make_apply(loaded)(images)["probabilities"].shape == (1, 10)
 
 
 def test_hub_weights_come_with_timms_preprocessing(tmp_path, original, monkeypatch):

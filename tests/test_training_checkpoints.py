@@ -1,5 +1,6 @@
 """Checkpoints: exact, whole or absent, and damage is noticed."""
 
+import errno
 import gc
 import logging
 import resource
@@ -96,6 +97,20 @@ def test_a_damaged_one_is_skipped_with_a_warning(saved, damage, caplog):
     checkpoints.save(state_at(3), {"best": 0.3})
     checkpoints.close()
     assert_state(restore(saved)[0], 3)
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
+def test_a_shortage_condemns_no_checkpoint(saved, shortage, monkeypatch):
+    checkpoints = Checkpoints(saved, keep=2)
+
+    def fail(*args, **kwargs):
+        raise shortage
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with pytest.raises(type(shortage)):
+        checkpoints.restore(state_at(0))
+    assert checkpoints.steps == [2, 3]
+    checkpoints.close()
 
 
 def test_all_damaged(saved):

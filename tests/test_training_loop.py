@@ -202,6 +202,8 @@ def test_losses_that_are_not_finite():
     with pytest.raises(UserError, match=r"of step \d+ is not finite .* learning rate 1e\+30\); there is no checkpoint"):
         run(*options, "--workdir", "nan")
     assert run(*options, "--workdir", "skip", "--on-nan", "skip") == 0
+    assert "NaN" not in Path("skip/metrics.jsonl").read_text()
+    assert [row["loss"] for row in read_metrics(Path("skip")) if row["kind"] == "train"][-1] is None
 
 
 def test_workdirs_are_kept_apart():
@@ -217,6 +219,22 @@ def test_workdirs_are_kept_apart():
     with pytest.raises(UserError, match="nothing to resume"):
         run("--resume")
     assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
+
+
+def test_a_workdir_taken_since_it_was_chosen(monkeypatch):
+    """Two runs begun together choose the same one, and only one gets it."""
+    chosen = workdir.choose_workdir
+
+    def slow(config):
+        config = chosen(config)
+        config.run.workdir.mkdir(parents=True)
+        (config.run.workdir / "config.json").write_text("the other's")
+        return config
+
+    monkeypatch.setattr(loop, "choose_workdir", slow)
+    with pytest.raises(UserError, match="digits-1 was taken by another run a moment ago"):
+        run("digits", *OPTIONS)
+    assert Path("runs/digits-1/config.json").read_text() == "the other's"
 
 
 def test_the_saved_configuration_is_the_one_that_was_given():
@@ -238,6 +256,10 @@ def test_the_saved_configuration_is_the_one_that_was_given():
         (["--distributed"], "--distributed needs a --workdir"),
         (["--evaluate"], "--evaluate needs --weights"),
         (["--target", "h100"], "--target .* goes with --dry-run only"),
+        *(
+            ([f"--{name}", "0"], f"--{name} should be at least 1, found 0")
+            for name in ("accumulate", "log-every", "keep", "checkpoint-every", "ema-every", "epochs", "repeats")
+        ),
     ],
 )
 def test_settings_that_cannot_work(arguments, message):
@@ -323,6 +345,15 @@ def test_evaluation_of_weights(capsys):
     predicted = jax.jit(lambda arrays, x: nnx.merge(graphdef, arrays)(x))(arrays, (images / 255 - 0.4) / 0.3).argmax(1)
     assert result["accuracy"] == (predicted == np.arange(7)).mean()
     assert result["count"] == 7
+
+    # Weights that say nothing of their images are given those of the recipe.
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "4"]
+    assert run(*options, "--workdir", "preset") == 0
+    preset = RECIPES["digits"].config.data
+    explicit = ["--mean", str(preset.mean[0] + 1e-6), "--std", str(preset.std[0]), "--workdir", "explicit"]
+    assert run(*options, *explicit) == 0
+    losses = [json.loads(Path(name, "evaluation.json").read_text())["loss"] for name in ("preset", "explicit")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_no_gpu_is_one_sentence():

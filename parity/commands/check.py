@@ -81,6 +81,8 @@ def main(arguments: list[str]) -> int:
 
     checks = [name.strip() for name in args.checks.split(",") if name.strip()]
     flax_model, torch_model, shape = networks(args.architecture, args.weights, args.seed, args.small_images)
+    if "trajectory" in checks and shape["num_classes"] < 10:
+        raise UserError(f"a trajectory trains on ten digits, and the weights have {shape['num_classes']} classes")
     inputs = images(args, shape)
     labels = np.random.default_rng(args.seed).integers(0, shape["num_classes"], len(inputs))
     report = check(
@@ -127,8 +129,8 @@ def networks(
     from parity.commands.torch_networks import torch_network
     from parity.random_weights import randomize
 
+    row = get_architecture(name)
     if weights is None:
-        row = get_architecture(name)
         shape: dict[str, Any] = {
             "num_classes": row.num_classes,
             "in_channels": row.in_channels,
@@ -145,7 +147,7 @@ def networks(
 
     with jax.enable_x64(True):
         read = read_weights(weights)
-        if read.identity.architecture != name:
+        if not row.has_shapes_of(get_architecture(read.identity.architecture)):
             raise UserError(f"{weights} holds a {read.identity.architecture}, not a {name}")
         flax_model = read.to_model()
     identity = read.identity

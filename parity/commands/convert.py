@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import tyro
 
 from parity.checkpoints import read_orbax
 from parity.naming import ParityError
+from resnet_flax.models import get_architecture
 from resnet_flax.weights import Weights, read_weights, write_weights
 
 
@@ -46,8 +47,11 @@ def main(arguments: list[str]) -> int:
         raise ParityError(f"{destination}: the name must end in .safetensors, .pth or .pt, or have no ending for Orbax")
     with jax.enable_x64(True):  # a float64 file stays one
         weights = read_weights(source)
-        if args.arch not in (None, weights.identity.architecture):
-            raise ParityError(f"{source} holds a {weights.identity.architecture}, not a {args.arch}")
+        if args.arch:
+            found = weights.identity.architecture
+            if not get_architecture(args.arch).has_shapes_of(get_architecture(found)):
+                raise ParityError(f"{source} holds a {found}, not a {args.arch}")
+            weights = replace(weights, identity=replace(weights.identity, architecture=args.arch))
         for note in weights.notes:
             print(note, file=sys.stderr)
         _write(destination, weights, args.names == "original")

@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
         size = args.size or ((crop, crop) if crop else None)
         if size is None:
             raise UserError("the weights do not say the size of their images; give --size HEIGHT WIDTH")
+        if min(size) < 1:
+            raise UserError(f"--size {size[0]} {size[1]}: an image has at least one pixel")
         export_stablehlo(pretrained.model, args.out, size)
         shape = ", ".join(map(str, ("N", *size, pretrained.model.conv1.in_features)))
         print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")

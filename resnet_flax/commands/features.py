@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     if not args.out.absolute().parent.is_dir():
         raise UserError(f"{args.out.absolute().parent} is not a directory")
     taps = tuple(tap.strip() for tap in args.taps.split(",") if tap.strip())
+    if not taps:
+        raise UserError("--taps names no tap; give some of stem, layer1, layer2, layer3, layer4, pool")
     pretrained = args.load()
     apply = make_apply(pretrained, taps)
     print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)

@@ -39,7 +39,10 @@ def main(arguments: list[str]) -> int:
     print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
 
     unreadable = 0
-    table = Table("image", "class", "probability", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("class")
+    table.add_column("probability")
     for paths, outputs, failed in run_on_images(args, pretrained, make_apply(pretrained)):
         unreadable += failed
         for path, probabilities in zip(paths, outputs.get("probabilities", ()), strict=True):
@@ -50,5 +53,5 @@ def main(arguments: list[str]) -> int:
             for rank, (_, name, probability) in enumerate(top):
                 table.add_row("" if rank else str(path), name, f"{probability:.4f}", end_section=rank == len(top) - 1)
     if not args.json:
-        Console(highlight=False).print(table)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)  # a pipe has no margin
     return 1 if unreadable else 0

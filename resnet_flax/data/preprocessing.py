@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.transforms import EvaluationTransform
@@ -17,6 +17,13 @@ class Preprocessing:
     transform: EvaluationTransform = field(default_factory=EvaluationTransform)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+    def for_channels(self, channels: int) -> Preprocessing:
+        """The same for images of so many channels: where that is another number, each gets the average over these."""
+        if len(self.mean) in (1, channels):
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
     def to_metadata(self) -> dict[str, str]:
         """As text, for the metadata of a .safetensors file."""

@@ -109,7 +109,7 @@ def open_source(spec: str, split: str = "train", *, data_dir: str | Path | None 
     elif scheme == "tfds" and rest:
         from resnet_flax.data.tfds import TfdsSource as opener
 
-        keywords["data_dir"] = data_dir
+        keywords["data_dir"] = Path(data_dir).expanduser() if data_dir else None
     else:
         hint = f"; did you mean folder:{spec} ?" if Path(spec).is_dir() else ""
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{hint}")

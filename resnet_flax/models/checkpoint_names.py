@@ -98,8 +98,17 @@ class Naming:
         return {name: theirs.get(name, name) for name in names}
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The state_dict under torchvision's names."""
-        return {name: state_dict[key] for key, name in self.to_torchvision(state_dict).items()}
+        """The state_dict under torchvision's names.
+
+        Raises:
+            UserError: if two entries have the same one.
+        """
+        renamed: dict[str, str] = {}
+        for key, name in self.to_torchvision(state_dict).items():
+            if name in renamed:
+                raise UserError(f"{renamed[name]} and {key} are both {name}: there are two networks in one file")
+            renamed[name] = key
+        return {name: state_dict[key] for name, key in renamed.items()}
 
 
 def recognise_naming(names: Iterable[str]) -> Naming:

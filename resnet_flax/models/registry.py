@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,10 @@ class Architecture:
     num_classes: int = 1000
     in_channels: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def has_shapes_of(self, other: "Architecture") -> bool:
+        """Whether the weights of one fit the other: what differs is the name and how they are initialised."""
+        return replace(self, name="", options={}) == replace(other, name="", options={})
 
 
 _PLAIN = {"conv_layer": partial(Conv, use_bias=True, kernel_init=torch_default)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from resnet_flax.errors import UserError
+from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.state import TrainState
 
 logger = logging.getLogger("resnet_flax.training")
@@ -29,6 +31,12 @@ def fingerprint(state: TrainState) -> jax.Array:
 
     sums = jnp.stack([words(leaf) for leaf in jax.tree.leaves(state)])
     return (sums * (2 * jnp.arange(len(sums), dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether reading failed for want of memory, rights or file handles, which says nothing about the file."""
+    shortages = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in shortages or is_out_of_memory(error)
 
 
 class Checkpoints:
@@ -106,6 +114,8 @@ class Checkpoints:
                     return restored.state, restored.progress
                 reason = "its contents have changed since it was written"
             except Exception as error:  # whatever Orbax and its storage make of a damaged file
+                if _is_shortage(error):
+                    raise
                 reason = " ".join(str(error).split())[:200]
             logger.warning("skipped the damaged checkpoint of step %d: %s", step, reason)
             if jax.process_index() == 0:

@@ -27,7 +27,8 @@ WORST = 20  # classes listed where there are many
 def evaluate_weights(config: TrainConfig, console: Console) -> int:
     """Prints top-1, top-5, loss and the accuracy of each class, and writes confusion.png and evaluation.json.
 
-    Images are prepared as the weights say, unless the command line says otherwise.
+    Images are prepared as the command line says, where that is not as the recipe does; else as the weights say; else as
+    the recipe does.
 
     Raises:
         UserError: without weights, or for weights of other classes than the data's.
@@ -47,7 +48,8 @@ def evaluate_weights(config: TrainConfig, console: Console) -> int:
             f"{test.num_classes}; evaluate on the data it was trained for, or train a new head"
         )
     data, preset = config.data, RECIPES[config.recipe].config.data
-    if (data.eval_transform, data.mean, data.std) == (preset.eval_transform, preset.mean, preset.std):
+    as_preset = (data.eval_transform, data.mean, data.std) == (preset.eval_transform, preset.mean, preset.std)
+    if as_preset and loaded.says_preprocessing:
         kept = loaded.preprocessing
         data = replace(data, eval_transform=kept.transform, mean=kept.mean, std=kept.std)
     config = replace(config, data=data, model=replace(config.model, name=loaded.architecture, freeze=()))

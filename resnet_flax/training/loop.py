@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import shlex
 import time
 from dataclasses import asdict, dataclass, field
@@ -175,8 +176,8 @@ class Run:
         if not metrics["finite"] and self.config.on_nan == "stop":
             raise self._not_finite(step, metrics)
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
-        self._interval.append(metrics)
         if metrics["finite"]:
+            self._interval.append(metrics)
             progress.loss += metrics["loss"]
             progress.accuracy += metrics["accuracy"]
             progress.steps += 1
@@ -190,7 +191,8 @@ class Run:
         )
         if self.journal and (step % self.config.log_every == 0 or step % per_epoch == 0):
             means = {
-                name: sum(row[name] for row in self._interval) / len(self._interval) for name in ("loss", "accuracy")
+                name: sum(row[name] for row in self._interval) / len(self._interval) if self._interval else math.nan
+                for name in ("loss", "accuracy")
             }
             self.journal.write(
                 "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,7 +79,8 @@ class Journal:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One row of `kind` ("train", "evaluation"); its numbers also become scalars KIND/NAME."""
+        """One row of `kind` ("train", "evaluation"), null for what is not finite; numbers become scalars KIND/NAME."""
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():

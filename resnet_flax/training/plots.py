@@ -41,7 +41,7 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
                 axis.plot(*_series(averages, key), color=test, lw=1.5, ls="--", label=names[2])
         rate.plot(*_series(train, "learning_rate"), color=color, lw=1.5, label=label if several else None)
     loss.set(title="loss", xlabel="epoch")
-    positive = [row["loss"] for rows in runs.values() for row in rows if row["loss"] > 0]
+    positive = [row["loss"] for rows in runs.values() for row in rows if (row["loss"] or 0) > 0]
     if positive and max(positive) > 20 * min(positive):
         loss.set_yscale("log")
     accuracy.set(title="accuracy", xlabel="epoch")
@@ -56,6 +56,7 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    rows = [row for row in rows if row[key] is not None]  # a step that was left out has no loss
     return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 

@@ -47,6 +47,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         UserError: for settings that contradict each other.
     """
     schedule, data = config.schedule, config.data
+    _check_minima(config)
     if schedule.warmup_epochs >= schedule.epochs:
         raise UserError(
             f"--warmup-epochs {schedule.warmup_epochs} leaves nothing of --epochs {schedule.epochs}; "
@@ -64,6 +65,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
         train, test = _resized(data.train_transform, size), _resized(data.eval_transform, size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
     return replace(config, data=data)
+
+
+def _check_minima(config: TrainConfig) -> None:
+    optimizer, run = config.optimizer, config.run
+    for name, value in {
+        "batch-size": config.batch_size,
+        "accumulate": optimizer.accumulate,
+        "ema-every": optimizer.ema_every,
+        "epochs": config.schedule.epochs,
+        "step-epochs": config.schedule.step_epochs,
+        "log-every": run.log_every,
+        "checkpoint-every": run.checkpoint_every,
+        "keep": run.keep,
+        "repeats": config.data.repeats,
+    }.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} should be at least 1, found {value}")
 
 
 def _resized(transform: Any, size: int) -> Any:
@@ -150,13 +168,16 @@ class Setup:
             options |= {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
         else:
             options["weights"] = model.weights
-        return create_model(
+        network = create_model(
             model.name,
             num_classes=self.facts.num_classes,
             in_channels=self.facts.channels,
             rngs=nnx.Rngs(self.config.seed),
             **options,
         )
+        if model.weights is not None and model.small_images and not network.small_images:
+            raise UserError(f"{model.weights} has the stem for large images; add --no-small-images")
+        return network
 
     @cached_property
     def _model(self) -> ResNet:

@@ -62,7 +62,11 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
 
 
 def save_config(config: TrainConfig) -> None:
-    """Writes config.json: every setting, and the versions that the run began with."""
+    """Writes config.json: every setting, and the versions that the run began with. With it the workdir is taken.
+
+    Raises:
+        UserError: if another run has taken it since it was chosen.
+    """
     workdir = config.run.workdir
     assert workdir is not None
     workdir.mkdir(parents=True, exist_ok=True)
@@ -72,9 +76,11 @@ def save_config(config: TrainConfig) -> None:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
     }
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(workdir / "config.json")
+    try:
+        with (workdir / "config.json").open("x") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+    except FileExistsError as error:
+        raise UserError(f"{workdir} was taken by another run a moment ago; start this one again") from error
 
 
 def as_json(config: Any) -> Any:
