@@ -75,8 +75,8 @@ def main() -> int:
     print(f"reading its metrics  {1e3 * reading:6.2f} ms")
     if options.json:
         row = {"what": "dispatch of a training step (ms)", "ours": 1e3 * ours, "peer": 1e3 * identity, "ratio": ratio}
-        row |= {"metrics_ms": 1e3 * reading, "model": options.model, "leaves": leaves, "rounds": options.rounds}
-        options.json.write_text(json.dumps([row | {"jax": jax.__version__}], indent=2) + "\n")
+        row |= {"metrics_ms": 1e3 * reading, "settings": f"{options.model}, {leaves} leaves, {options.rounds} rounds"}
+        options.json.write_text(json.dumps([row | {"versions": f"jax {jax.__version__}"}], indent=2) + "\n")
     return 0 if ratio <= LIMIT else 1
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
 
-from resnet_flax.data import open_source, prefetch_to_device, training_batches, training_transform
+from resnet_flax.data import TrainingTransform, open_source, prefetch_to_device, training_batches
 
 SIZE = (500, 375)
 CROP = 224
@@ -77,7 +77,7 @@ def rate(batches, batch_size: int, warm_up: int, measured: int) -> float:
 def ours(root: Path, workers: int, options: argparse.Namespace) -> float:
     source = open_source(f"folder:{root}")
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    host = training_batches(source, training_transform(CROP), batch_size=options.batch_size, seed=0, workers=workers)
+    host = training_batches(source, TrainingTransform(CROP), batch_size=options.batch_size, seed=0, workers=workers)
     try:
         return rate(prefetch_to_device(host, sharding), options.batch_size, options.warm_up, options.batches)
     finally:

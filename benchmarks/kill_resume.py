@@ -110,8 +110,13 @@ def main() -> int:
         holds = not differing and expected.keys() == found.keys() and lost <= 2 * EVERY and lives == options.kills
         print(f"{lives} kills, {len(expected)} arrays, {len(differing)} differ; at most {lost} steps lost")
         if options.json:
-            row = {"what": "kill and resume", "kills": lives, "arrays": len(expected)}
-            row |= {"differing": len(differing), "steps_lost": lost, "interval": EVERY, "jax": jax.__version__}
+            row = {
+                "what": "arrays that differ after kills and resumes",
+                "ours": len(differing),
+                "steps lost": lost,
+                "settings": f"{lives} kills, {len(expected)} arrays, a checkpoint every {EVERY} steps",
+                "versions": f"jax {jax.__version__}",
+            }
             options.json.write_text(json.dumps([row], indent=2) + "\n")
     return 0 if holds else 1
 

@@ -78,6 +78,7 @@ def main() -> None:
                     "peer": round(median["peer"], 1),
                     "ratio": round(median["ours"] / median["peer"], 3),
                     "peak memory / file size": round(peak / path.stat().st_size, 2),
+                    "settings": f"median of {args.runs}",
                     "versions": f"jax {jax.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
                 }
             )

@@ -130,6 +130,8 @@ def markdown(rows: list[dict]) -> str:
                 f"{row['ours']:.0e} / {row['peer']:.0e}" + (f" **{row['failed']} fail**" if row["failed"] else "")
             )
         lines.append(f"| {name} | {size} | " + " | ".join(texts) + " |")
+    if missing := [name for name in ARCHITECTURES if not any(row["architecture"] == name for row in rows)]:
+        lines += ["", f"Not measured yet: {', '.join(missing)}. The same command adds them."]
     tensors = sum(row["tensors"] for row in rows)
     failed = sum(row["failed"] for row in rows)
     return "\n".join([*lines, "", f"{tensors:,} tensors compared, {failed} failed.", ""])

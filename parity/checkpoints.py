@@ -103,7 +103,14 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path} is truncated or not a PyTorch file ({str(error).splitlines()[0].split('. ')[0]})"
         ) from error
     tensors, notes = _unwrap(content, path, torch.Tensor)
-    return Checkpoint({name: as_numpy(tensor) for name, tensor in tensors.items()}, notes=notes)
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = as_numpy(tensor)
+        except (TypeError, RuntimeError) as error:
+            kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
+            raise ParityError(f"{path}: {name} is a tensor ({kind}) that numpy has no type for") from error
+    return Checkpoint(arrays, notes=notes)
 
 
 def _is_zip(path: Path) -> bool:

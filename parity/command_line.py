@@ -1,6 +1,7 @@
 """`python -m PACKAGE COMMAND`: finds the command's module and runs its `main(arguments) -> exit status`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 
@@ -11,7 +12,8 @@ Commands = Mapping[str, tuple[str, str]]
 def dispatch(package: str, commands: Commands, arguments: list[str], unusable: tuple[type[Exception], ...]) -> int:
     """Runs the command that `arguments` begin with, and returns the exit status.
 
-    One of the `unusable` errors becomes a message on stderr and status 2, Ctrl-C status 130.
+    One of the `unusable` errors becomes a message on stderr and status 2; Ctrl-C gives status 130, and a pipe whose
+    reader has gone (`| head`) 141, as in a shell.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))
@@ -23,10 +25,16 @@ def dispatch(package: str, commands: Commands, arguments: list[str], unusable: t
         print(f"error: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(commands[name][0]).main(rest)
+        try:
+            return importlib.import_module(commands[name][0]).main(rest)
+        finally:
+            sys.stdout.flush()
     except unusable as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

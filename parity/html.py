@@ -27,15 +27,23 @@ def write_html(report: Report, path: Path) -> None:
     path.write_text(as_html(report), encoding="utf-8")
 
 
+def _tolerance(settings: dict) -> str:
+    if "k" not in settings:  # pixels and class names have no noise
+        return ""
+    return (
+        f" The oracle is PyTorch in float64. An error may be {settings['k']:g} times the largest that PyTorch itself "
+        "makes when it computes the same thing in another arrangement, or "
+        f"{settings['least tolerance']:.1e}, whichever is larger."
+    )
+
+
 def as_html(report: Report) -> str:
     settings = report.settings
     title = f"{settings['flax network']} in Flax, {settings['torch network']} in PyTorch"
     verdict = '<span class="ok">agree</span>' if report.passed else '<span class="bad">do not agree</span>'
     body = [
         f"<h1>{html.escape(str(settings.get('architecture', title)))}: the two networks {verdict}</h1>",
-        f"<p>{html.escape(title)}, computed in {settings['precision']}. The oracle is PyTorch in float64. An error may "
-        f"be {settings['k']:g} times the largest that PyTorch itself makes when it computes the same thing in another "
-        f"arrangement, or {settings['least tolerance']:.1e}, whichever is larger.</p>",
+        f"<p>{html.escape(title)}, computed in {settings['precision']}.{_tolerance(settings)}</p>",
         _findings(report),
         _summary(report),
         *_plots(report),

@@ -18,23 +18,22 @@ from parity.sides import Arrays
 
 @dataclass
 class Recorded:
-    """First inputs and outputs of every submodule, by PyTorch's path; ours in Flax's layout."""
+    """First inputs and PyTorch's outputs of every submodule, by PyTorch's path; ours in Flax's layout."""
 
     our_inputs: Arrays
-    our_outputs: Arrays
     their_inputs: dict[str, torch.Tensor]
     their_outputs: dict[str, torch.Tensor]
 
 
 def record(pair: Pair, *, train: bool) -> Recorded:
     """A forward pass of both networks in the precision under test."""
-    inputs, outputs = pair.ours.record(pair.inputs, train=train)
+    inputs, _ = pair.ours.record(pair.inputs, train=train)
     statistics = pair.theirs.state()
     pair.theirs.set_mode(train)
     with torch.no_grad(), recording_torch(pair.theirs.module) as recorder:
         pair.theirs.forward(pair.theirs.tensor(pair.torch_inputs))
     pair.theirs.load(statistics)
-    return Recorded(inputs, outputs, recorder.inputs, recorder.outputs)
+    return Recorded(inputs, recorder.inputs, recorder.outputs)
 
 
 @dataclass

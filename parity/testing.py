@@ -15,7 +15,8 @@ def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: 
     """Asserts that outputs and the activations of all submodules agree, in eval and in train mode.
 
     Args:
-        flax_model, torch_model, inputs, options: see `parity.check`.
+        flax_model, torch_model, inputs: see `parity.check`.
+        options: its other ones, `checks` apart.
 
     Raises:
         AssertionError: where, how much, against which floor, and the likely cause.

@@ -15,21 +15,21 @@ from PIL import Image
 
 from resnet_flax.data import (
     CorruptImage,
+    SmallImageTransform,
+    TrainingTransform,
     evaluation_batches,
     evaluation_transform,
     open_source,
     prefetch_to_device,
-    small_image_transform,
     steps_per_epoch,
     training_batches,
-    training_transform,
 )
 from resnet_flax.data.arrays import ArraySource
 from resnet_flax.data.pipeline import TrainingOrder
 from resnet_flax.data.prepare import write_tfds
 from resnet_flax.errors import UserError
 
-TRANSFORM = training_transform(8, augment="trivial_augment_wide")
+TRANSFORM = TrainingTransform(8, augment="trivial_augment_wide")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def same(one, other):
 def test_epochs_are_exact_and_fresh():
     source = open_source("synthetic:4x4x1:22")
     assert steps_per_epoch(source, 5) == 4
-    batches = take(training_batches(source, small_image_transform(padding=0), batch_size=5, seed=3), 12)
+    batches = take(training_batches(source, SmallImageTransform(padding=0), batch_size=5, seed=3), 12)
     epochs = np.stack([b["index"] for b in batches]).reshape(3, 20)
     for epoch in epochs:
         assert len(set(epoch)) == 20
@@ -93,7 +93,7 @@ def test_the_seed_decides_and_the_pixels_depend_on_epoch_index_and_repeat(folder
 
 def test_the_array_path_equals_the_sample_path():
     source = open_source("digits")
-    for transform in (small_image_transform(padding=2), small_image_transform(11, padding=1, flip=0)):
+    for transform in (SmallImageTransform(padding=2), SmallImageTransform(11, padding=1, flip=0)):
         fast = take(training_batches(source, transform, batch_size=50, seed=0, start_step=27), 3)
         slow = take(training_batches(source, lambda *a, t=transform: t(*a), batch_size=50, seed=0, start_step=27), 3)
         same(fast, slow)
@@ -108,11 +108,11 @@ def test_the_array_path_equals_the_sample_path():
 
 PROGRAM = """
 import hashlib, sys
-from resnet_flax.data import open_source, training_batches, training_transform
+from resnet_flax.data import open_source, training_batches, TrainingTransform
 if __name__ == "__main__":
     folder, start, count, workers = sys.argv[1], *map(int, sys.argv[2:])
     stream = training_batches(
-        open_source(f"folder:{folder}"), training_transform(8, augment="trivial_augment_wide"),
+        open_source(f"folder:{folder}"), TrainingTransform(8, augment="trivial_augment_wide"),
         batch_size=5, seed=4, start_step=start, workers=workers, repeats=2,
     )
     for _ in range(count):
@@ -215,7 +215,7 @@ def test_idx_and_array_record_give_the_same_stream(tmp_path):
     )
     write_tfds("fashion", tmp_path, {"train": source, "test": source})
     copy = open_source("tfds:fashion", data_dir=tmp_path)
-    for transform in (evaluation_transform(32, 32), small_image_transform(padding=2)):
+    for transform in (evaluation_transform(32, 32), SmallImageTransform(padding=2)):
         streams = [
             take(training_batches(s, transform, batch_size=64, seed=9, start_step=25), 12) for s in (source, copy)
         ]

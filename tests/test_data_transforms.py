@@ -16,10 +16,10 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms.autoaugment import _apply_op
 
 from resnet_flax.data import (
+    SmallImageTransform,
+    TrainingTransform,
     evaluation_transform,
     on_device,
-    small_image_transform,
-    training_transform,
 )
 from resnet_flax.data.augment import (
     BINS,
@@ -99,7 +99,7 @@ def test_grey_images_keep_one_channel_and_arrays_equal_images():
 def test_training_crop_and_flip_are_torchvisions(interpolation):
     mode = tv.InterpolationMode(interpolation)
     rng = np.random.default_rng(0)
-    transform = training_transform(64, interpolation=interpolation)
+    transform = TrainingTransform(64, interpolation=interpolation)
     for name in NAMES:
         image = photograph(name)
         for flip in (False, True):
@@ -191,7 +191,7 @@ def test_augmentations_are_drawn_as_torchvisions(monkeypatch):
 def test_training_transforms_depend_on_the_generator_alone():
     image = np.asarray(photograph("coffee"))
     for augment in ("none", "trivial_augment_wide", "rand_augment"):
-        transform = training_transform(32, augment=augment)
+        transform = TrainingTransform(32, augment=augment)
         first = transform(image, np.random.default_rng([7, 1]))
         assert first.shape == (32, 32, 3)
         assert first.dtype == np.uint8
@@ -206,7 +206,7 @@ def test_small_images_are_padded_cropped_and_flipped_as_torchvision_does(channel
     images = rng.integers(0, 256, (6, 9, 12, channels), np.uint8)
     top, left = rng.integers(0, 5, (2, 6))
     flip = np.array([True, False, True, True, False, False])
-    ours = small_image_transform(padding=2).pad_crop_flip(images, top, left, flip)
+    ours = SmallImageTransform(padding=2).pad_crop_flip(images, top, left, flip)
     for i, image in enumerate(images):
         pil = Image.fromarray(image[..., 0] if channels == 1 else image)
         expected = tvf.crop(tvf.pad(pil, 2), top[i], left[i], 9, 12)
@@ -215,7 +215,7 @@ def test_small_images_are_padded_cropped_and_flipped_as_torchvision_does(channel
 
 
 def test_small_image_draws_cover_every_offset_evenly():
-    transform = small_image_transform(padding=1)
+    transform = SmallImageTransform(padding=1)
     marked = np.zeros((1, 3, 3, 1), np.uint8)
     marked[0, 1, 1] = 255
     outputs = [transform(marked[0], seed) for seed in range(900)]
@@ -223,14 +223,14 @@ def test_small_image_draws_cover_every_offset_evenly():
     counts = np.bincount(where[:, 0] * 3 + where[:, 1], minlength=9)
     assert counts.min() > 60
     assert counts.max() < 140
-    flipped = small_image_transform(padding=0)
+    flipped = SmallImageTransform(padding=0)
     edge = np.arange(4, dtype=np.uint8).reshape(1, 4, 1)
     assert 380 < sum(flipped(edge, seed)[0, 0, 0] == 3 for seed in range(900)) < 520
 
 
 def test_small_image_resize_is_pil_exact_and_batched_equals_single():
     images = np.random.default_rng(4).integers(0, 256, (5, 28, 28, 1), np.uint8)
-    transform = small_image_transform(33, padding=3)
+    transform = SmallImageTransform(33, padding=3)
     resized = np.stack([transform.fixed(image) for image in images])
     expected = [tvf.resize(Image.fromarray(image[..., 0]), [33]) for image in images]
     np.testing.assert_array_equal(resized[..., 0], [np.asarray(image) for image in expected])

@@ -6,7 +6,9 @@ import pytest
 
 from resnet_flax.commands import train as command
 from resnet_flax.data.transforms import EvaluationTransform
+from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
+from resnet_flax.training import dry_run
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import resolve
 
@@ -141,10 +143,15 @@ def test_image_size_sets_both_transforms():
 )
 def test_dry_run_without_the_data(name, capsys, monkeypatch, tmp_path):
     """A step of two images compiles; the weights that a recipe starts from need not be there."""
+
+    def nothing_there(*args, **kwargs):
+        raise UserError("not here")
+
+    monkeypatch.setattr(dry_run, "open_source", nothing_there)
     monkeypatch.chdir(tmp_path)
     options = ["--dry-run", "--batch-size", "2", "--data-dir", str(tmp_path)]
     assert command.main([name, *options]) == 0
     text = capsys.readouterr().out
-    for word in ("parameters", "steps", "GFLOP", "memory", "compiled"):
+    for word in ("parameters", "steps", "GFLOP", "memory", "compiled", "as published: it is not here"):
         assert word in text
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,8 @@ from resnet_flax.pretrained import Pretrained, load_pretrained
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
     weights: str
-    """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file."""
+    """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
+    Orbax directory."""
     model: str | None = None
     """Architecture; by default the one the weights are of."""
 

@@ -17,11 +17,15 @@ from resnet_flax.training.workdir import latest_run, load_config
 
 DESCRIPTION = """Trains a ResNet.
 
-python train.py [RECIPE] [options]       train; digits if no recipe is named
-python train.py --list                   the recipes, with their expected results
-python train.py --show RECIPE            every setting of one
-python train.py --resume [--workdir DIR] go on with an interrupted run
-python train.py --compare DIR DIR ...    runs in one plot"""
+python train.py [RECIPE] [options]: train; digits if no recipe is named.
+
+python train.py --list: the recipes, with their expected results.
+
+python train.py --show RECIPE: every setting of one.
+
+python train.py --resume [--workdir DIR]: go on with an interrupted run.
+
+python train.py --compare DIR DIR ...: runs in one plot."""
 
 
 def main(arguments: list[str]) -> int:

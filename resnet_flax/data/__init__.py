@@ -8,8 +8,6 @@ from resnet_flax.data.transforms import (
     SmallImageTransform,
     TrainingTransform,
     evaluation_transform,
-    small_image_transform,
-    training_transform,
 )
 
 __all__ = [
@@ -22,8 +20,6 @@ __all__ = [
     "evaluation_transform",
     "open_source",
     "prefetch_to_device",
-    "small_image_transform",
     "steps_per_epoch",
     "training_batches",
-    "training_transform",
 ]

@@ -224,13 +224,3 @@ def evaluation_transform(
 ) -> EvaluationTransform:
     """Shorter side to `resize_size`, centre crop: PIL image or array -> uint8 (crop, crop, C), torchvision's pixels."""
     return EvaluationTransform(resize_size, crop_size, interpolation)
-
-
-def training_transform(crop_size: int = 224, **options) -> TrainingTransform:
-    """Random resized crop, flip and augmentation; the options are `TrainingTransform`'s fields."""
-    return TrainingTransform(crop_size, **options)
-
-
-def small_image_transform(size: int | None = None, *, padding: int = 4, flip: float = 0.5) -> SmallImageTransform:
-    """Resize to `size`, pad and crop at random, flip: for images a few dozen pixels wide."""
-    return SmallImageTransform(size, padding, flip)

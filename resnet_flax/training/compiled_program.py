@@ -60,7 +60,6 @@ class Instruction:
     results: tuple[Array, ...]
     operands: tuple[str, ...]
     rest: str  # what stands in and behind the parentheses: attributes and metadata
-    is_root: bool
 
     def attribute(self, name: str) -> str:
         found = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
@@ -330,7 +329,7 @@ def _balanced(text: str, start: int) -> int:
 
 
 def _parse_line(line: str) -> Instruction | None:
-    head = re.match(r"\s+(ROOT )?%?([\w.-]+) = ", line)
+    head = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = ", line)
     if not head:
         return None
     start = head.end()
@@ -346,4 +345,4 @@ def _parse_line(line: str) -> Instruction | None:
     closes = _balanced(line, opens)
     inside = line[opens + 1 : closes - 1]
     operands = tuple(re.findall(r"%([\w.-]+)", inside)) if call.group(1) != "constant" else ()
-    return Instruction(head.group(2), call.group(1), results, operands, line[opens + 1 :], bool(head.group(1)))
+    return Instruction(head.group(1), call.group(1), results, operands, line[opens + 1 :])

@@ -31,7 +31,8 @@ class ModelConfig:
     sync_bn: bool = False
     """Batch statistics over all devices instead of each device's own."""
     weights: str | None = None
-    """Start from these: torchvision's name (IMAGENET1K_V1), a .safetensors or .pth file. Another head is replaced."""
+    """Start from these: torchvision's name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
+    Orbax directory. Another head is replaced."""
     freeze: tuple[str, ...] = ()
     """Regular expressions over parameter paths (layer1.0.conv1.kernel), or all-but-head."""
     train_frozen_statistics: bool = False
@@ -131,12 +132,12 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how a run is carried out; none of it changes the result."""
+    """Where and how a run is carried out."""
 
     workdir: Path | None = None
     """Checkpoints, metrics and plots go here; by default a new runs/RECIPE-N."""
     resume: bool = False
-    """Go on from the last complete checkpoint of the workdir (by default the recipe's latest)."""
+    """Go on from the last complete checkpoint of the workdir; by default that of the run begun last."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     distributed: bool = False
     """Join the other processes of this job: SLURM, Open MPI and Kubernetes are detected (docs/training.md)."""
