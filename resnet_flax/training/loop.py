@@ -297,7 +297,7 @@ class Run:
             self.display.say(
                 f"test accuracy {last[-1]['accuracy']:.2%} ({best}) after {duration(self.progress.seconds)}\n"
                 f"  weights     {', '.join(str(self.best_path(name)) for name in self.progress.best)}\n"
-                f"  checkpoint  {self.checkpoints.directory / str(self.checkpoints.steps[-1])}\n"
+                f"  checkpoint  {self.workdir / 'checkpoints' / str(self.checkpoints.steps[-1])}\n"
                 f"  metrics     {self.workdir / 'metrics.jsonl'}\n"
                 f"  curves      {self.workdir / 'curves.png'}"
             )
