@@ -87,6 +87,13 @@ def test_float64_is_kept_or_refused():
         assert_same_bytes(to_torch(to_flax(original.state_dict(), model)), original.state_dict())
 
 
+def test_whole_numbers_are_no_weights():
+    original, model = tiny_pair()
+    state_dict = original.state_dict() | {"fc.bias": torch.zeros(5, dtype=torch.int16)}
+    with pytest.raises(ParityError, match="fc.bias is int16 in the state_dict and float32 in the model"):
+        to_flax(state_dict, model)
+
+
 def test_values_too_large_for_the_type_of_like_are_refused():
     original, model = tiny_pair()
     state_dict = original.half().state_dict()

@@ -16,7 +16,7 @@ from torch import nn
 
 import parity
 from parity.checks import CHECKS
-from parity.errors import PROFILES, Noise, measure
+from parity.errors import PROFILES, Noise, agreement, measure
 from parity.recording import recording_flax, recording_torch
 from parity.torch_side import TorchSide
 from resnet_flax.layers import BatchNorm, Conv
@@ -275,7 +275,26 @@ def test_measures():
     assert error.cosine == pytest.approx(29 / (5 * np.sqrt(34)))
     assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
     assert measure(np.array([1.0]), np.array([0.0])).relative == np.inf
+    # A scale is a size for each value: four zeros count as 2 x 0.5 long.
+    assert measure(np.full(4, 0.1), np.zeros(4), scale=0.5).relative == pytest.approx(0.2)
     assert all(dataclasses.replace(profile).k >= 2 for profile in PROFILES.values())
+
+
+def test_agreement_counts_rows_with_the_same_largest_logits():
+    oracle, ours = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), np.array([[2.0, 3.0, 1.0], [1.0, 2.0, 3.0]])
+    assert agreement(ours, oracle, 1) == 0.5
+    assert agreement(ours, oracle, 2) == 1.0
+
+
+def test_a_floor_is_the_largest_of_all_rearrangements():
+    noise = Noise({"parameters": {"a": np.array([1.0])}, "gradient": {"b": np.array([3.0]), "c": np.array([4.0])}},
+                  scaled={"gradient"})  # fmt: skip
+    for distance in (0.01, 0.05, 0.02):
+        moved = {"b": np.array([3 + distance]), "c": np.array([4.0])}
+        noise.add({"parameters": {"a": np.array([1 - distance])}, "gradient": moved})
+    assert noise.floors["parameters"]["a"] == pytest.approx(0.05)
+    assert noise.floors["gradient"]["b"] == pytest.approx(0.05 / np.sqrt(12.5))  # of the root mean square of 3 and 4
+    assert noise.floors["gradient"]["c"] == 0
 
 
 def test_another_width_is_listed_before_anything_is_computed():
