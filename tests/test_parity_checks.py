@@ -17,6 +17,7 @@ from torch import nn
 import parity
 from parity.checks import CHECKS
 from parity.errors import PROFILES, Noise, agreement, measure
+from parity.pair import Pair
 from parity.recording import recording_flax, recording_torch
 from parity.torch_side import TorchSide
 from resnet_flax.layers import BatchNorm, Conv
@@ -284,6 +285,32 @@ def test_agreement_counts_rows_with_the_same_largest_logits():
     oracle, ours = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), np.array([[2.0, 3.0, 1.0], [1.0, 2.0, 3.0]])
     assert agreement(ours, oracle, 1) == 0.5
     assert agreement(ours, oracle, 2) == 1.0
+
+
+def test_every_step_has_a_batch_of_its_own():
+    with jax.enable_x64(True):
+        two = Pair(*norm_pair(6), parity.random_inputs((8, 6)))
+    batches = [two.batch(step) for step in range(3)]
+    for ours, theirs in batches:
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(batches[0][0], two.inputs)
+    means = [ours.mean() for ours, _ in batches]
+    deviations = [ours.std() for ours, _ in batches]
+    assert len(set(np.round(means, 3))) == len(set(np.round(deviations, 3))) == 3
+
+
+def test_statistics_go_on_from_batch_to_batch(monkeypatch):
+    counts, load = [], Pair.load
+
+    def spy(pair, state):
+        counts.extend(int(value) for name, value in state.items() if name.endswith("num_batches_tracked"))
+        load(pair, state)
+
+    monkeypatch.setattr(Pair, "load", spy)
+    ours, theirs = norm_pair(6)
+    start = next(int(value) for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked"))
+    parity.check(ours, theirs, parity.random_inputs((8, 6)), checks=("batch_stats",))
+    assert counts == [start + 1, start + 2, start + 3]
 
 
 def test_a_floor_is_the_largest_of_all_rearrangements():
