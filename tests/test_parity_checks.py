@@ -20,6 +20,7 @@ from parity.errors import PROFILES, Noise, agreement, measure
 from parity.pair import Pair
 from parity.recording import recording_flax, recording_torch
 from parity.torch_side import TorchSide
+from parity.training_checks import FlaxTrainer
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
 from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
@@ -57,7 +58,8 @@ def test_a_right_network_passes_everything(shape):
     report = parity.check(ours, theirs, parity.random_inputs(shape), np.arange(shape[0]), checks=checks, steps=2)
     assert report.passed, str(report)
     assert {row.check for row in report.comparisons} == set(checks)
-    assert {row.mode for row in report.of("activations")} == {"eval", "train"}
+    for check in ("forward", "activations", "gradients"):
+        assert {row.mode for row in report.of(check)} == {"eval", "train"}
     # Both sides compute: in float64 they agree to rounding, and not by being the same numbers.
     errors = [row.error.relative for row in report.of("activations") + report.of("gradients")]
     assert 0 < max(errors) < 1e-13
@@ -311,6 +313,14 @@ def test_statistics_go_on_from_batch_to_batch(monkeypatch):
     start = next(int(value) for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked"))
     parity.check(ours, theirs, parity.random_inputs((8, 6)), checks=("batch_stats",))
     assert counts == [start + 1, start + 2, start + 3]
+
+
+def test_every_step_starts_from_pytorchs_moments(monkeypatch):
+    taken = []
+    monkeypatch.setattr(FlaxTrainer, "take_moments", lambda trainer, kept, step: taken.append((step, set(kept))))
+    parity.check(*norm_pair(6), parity.random_inputs((8, 6)), checks=("optimizer",), steps=2)
+    names = {name for name, _ in norm_pair(6)[1].named_parameters()}
+    assert taken == [(1, names), (2, names)]
 
 
 def test_a_floor_is_the_largest_of_all_rearrangements():
