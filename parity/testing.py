@@ -22,11 +22,13 @@ def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: 
         AssertionError: where, how much, against which floor, and the likely cause.
         ParityError: if the two cannot be compared.
     """
+    __tracebackhide__ = True  # pytest then shows the caller's line
     return _assert(flax_model, torch_model, inputs, ("forward", "activations"), options)
 
 
 def assert_gradient_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:
     """As `assert_parity`, for the loss's gradient with respect to every parameter and the inputs."""
+    __tracebackhide__ = True  # pytest then shows the caller's line
     return _assert(flax_model, torch_model, inputs, ("forward", "activations", "gradients"), options)
 
 
@@ -45,6 +47,7 @@ def assert_train_parity(
         batch: inputs, or (inputs, targets).
         optimizer: "sgd", "adam", "adamw", or an `Optimizer` with settings of its own.
     """
+    __tracebackhide__ = True  # pytest then shows the caller's line
     inputs, targets = batch if isinstance(batch, tuple) else (batch, None)
     optimizer = Optimizer(optimizer) if isinstance(optimizer, str) else optimizer
     options = {"targets": targets, "optimizer": optimizer, "steps": steps, **options}
@@ -54,7 +57,7 @@ def assert_train_parity(
 def _assert(
     flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, checks: Sequence[str], options: dict[str, Any]
 ) -> Report:
-    __tracebackhide__ = True  # pytest then shows the caller's line
+    __tracebackhide__ = True
     report = check(flax_model, torch_model, inputs, checks=checks, **options)
     if not report.passed:
         raise AssertionError(str(report))

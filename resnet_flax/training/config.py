@@ -54,7 +54,8 @@ class DataConfig:
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
     image_size: int | None = None
-    """Shorthand: the side of training and evaluation images, in both transforms."""
+    """Shorthand: the side of training and evaluation images, in both transforms. Where one is cut out of a larger
+    image, resize-size changes in proportion: 500 and 224 become 143 and 64."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Subtracted from images in [0, 1], one per channel or one for all."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
