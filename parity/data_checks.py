@@ -58,8 +58,13 @@ def _close(ours: np.ndarray, pixels: np.ndarray) -> bool:
     return ours.shape == pixels.shape and float((np.abs(ours.astype(int) - pixels) > 2).mean()) < 1e-2
 
 
+def _pixels(image: Any) -> np.ndarray:
+    """(H, W, C), C 1 for grey."""
+    return np.atleast_3d(np.asarray(image))
+
+
 def _torchvision(image: Image.Image, resize_size: int, crop_size: int) -> np.ndarray:
-    return np.atleast_3d(np.asarray(tvf.center_crop(_resized(image, resize_size), [crop_size])))
+    return _pixels(tvf.center_crop(_resized(image, resize_size), [crop_size]))
 
 
 def _resized(image: Image.Image, *size: int) -> Any:
@@ -68,13 +73,13 @@ def _resized(image: Image.Image, *size: int) -> Any:
 
 def _variants(image: Image.Image, resize_size: int, crop_size: int) -> Iterator[tuple[str, np.ndarray]]:
     """What known faults would make of an image."""
-    pixels = torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
+    pixels = torch.tensor(_pixels(image)).permute(2, 0, 1)
     blunt = tvf.center_crop(tvf.resize(pixels, [resize_size], antialias=False), [crop_size])
     yield "resizes without antialiasing; torchvision and PIL filter first", blunt.permute(1, 2, 0).numpy()
     resized = _resized(image, resize_size)
     for words, rounding in (("down", np.floor), ("up", np.ceil)):
         top, left = (int(rounding((size - crop_size) / 2)) for size in (resized.height, resized.width))
-        cropped = np.atleast_3d(np.asarray(tvf.crop(resized, top, left, crop_size, crop_size)))
+        cropped = _pixels(tvf.crop(resized, top, left, crop_size, crop_size))
         yield (
             f"the crop's offset is rounded {words}; torchvision rounds to even: int(round((size - crop) / 2))",
             cropped,
@@ -82,7 +87,7 @@ def _variants(image: Image.Image, resize_size: int, crop_size: int) -> Iterator[
     width, height = image.size
     long = round(resize_size * max(width, height) / min(width, height))
     shape = [resize_size, long] if height <= width else [long, resize_size]
-    rounded = np.atleast_3d(np.asarray(tvf.center_crop(_resized(image, *shape), [crop_size])))
+    rounded = _pixels(tvf.center_crop(_resized(image, *shape), [crop_size]))
     yield "the long side is rounded; torchvision truncates: int(size * long / short)", rounded
     for size in range(crop_size, 2 * crop_size):
         if size != resize_size:

@@ -200,7 +200,13 @@ def _missing_entry(path: Path):
     torch.save(state_dict, path)
 
 
+def _entry(value):
+    return lambda path: torch.save(torchvision.models.resnet18(num_classes=2).state_dict() | {"fc.bias": value}, path)
+
+
 BAD_FILES = {
+    "float8": (_entry(torch.zeros(2).to(torch.float8_e4m3fn)), r"fc\.bias is a tensor \(strided, float8_e4m3fn\)"),
+    "sparse": (_entry(torch.eye(2)[0].to_sparse()), r"fc\.bias is a tensor \(sparse_coo, float32\)"),
     "missing": (lambda path: None, "does not exist"),
     "empty": (lambda path: path.touch(), r"is empty \(0 bytes\)"),
     "noise": (lambda path: path.write_bytes(b"\0" * 1000), "truncated or not"),

@@ -227,6 +227,12 @@ def test_leaf_rules_carry_every_kind_of_layer(transpose_kernel):
     assert_same_bytes(to_torch(model, like=like), like)
 
 
+def test_a_bare_batch_norm_of_nnx_has_no_place_for_the_counter():
+    original = randomized(torch.nn.BatchNorm1d(6))
+    model = to_flax(original.state_dict(), nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
+    np.testing.assert_array_equal(model.var[...], original.running_var)
+
+
 def test_names_that_differ_are_mapped():
     model = nnx.eval_shape(lambda: Zoo(nnx.Rngs(0)))
     renamed = {

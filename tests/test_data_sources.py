@@ -261,10 +261,11 @@ def test_a_folder_written_as_tfds_reads_back_the_same(tmp_path):
         write_tfds("small_set", tmp_path / "tfds", sources)
 
 
-def test_tfds_without_a_test_split_is_cut_and_images_may_be_grey(tmp_path):
+def test_tfds_without_a_test_split_is_cut_and_images_may_be_grey(tmp_path, monkeypatch):
     source = open_source(f"idx:{make_idx(tmp_path)}")
     write_tfds("grey", tmp_path, {"train": source})
-    train, test = (open_source("tfds:grey:1.0.0", split, data_dir=tmp_path) for split in ("train", "test"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train, test = (open_source("tfds:grey:1.0.0", split, data_dir="~") for split in ("train", "test"))
     assert (len(train), len(test), train.channels) == (8, 4, 1)
     kept = stratified_split(source.labels, "test")
     for i, j in enumerate(kept):

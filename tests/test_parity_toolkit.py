@@ -103,6 +103,16 @@ def test_preprocessing_is_torchvisions():
     report = parity.check_preprocessing(transform, pictures(), resize_size=47, crop_size=32)
     assert report.passed, str(report)
     assert max(row.error.max_abs for row in report.comparisons) == 0
+    assert "preprocessing in Flax" in as_html(report)
+
+
+def test_preprocessing_of_grey_images():
+    grey = [image.convert("L") for image in pictures()]
+    for resize_size, passes in ((47, True), (50, False)):
+        transform = evaluation_transform(resize_size=resize_size, crop_size=32)
+        report = parity.check_preprocessing(transform, grey, resize_size=47, crop_size=32)
+        assert report.passed == passes
+    assert "resizes to 50 instead of 47" in str(report.findings[0])
 
 
 @pytest.mark.parametrize(
@@ -152,9 +162,12 @@ def test_class_numbers():
         (["resnet18", "--weights", "/nowhere/weights.pth"], "does not exist"),
         (["resnet18", "--image", "/nowhere/cat.jpg"], "does not exist"),
         (["resnet18", "--device", "gpu"], "finds no GPU"),
+        (["resnet18", "--weights", "two.pth", "--checks", "trajectory"], "ten digits, and the weights have 2 classes"),
     ],
 )
-def test_the_command_refuses_in_one_sentence(arguments, message, monkeypatch):
+def test_the_command_refuses_in_one_sentence(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "two.pth")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises((parity.ParityError, UserError), match=message):
         main(arguments)

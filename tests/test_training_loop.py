@@ -1,12 +1,15 @@
 """The command: runs, interruptions, resuming, guards. A tiny network stands in for the ResNet."""
 
+import errno
 import gc
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +238,29 @@ def test_a_workdir_taken_since_it_was_chosen(monkeypatch):
     with pytest.raises(UserError, match="digits-1 was taken by another run a moment ago"):
         run("digits", *OPTIONS)
     assert Path("runs/digits-1/config.json").read_text() == "the other's"
+
+
+def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = Path.open
+
+    def open_full(path, mode="r", *args, **options):
+        file = opened(path, mode, *args, **options)
+        return Full() if mode == "x" else file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OSError, match="No space left"):
+        run("digits", *OPTIONS, "--workdir", "full")
+    assert not Path("full/config.json").exists()
+
+
+def test_weights_for_large_images_where_small_ones_are_asked_for(monkeypatch):
+    monkeypatch.setattr(setup, "create_model", lambda *args, **options: SimpleNamespace(small_images=False))
+    with pytest.raises(UserError, match="w.pth has the stem for large images; add --no-small-images"):
+        run("digits", *OPTIONS, "--weights", "w.pth", "--small-images")
 
 
 def test_the_saved_configuration_is_the_one_that_was_given():

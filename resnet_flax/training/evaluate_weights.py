@@ -52,7 +52,9 @@ def evaluate_weights(config: TrainConfig, console: Console) -> int:
     if as_preset and loaded.says_preprocessing:
         kept = loaded.preprocessing
         data = replace(data, eval_transform=kept.transform, mean=kept.mean, std=kept.std)
-    config = replace(config, data=data, model=replace(config.model, name=loaded.architecture, freeze=()))
+    small_images = loaded.model.small_images  # the weights' stem, whatever the recipe's
+    model = replace(config.model, name=loaded.architecture, freeze=(), small_images=small_images)
+    config = replace(config, data=data, model=model)
 
     setup = Setup(config, mesh, facts_of(test))
     console.print(

@@ -76,11 +76,17 @@ def save_config(config: TrainConfig) -> None:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
     }
+    path = workdir / "config.json"
     try:
-        with (workdir / "config.json").open("x") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
+        file = path.open("x")
     except FileExistsError as error:
         raise UserError(f"{workdir} was taken by another run a moment ago; start this one again") from error
+    try:
+        with file:
+            file.write(json.dumps(content, indent=2) + "\n")
+    except OSError:  # a full disk: half a file would take the workdir for good
+        path.unlink()
+        raise
 
 
 def as_json(config: Any) -> Any:
