@@ -116,8 +116,8 @@ def markdown(rows: list[dict]) -> str:
         "`batch_stats` is the running statistics after each of 3 batches. `optimizer` is SGD with momentum "
         f"{SGD.momentum}, weight decay {SGD.weight_decay} and a schedule from {SGD.learning_rate}, {STEPS} steps: "
         "parameters and moments after each. AdamW's "
-        f"{STEPS} steps, from {ADAMW.learning_rate}, divide each gradient by its own size, so a gradient that is zero but for rounding "
-        "becomes a full step, in PyTorch as in ours.",
+        f"{STEPS} steps, from {ADAMW.learning_rate}, divide each gradient by its own size, so a gradient that is zero "
+        "but for rounding becomes a full step, in PyTorch as in ours.",
         "",
         "| " + " | ".join(heading) + " |",
         "|" + "---|" * len(heading),
