@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import torchvision
 from flax import nnx
 from PIL import Image
 from torch import nn

@@ -53,6 +53,8 @@ pytestmark = [
 
 
 class Small(nnx.Module):
+    small_images = True
+
     def __init__(self, num_classes, in_channels, rngs):
         self.conv1 = Conv(in_channels, 8, 3, stride=2, padding=1, rngs=rngs)
         self.bn1 = BatchNorm(8, rngs=rngs)
@@ -249,7 +251,10 @@ def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
 
     def open_full(path, mode="r", *args, **options):
         file = opened(path, mode, *args, **options)
-        return Full() if mode == "x" else file
+        if mode != "x":
+            return file
+        file.close()
+        return Full()
 
     monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(OSError, match="No space left"):
