@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -85,8 +86,8 @@ def main() -> int:
         for size in args.sizes:
             if any(row["architecture"] == name and row["size"] == size for row in rows):
                 continue
-            with context.Pool(1) as pool:
-                measured = pool.apply(measure, (name, size, args.batch))
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                measured = pool.submit(measure, name, size, args.batch).result()
             rows += measured
             args.json.write_text(json.dumps(rows, indent=1) + "\n")
             failed = sum(row["failed"] for row in measured)

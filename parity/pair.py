@@ -110,6 +110,11 @@ class Pair:
     def profile(self) -> Profile:
         return PROFILES[self.precision]
 
+    @property
+    def torch_sides(self) -> list[TorchSide]:
+        """PyTorch's network in float64 and, unless that is the same, in the precision under test."""
+        return [self.oracle] if self.theirs is self.oracle else [self.oracle, self.theirs]
+
     @cached_property
     def modes(self) -> dict[str, bool]:
         """{mode: train?}; only "eval" for a network that has no statistics, since both are then the same."""
@@ -121,6 +126,10 @@ class Pair:
         if train not in self._runs:
             self._runs[train] = self.run_from_here(self.inputs, self.torch_inputs, train=train, record=True)
         return self._runs[train]
+
+    def forget_runs(self) -> None:
+        """Frees what `runs` has kept, the gradients above all: as large as the network, for each side and mode."""
+        self._runs.clear()
 
     def run_from_here(
         self, inputs: np.ndarray, torch_inputs: np.ndarray, *, train: bool, record: bool = False, backward: bool = True
@@ -152,19 +161,19 @@ class Pair:
     def load(self, state: Arrays) -> None:
         """Puts PyTorch's parameters and statistics into every network."""
         self.ours.load(state)
-        for side in {id(side): side for side in (self.oracle, self.theirs)}.values():
+        for side in self.torch_sides:
             side.load(state)
 
     @contextlib.contextmanager
     def restored(self) -> Generator[None]:
         """Puts every network back into the state it was in, on leaving."""
-        ours, oracle, theirs = dict(self.ours.values), self.oracle.state(), self.theirs.state()
+        ours, theirs = dict(self.ours.values), [side.state() for side in self.torch_sides]
         try:
             yield
         finally:
             self.ours.values = ours
-            self.oracle.load(oracle)
-            self.theirs.load(theirs)
+            for side, state in zip(self.torch_sides, theirs, strict=True):
+                side.load(state)
 
     def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A batch for each step, in either layout: the given one, changed a little so that its statistics move."""

@@ -29,13 +29,14 @@ def optimizer(pair: Pair) -> list[Comparison]:
     Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
     """
     found: list[Comparison] = []
+    pair.forget_runs()  # a large network needs the memory
     ours = FlaxTrainer(pair.ours, pair.optimizer)
     kept: Moments = {}
     with pair.restored():
         for step in range(pair.steps):
             inputs, torch_inputs = pair.batch(step)
             ours.step(step, inputs, pair.targets, pair.loss)
-            start = {id(side): side.state() for side in (pair.oracle, pair.theirs)}
+            start = {id(side): side.state() for side in pair.torch_sides}
 
             torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
             oracle = torch_step(pair.oracle)
@@ -149,7 +150,8 @@ class TorchTrainer:
         run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
         adjust(run)
         for name, parameter in self.parameters.items():
-            parameter.grad = self.side.tensor(run.gradients[name])
+            gradient = run.gradients[name]
+            parameter.grad = torch.as_tensor(gradient, dtype=self.side.dtype, device=self.side.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(step)
         self.optimizer.step()
@@ -158,10 +160,9 @@ class TorchTrainer:
         return run
 
     def moments(self) -> Moments:
+        """The optimiser's own tensors, which its next step changes."""
         return {
-            name: {
-                key: value.clone() for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)
-            }
+            name: {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
             for name, parameter in self.parameters.items()
             if parameter in self.optimizer.state
         }

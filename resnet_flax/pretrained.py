@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from resnet_flax.hub import fetch_from_hub
 from resnet_flax.layers import Linear
 from resnet_flax.models import ARCHITECTURES, ResNet, build_model, get_architecture
 from resnet_flax.weight_table import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
-from resnet_flax.weights import Weights, read_weights, write_weights
+from resnet_flax.weights import ARCHITECTURE, Weights, read_weights, write_weights
 
 logger = logging.getLogger("resnet_flax")
 HUB = "hf-hub:"
@@ -48,6 +49,12 @@ class Pretrained:
     says_preprocessing: bool
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
+
+
+def metadata_of(architecture: str, preprocessing: Preprocessing, class_names: Sequence[str] | None) -> dict[str, str]:
+    """What one needs to use weights, as the text that is kept beside them."""
+    names = {"class_names": json.dumps(list(class_names))} if class_names else {}
+    return {ARCHITECTURE: architecture, **preprocessing.to_metadata(), **names}
 
 
 def create_model(

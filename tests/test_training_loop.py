@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -385,6 +386,34 @@ def test_evaluation_of_weights(capsys):
     assert run(*options, *explicit) == 0
     losses = [json.loads(Path(name, "evaluation.json").read_text())["loss"] for name in ("preset", "explicit")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+PAGE_FAULTS = """
+import sys
+import jax, jax.numpy as jnp
+from resource import RUSAGE_SELF, getrusage
+from resnet_flax.training.config import RunConfig
+from resnet_flax.training.devices import open_devices
+
+if sys.argv[1] == "run":
+    open_devices(RunConfig(device="cpu"))
+step = jax.jit(lambda x: ((x + 1) @ (x + 1).T[:, :16]).sum())  # a product needs all of x + 1, 128 MB
+x = jnp.ones((4_000, 8_000))
+for i in range(8):
+    if i == 4:
+        before = getrusage(RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+print(getrusage(RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_a_run_on_a_cpu_keeps_its_memory():
+    faults = {
+        kind: int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS, kind], cwd=ROOT, text=True))
+        for kind in ("run", "plain")
+    }
+    assert faults["run"] < faults["plain"] / 3
 
 
 def test_no_gpu_is_one_sentence():

@@ -14,10 +14,9 @@ from flax import nnx
 from rich.console import Console
 
 from parity.naming import ParityError
+from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.errors import UserError
 from resnet_flax.models import build_model, get_architecture
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, torchvision's
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def images(args: Arguments, shape: dict[str, Any]) -> np.ndarray:
         for index in range(1, args.batch + 1)
     ]
     pixels = np.stack(crops).reshape(args.batch, args.size, args.size, shape["in_channels"]) / np.float32(255)
-    mean, std = (MEAN, STD) if shape["in_channels"] == 3 else ((0.5,), (0.5,))
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shape["in_channels"] == 3 else ((0.5,), (0.5,))
     return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).astype(np.float32)
 
 

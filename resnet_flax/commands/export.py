@@ -1,6 +1,5 @@
 """`python -m resnet_flax export --weights W --out F`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from parity.convert import to_torch
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
-from resnet_flax.pretrained import Pretrained
+from resnet_flax.pretrained import metadata_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +50,7 @@ def main(arguments: list[str]) -> int:
         print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")
     else:
         state_dict = to_torch(pretrained.model)
-        write_checkpoint(args.out, state_dict, _metadata(pretrained))
+        metadata = metadata_of(pretrained.architecture, pretrained.preprocessing, pretrained.class_names)
+        write_checkpoint(args.out, state_dict, metadata)
         print(f"{args.out}: {len(state_dict)} entries")
     return 0
-
-
-def _metadata(pretrained: Pretrained) -> dict[str, str]:
-    names = {"class_names": json.dumps(pretrained.class_names)} if pretrained.class_names else {}
-    return {"architecture": pretrained.architecture, **pretrained.preprocessing.to_metadata(), **names}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -26,6 +29,8 @@ def open_devices(config: RunConfig) -> Mesh:
         UserError: if there is no such device, or the other processes cannot be joined.
     """
     use_compilation_cache()
+    if config.device == "cpu" or (config.device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
+        keep_freed_memory()
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if config.device != "auto":
@@ -41,6 +46,22 @@ def open_devices(config: RunConfig) -> Mesh:
                 "nvidia-smi, or leave --device away"
             ) from error
         raise UserError(f"JAX finds no device: {' '.join(str(error).split())[:200]}") from error
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that it frees, where the C library is glibc.
+
+    On a CPU, XLA allocates a step's activations anew in every step. By default glibc takes blocks of that size from the
+    operating system and hands them back, and every page of them is then cleared and mapped again (docs/cpu.md has what
+    that costs). Has to come before JAX starts its threads: each would take an arena of its own, whose blocks of more
+    than 64 MB come from the operating system all the same.
+    """
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of mallopt(3)
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            for parameter, value in ((trim_threshold, -1), (mmap_max, 0), (arena_max, 1)):
+                mallopt(parameter, value)
 
 
 def _join() -> None:

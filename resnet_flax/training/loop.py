@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import shlex
 import time
@@ -18,6 +17,7 @@ from parity.checkpoints import write_checkpoint
 from resnet_flax.data import Source, open_source, steps_per_epoch
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
+from resnet_flax.pretrained import metadata_of
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
@@ -255,10 +255,9 @@ class Run:
         if not self.first:
             return
         config = self.setup.config
+        preprocessing = Preprocessing(config.data.eval_transform, config.data.mean, config.data.std)
         metadata = {
-            "architecture": config.model.name,
-            "class_names": json.dumps(list(self.source.class_names)),
-            **Preprocessing(config.data.eval_transform, config.data.mean, config.data.std).to_metadata(),
+            **metadata_of(config.model.name, preprocessing, self.source.class_names),
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }
