@@ -1,6 +1,6 @@
 """The checks that train: single optimiser steps, and whole trajectories."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,31 +31,37 @@ def optimizer(pair: Pair) -> list[Comparison]:
     found: list[Comparison] = []
     pair.forget_runs()  # a large network needs the memory
     ours = FlaxTrainer(pair.ours, pair.optimizer)
-    kept: Moments = {}
     with pair.restored():
+        start, kept = {id(side): side.state() for side in pair.torch_sides}, {}
         for step in range(pair.steps):
-            inputs, torch_inputs = pair.batch(step)
-            ours.step(step, inputs, pair.targets, pair.loss)
-            start = {id(side): side.state() for side in pair.torch_sides}
-
-            torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
-            oracle = torch_step(pair.oracle)
-            theirs = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs)
-            updated = {PARAMETERS: pair.ours.state(pair.ours.parts()[0]), **ours.moments()}
-            expected = _groups(*oracle, updated)
-            noise = Noise(expected, scaled=expected.keys() - {PARAMETERS})
-            noise.add(_groups(*theirs, updated))
-            for arrangement in ARRANGEMENTS[1:]:
-                noise.add(_groups(*torch_step(pair.theirs, arrangement), updated))
-            for group, values in updated.items():
-                rows = pair.judge("optimizer", "train", group, values, noise, step + 1)
-                suffix = "" if group == PARAMETERS else f" {group}"
-                found += [replace(row, name=row.name + suffix) for row in rows]
-
-            state, kept = theirs
+            rows, state, kept = _compared_step(pair, ours, step, start, kept)
+            found += rows
             pair.load(state)
             ours.take_moments(kept, step + 1)
+            start = dict.fromkeys(start, state)
     return found
+
+
+def _compared_step(
+    pair: Pair, ours: "FlaxTrainer", step: int, start: dict[int, Arrays], kept: Moments
+) -> tuple[list[Comparison], Arrays, Moments]:
+    """One step of both from the same state, and PyTorch's parameters, statistics and moments after it."""
+    inputs, torch_inputs = pair.batch(step)
+    torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
+    oracle = torch_step(pair.oracle)
+    theirs = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs)
+    noise = Noise(_groups(pair, ours, *oracle), scaled=moments(ours.state).keys())
+    noise.add(_groups(pair, ours, *theirs))
+    for arrangement in ARRANGEMENTS[1:]:
+        noise.add(_groups(pair, ours, *torch_step(pair.theirs, arrangement)))
+
+    ours.step(step, inputs, pair.targets, pair.loss)
+    found: list[Comparison] = []
+    for group, values in {PARAMETERS: pair.ours.parts()[0], **moments(ours.state)}.items():
+        rows = pair.judge("optimizer", "train", group, pair.ours.state(values), noise, step + 1)
+        suffix = "" if group == PARAMETERS else f" {group}"
+        found += [replace(row, name=row.name + suffix) for row in rows]
+    return found, *theirs
 
 
 def _torch_step(
@@ -74,11 +80,11 @@ def _torch_step(
     return side.state(), trainer.moments()
 
 
-def _groups(state: Arrays, kept: Moments, like: Mapping[str, Arrays]) -> dict[str, Arrays]:
+def _groups(pair: Pair, ours: "FlaxTrainer", state: Arrays, kept: Moments) -> dict[str, Arrays]:
     """PyTorch's parameters, and those of its moments that we have too."""
-    groups = {PARAMETERS: {name: state[name] for name in like[PARAMETERS]}}
-    for moment in like.keys() - {PARAMETERS}:
-        groups[moment] = {name: _array(kept[name][moment]) for name in like[moment] if moment in kept.get(name, {})}
+    groups = {PARAMETERS: {name: state[name] for name in pair.ours.parameters}}
+    for moment, values in moments(ours.state).items():
+        groups[moment] = {name: _array(kept[name][moment]) for name in values if moment in kept.get(name, {})}
     return groups
 
 
@@ -107,10 +113,6 @@ class FlaxTrainer:
         self.side.values |= parameters
         self.side.load(run.statistics)
         return run
-
-    def moments(self) -> dict[str, Arrays]:
-        """{PyTorch's name of the moment: {parameter: value in PyTorch's layout}}."""
-        return {name: self.side.state(values) for name, values in moments(self.state).items()}
 
     def take_moments(self, kept: Moments, step: int) -> None:
         names = {name for theirs in MOMENTS.values() for name in theirs.values()}
