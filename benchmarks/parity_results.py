@@ -4,6 +4,7 @@ Each architecture and size runs in a process of its own and is kept in the JSON 
 does only what is missing.
 """
 
+import gc
 import json
 import multiprocessing
 import sys
@@ -50,6 +51,7 @@ def measure(name: str, size: int, batch: int) -> list[dict]:
     flax_model, torch_model, shape = networks(name, None, seed=0)
     arguments = flax_model, torch_model, random_inputs((batch, size, size, shape["in_channels"])), np.arange(batch)
     report = check(*arguments, optimizer=SGD, steps=STEPS)
+    gc.collect()  # the compiled functions of that check hold on to its gigabytes
     adamw = check(*arguments, checks=("optimizer",), optimizer=ADAMW, steps=STEPS)
     comparisons = [
         *((row.check, row) for row in report.comparisons),
