@@ -7,8 +7,8 @@
 Three passes, in float32 with random weights and inputs: inference (eval mode), gradients (train mode, cross-entropy,
 all parameters), and a train step (gradients and SGD with momentum; the JAX state is donated). Every variant lives in a
 process of its own, which gives its compile time and peak memory; the processes take turns, one call a round, with the
-same number of threads, so that a busy machine slows all of them alike. All keep the memory that they free, as a
-training run on a CPU does. The figures are medians over the rounds.
+same number of threads, so that a busy machine slows all of them alike. All that train keep the memory that they free,
+as `train.py` does on a CPU. The figures are medians over the rounds.
 """
 
 import argparse
@@ -138,7 +138,8 @@ def torch_call(case: Case, *, threads: int, variant: str) -> tuple[Call, float]:
 def serve(connection: Connection, case: Case, variant: str, threads: int) -> None:
     """A process of one variant: sends its compile time, then the seconds of a call whenever asked, then its memory."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # XLA takes as many threads
-    keep_freed_memory()
+    if case[3] != "inference":
+        keep_freed_memory()
     try:
         if variant in (OURS, "XLA"):
             call, seconds = jax_call(case, plain=variant == "XLA")
