@@ -399,11 +399,12 @@ if sys.argv[1] == "run":
     open_devices(RunConfig(device="cpu"))
 step = jax.jit(lambda x: ((x + 1) @ (x + 1).T[:, :16]).sum())  # a product needs all of x + 1, 128 MB
 x = jnp.ones((4_000, 8_000))
-for i in range(8):
-    if i == 4:
-        before = getrusage(RUSAGE_SELF).ru_minflt
+faults = []
+for _ in range(24):
+    before = getrusage(RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
-print(getrusage(RUSAGE_SELF).ru_minflt - before)
+    faults.append(getrusage(RUSAGE_SELF).ru_minflt - before)
+print(min(faults))  # the heap still grows now and then, until a hole of the right size stays
 """
 
 
@@ -413,7 +414,7 @@ def test_a_run_on_a_cpu_keeps_its_memory():
         kind: int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS, kind], cwd=ROOT, text=True))
         for kind in ("run", "plain")
     }
-    assert faults["run"] < faults["plain"] / 3
+    assert faults["run"] < faults["plain"] / 10
 
 
 def test_no_gpu_is_one_sentence():
