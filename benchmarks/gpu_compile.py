@@ -62,12 +62,12 @@ class Compiler:
     def compile(self, what: str, function: Any, state: Any, batch: Any, *, donate: bool) -> Compiled:
         import jax
 
-        from resnet_flax.training.absent_gpu import abstract
         from resnet_flax.training.compiled_program import CompiledProgram
+        from resnet_flax.training.step import abstract, replicated, sharded
 
         jitted = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if donate else ())
-        batch = abstract(batch, self.mesh, split=True)
-        compiled = jitted.lower(abstract(state, self.mesh), batch).compile()
+        batch = abstract(batch, sharded(self.mesh))
+        compiled = jitted.lower(abstract(state, replicated(self.mesh)), batch).compile()
         text = compiled.as_text()
         if self.options.hlo:
             (self.options.hlo / f"{what}-{self.name}.hlo").write_text(text)

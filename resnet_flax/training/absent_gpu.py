@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from resnet_flax.errors import UserError
 from resnet_flax.training.step import AXIS
@@ -79,9 +76,3 @@ def absent_mesh(target: str) -> Mesh:
             f"({' '.join(str(error).split())[:200]})"
         ) from error
     return Mesh(np.array(topology.devices), (AXIS,))
-
-
-def abstract(tree: Any, mesh: Mesh, *, split: bool = False) -> Any:
-    """The shapes of `tree` on every device of `mesh`, or with the first axis split over them."""
-    sharding = NamedSharding(mesh, P(AXIS) if split else P())
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.state import TrainState
+from resnet_flax.training.step import abstract
 
 logger = logging.getLogger("resnet_flax.training")
 
@@ -104,8 +105,7 @@ class Checkpoints:
         Raises:
             UserError: if all there are are damaged.
         """
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)), progress=ocp.args.JsonRestore())
         steps = self.steps
         for step in reversed(steps):
             try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
 
 # Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
@@ -56,9 +57,9 @@ class DataConfig:
     image_size: int | None = None
     """Shorthand: the side of training and evaluation images, in both transforms. Where one is cut out of a larger
     image, resize-size changes in proportion: 500 and 224 become 143 and 64."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = IMAGENET_MEAN
     """Subtracted from images in [0, 1], one per channel or one for all."""
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = IMAGENET_STD
     """Divides them then."""
     repeats: int = 1
     """Repeated augmentation: how often an epoch shows each of its images."""

@@ -19,6 +19,7 @@ from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.display import duration
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
+from resnet_flax.training.step import abstract
 
 
 def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) -> tuple[int, int, int]:
@@ -48,8 +49,8 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     setup = Setup(config, mesh, facts)
     shape = image_shape(config, image, facts.channels)
 
-    abstract = jax.eval_shape(lambda: setup.state(setup.network.arrays(setup.build_model())))
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.replicated), abstract)
+    state = jax.eval_shape(lambda: setup.state(setup.network.arrays(setup.build_model())))
+    state = abstract(state, setup.replicated)
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=setup.sharded),
         "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32, sharding=setup.sharded),

@@ -8,6 +8,7 @@ import jax
 
 from resnet_flax.errors import UserError
 from resnet_flax.training.setup import Setup
+from resnet_flax.training.step import abstract
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -32,11 +33,8 @@ def out_of_memory(setup: Setup, state: Any, batch: Any) -> UserError:
     config = setup.config
     message = f"a batch of {config.batch_size} does not fit into the memory of {setup.mesh.devices.flat[0].device_kind}"
 
-    def abstract(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    memory = setup.train_step.lower(*jax.tree.map(abstract, (state, batch))).compile().memory_analysis()
+    memory = setup.train_step.lower(*abstract((state, batch))).compile().memory_analysis()
     parts = setup.mesh.size * config.optimizer.accumulate
     fits = 0
     if limit and memory is not None:

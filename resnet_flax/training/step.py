@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
@@ -40,6 +40,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def sharded(mesh: Mesh) -> NamedSharding:
     """The first axis cut into one part per device."""
     return NamedSharding(mesh, P(AXIS))
+
+
+def abstract(tree: Any, sharding: Sharding | None = None) -> Any:
+    """The shapes and dtypes of `tree` without its values, laid out by `sharding`, or as they are."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
 
 
 Bucket = tuple[list[str], jax.Array]
