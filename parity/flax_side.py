@@ -80,10 +80,11 @@ class FlaxSide:
         if key in self._compiled:
             return self._compiled[key]
         graphdef, state = nnx.split(self.model(train=train))
+        names = self.names  # without `self`, which then goes with its arrays as soon as nothing else holds it
 
         def forward(parameters, statistics, inputs, targets):
             model = nnx.merge(graphdef, state, copy=True)
-            ours = {leaf.torch_name: leaf.variable for leaf in leaves(model, self.names)}
+            ours = {leaf.torch_name: leaf.variable for leaf in leaves(model, names)}
             values = parameters | statistics
             for name, value in values.items():
                 ours[name].set_value(value)

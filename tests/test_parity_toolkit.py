@@ -1,8 +1,10 @@
 """What other people's tests use: assertions, fixtures, reports; and the command line."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 
 import parity
 from parity.commands.check import main
+from parity.flax_side import FlaxSide
 from parity.html import as_html
 from parity.report import WIDTH, as_dict
 from resnet_flax.data import evaluation_transform
@@ -182,3 +185,15 @@ def test_the_command_checks_and_writes(tmp_path, capsys):
     assert status == 0
     assert "agree" in capsys.readouterr().out
     assert json.loads(report.read_text())["settings"]["architecture"] == "resnet18"
+
+
+def test_a_side_is_freed_with_its_last_reference():
+    side = FlaxSide(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), "float32")
+    side.run(batch((2, 3)), train=True)
+    left = weakref.ref(side)
+    gc.disable()  # what is left to the cycle collector keeps its arrays until it comes
+    try:
+        del side
+        assert left() is None
+    finally:
+        gc.enable()
