@@ -70,9 +70,8 @@ class Run:
     def execute(self) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
-        state = setup.state(
-            setup.initial_arrays()
-        )  # whatever is wrong with the settings shows before anything is written
+        # Whatever is wrong with the settings shows here, before anything is written.
+        state = setup.state(setup.initial_arrays())
         if self.first and not self.config.resume:
             save_config(setup.config)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)

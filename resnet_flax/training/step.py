@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
+from resnet_flax.errors import UserError
 from resnet_flax.training.optimizers import Schedule
 from resnet_flax.training.state import Arrays, Network, TrainState
 
@@ -229,8 +230,6 @@ def _averaged(average: Any, new: TrainState, decay: float, every: int, start: in
 
 def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None:
     """Raises UserError unless the batch can be cut evenly."""
-    from resnet_flax.errors import UserError
-
     parts = devices * accumulate
     if batch_size < 1 or batch_size % parts:
         what = f"{devices} device{'s' * (devices > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
