@@ -12,8 +12,8 @@ Commands = Mapping[str, tuple[str, str]]
 def dispatch(package: str, commands: Commands, arguments: list[str], unusable: tuple[type[Exception], ...]) -> int:
     """Runs the command that `arguments` begin with, and returns the exit status.
 
-    One of the `unusable` errors becomes a message on stderr and status 2; Ctrl-C gives status 130, and a pipe whose
-    reader has gone (`| head`) 141, as in a shell.
+    One of the `unusable` errors, or XLA's want of memory, becomes a message on stderr and status 2; Ctrl-C gives
+    status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))
@@ -31,6 +31,12 @@ def dispatch(package: str, commands: Commands, arguments: list[str], unusable: t
             sys.stdout.flush()
     except unusable as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: out of memory ({reason}); a smaller batch or smaller images need less", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go

@@ -116,14 +116,15 @@ def load_pretrained(
     elif not row.has_shapes_of(theirs):
         raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
 
-    found, changes = _adapt(found, num_classes, in_channels, rngs or nnx.Rngs(0))
+    rngs = rngs or nnx.Rngs(0)
+    found, changes = _adapt(found, num_classes, in_channels, rngs)
     if "fc" in changes:
         class_names = None
     identity = replace(found.identity, architecture=row.name)
     prepared = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
         notes.append(f"{weights} does not say how its images were prepared; assumed: {prepared}")
-    model = replace(found, identity=identity).to_model(**options)
+    model = replace(found, identity=identity).to_model(rngs, **options)
     notes += changes.values()
     return Pretrained(model, row.name, str(weights), prepared, preprocessing is not None, class_names, tuple(notes))
 

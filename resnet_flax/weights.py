@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -38,10 +39,21 @@ class Weights:
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_model(self, **options: Any) -> ResNet:
-        """A model of this network with these weights, in eval mode. float64 weights need `jax.enable_x64`."""
+    def to_model(self, rngs: nnx.Rngs | None = None, **options: Any) -> ResNet:
+        """A model of this network with these weights, in eval mode. float64 weights need `jax.enable_x64`.
+
+        Args:
+            rngs: for what is random in training, such as stochastic depth; `nnx.Rngs(0)` by default.
+            options: of `ResNet`.
+        """
         wide = any(array.dtype == np.float64 for array in self.state_dict.values())
         model = self.identity.build_abstract(**{"param_dtype": np.float64 if wide else np.float32, **options})
+        rngs = rngs or nnx.Rngs(0)
+        for _, variable in nnx.iter_graph(model):
+            if isinstance(variable, nnx.RngKey):
+                variable.set_value(rngs())
+            elif isinstance(variable, nnx.RngCount):
+                variable.set_value(jnp.zeros((), jnp.uint32))
         return to_flax(self.state_dict, model)
 
     @property

@@ -205,6 +205,14 @@ def test_damaged_images_are_named_or_replaced_and_counted(folder, tmp_path, capl
         list(evaluation_batches(test, evaluation_transform(9, 9), batch_size=4))
 
 
+def test_a_set_without_one_readable_image(tmp_path):
+    for name in ("train/a/1.png", "val/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match="train: none of its 1 images can be read"):
+        take(training_batches(open_source(f"folder:{tmp_path}"), TRANSFORM, batch_size=1, seed=0, skip_corrupt=1), 1)
+
+
 def test_idx_and_array_record_give_the_same_stream(tmp_path):
     fashion = Path("/usr/share/datasets/fashion-mnist")
     if not fashion.is_dir():

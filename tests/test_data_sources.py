@@ -16,7 +16,7 @@ from PIL import Image
 
 from resnet_flax.__main__ import main
 from resnet_flax.data import CorruptImage, evaluation_batches, evaluation_transform, open_source
-from resnet_flax.data.decoding import decode_rgb
+from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import write_tfds
 from resnet_flax.data.source import stratified_split
 from resnet_flax.errors import UserError
@@ -145,6 +145,13 @@ def test_folder_is_torchvisions_image_folder(tmp_path):
             assert ours[i]["label"] == label
 
 
+def test_test_images_without_classes_are_passed_over(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "test").mkdir()
+    Image.fromarray(noise(5, 5)).save(tmp_path / "test" / "1.png")
+    assert len(open_source(f"folder:{tmp_path}", "test")) == 9
+
+
 def test_a_single_folder_is_split_and_splits_have_synonyms(tmp_path):
     make_folder(tmp_path, splits=(".",), count=10)
     train, test = open_source(f"folder:{tmp_path}"), open_source(f"folder:{tmp_path}", "test")
@@ -184,6 +191,11 @@ def variants():
 def test_decoding_is_what_torchvision_makes_of_a_file(name, data):
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(decode_rgb(data, name), expected)
+
+
+def test_colours_that_cannot_be_grey_are_named():
+    with pytest.raises(CorruptImage, match="cannot read image lab.tif: conversion from LAB"):
+        decode_grey(encode(Image.new("LAB", (4, 4)), "TIFF"), "lab.tif")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +273,12 @@ def test_a_folder_written_as_tfds_reads_back_the_same(tmp_path):
         write_tfds("small_set", tmp_path / "tfds", sources)
 
 
+def test_a_name_of_tfdss_catalogue_is_refused(tmp_path):
+    source = open_source("synthetic:4x4x1:8")
+    with pytest.raises(UserError, match="'mnist' is a set in TFDS's catalogue"):
+        write_tfds("mnist", tmp_path, {"train": source, "test": source})
+
+
 def test_tfds_without_a_test_split_is_cut_and_images_may_be_grey(tmp_path, monkeypatch):
     source = open_source(f"idx:{make_idx(tmp_path)}")
     write_tfds("grey", tmp_path, {"train": source})
@@ -306,6 +324,11 @@ def test_unknown_and_unprepared_tfds_sets(tmp_path):
         open_source("tfds:cifar10:9.9.9", data_dir=tmp_path)
     with pytest.raises(UserError, match="BuilderConfig foo not found"):
         open_source("tfds:imagenette/foo", data_dir=tmp_path)
+
+
+def test_preparing_can_be_forbidden(tmp_path):
+    with pytest.raises(UserError, match="cifar10.* is not prepared in .*; `python -m resnet_flax data show"):
+        open_source("tfds:cifar10", data_dir=tmp_path, may_prepare=False)
 
 
 def test_preparing_needs_tensorflow_and_says_which_extra(tmp_path, monkeypatch):

@@ -155,6 +155,15 @@ def test_new_head_is_said_aloud_and_the_rest_kept(original, file, caplog):
     assert any("the head is new" in note for note in loaded.notes)
 
 
+def test_weights_with_stochastic_depth_can_be_trained(file):
+    models = [create_model("resnet18", weights=file, stochastic_depth=0.5, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1)]
+    for model in models:
+        model.train()
+    first, again, other = (model(jnp.ones((4, 16, 16, 3))) for model in models)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
 def test_dropped_head_gives_features(original, file):
     loaded = load_pretrained(None, file, num_classes=0)
     assert loaded.architecture == "resnet18"

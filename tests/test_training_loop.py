@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ from flax import nnx
 from parity import to_torch
 from parity.checkpoints import read_checkpoint, write_checkpoint
 from resnet_flax.commands import train as command
-from resnet_flax.data import open_source
+from resnet_flax.data import EvaluationTransform, open_source
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear
 from resnet_flax.models import build_model
@@ -288,6 +290,11 @@ def test_the_saved_configuration_is_the_one_that_was_given():
         (["--distributed"], "--distributed needs a --workdir"),
         (["--evaluate"], "--evaluate needs --weights"),
         (["--target", "h100"], "--target .* goes with --dry-run only"),
+        (["--image-size", "0"], "--image-size should be at least 1, found 0"),
+        *(
+            ([f"--{name}", "-1"], f"--{name} should be at least 0, found -1")
+            for name in ("seed", "workers", "skip-corrupt", "warmup-epochs", "train-transform.padding")
+        ),
         *(
             ([f"--{name}", "0"], f"--{name} should be at least 1, found 0")
             for name in ("accumulate", "log-every", "keep", "checkpoint-every", "ema-every", "epochs", "repeats")
@@ -314,6 +321,47 @@ def test_out_of_memory_names_a_batch_that_fits(monkeypatch):
     # 10 GB of state and 60 GB for 256 images, on 40 GB less a tenth: 26 / 60 of the batch, in multiples of 8.
     assert memory.batch_that_fits(256, 8, fixed=10, per_batch=60, limit=40) == 104
     assert memory.batch_that_fits(256, 8, fixed=50, per_batch=60, limit=40) == 0
+
+
+def test_a_start_that_fails_leaves_the_workdir_free(capsys):
+    impossible = ["--image-size", "1", "--batch-size", "1", "--train-transform.size", "1"]
+    with pytest.raises(UserError, match=r"a step on images of \(1, 1, 1, 1\) is not possible: .* more than one value"):
+        run("digits", *OPTIONS, *impossible, "--workdir", "again")
+    assert run("digits", *OPTIONS, "--workdir", "again") == 0
+
+
+def test_a_workdir_that_cannot_be_made():
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="cannot make the directory file/run: Not a directory; choose another"):
+        run("digits", *OPTIONS, "--workdir", "file/run")
+
+
+def test_names_that_look_like_markup(capsys):
+    assert run("digits", *OPTIONS, "--workdir", "a[b]") == 0
+    assert "a[b]/best.safetensors" in capsys.readouterr().out
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is():
+    assert run("digits", *OPTIONS) == 0
+    Path("runs/digits-1").rename("runs/good")
+    assert run("--resume") == 0
+    assert not Path("runs/digits-1").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("full", ["rows", "events"])
+def test_a_full_disk_reaches_the_caller_once(tmp_path, full):
+    journal = Journal(tmp_path, 0)
+    with Path("/dev/full").open("wb", buffering=0) as device:
+        if full == "rows":
+            journal._file.close()
+            journal._file = io.TextIOWrapper(device, write_through=True)
+        else:
+            journal._events._py_recordio_writer.close()
+            journal._events._py_recordio_writer._writer = device
+        with pytest.raises(OSError, match="No space left"):
+            journal.write("evaluation", 1, loss=1.0)
+        journal.close()
 
 
 def test_a_full_disk(monkeypatch):
@@ -386,6 +434,21 @@ def test_evaluation_of_weights(capsys):
     assert run(*options, *explicit) == 0
     losses = [json.loads(Path(name, "evaluation.json").read_text())["loss"] for name in ("preset", "explicit")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_evaluation_asks_the_weights_for_what_the_command_line_leaves_open(capsys):
+    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
+    kept = Preprocessing(EvaluationTransform(12, 8), (0.25,), (0.3,))
+    write_checkpoint("w.safetensors", to_torch(model), kept.to_metadata())
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:12x12x1:7", "--batch-size", "7"]
+    for given, used in [
+        ([], kept),
+        (["--mean", "0.4"], replace(kept, mean=(0.4,))),
+        (["--image-size", "16"], replace(kept, transform=EvaluationTransform(24, 16))),
+        (["--eval-transform.crop-size", "10"], replace(kept, transform=EvaluationTransform(16, 10))),
+    ]:
+        assert run(*options, *given) == 0
+        assert f"images: {used}" in capsys.readouterr().out
 
 
 PAGE_FAULTS = """

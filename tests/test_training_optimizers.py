@@ -174,6 +174,16 @@ def test_schedule_by_epoch_is_torchs(kind, warmup):
     assert [first for first, _ in ours] == [last for _, last in ours]
 
 
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+@pytest.mark.parametrize("step_epochs", [30, 41, 47])
+def test_steps_fall_on_their_epoch_when_compiled(unit, step_epochs):
+    """1 / 41 is rounded, and 41 times that is less than 1."""
+    config = ScheduleConfig(epochs=100, schedule="step", schedule_unit=unit, step_epochs=step_epochs)
+    schedule = jax.jit(make_schedule(config, 1.0, 7))
+    edges = [round(float(schedule(jnp.int32(7 * step_epochs * n + offset))), 6) for n in (1, 2) for offset in (-1, 0)]
+    assert edges == [1.0, 0.1, 0.1, 0.01]
+
+
 def test_schedule_by_step_reaches_its_ends():
     config = ScheduleConfig(epochs=10, schedule="cosine", warmup_epochs=2, end_factor=0.1)
     schedule = make_schedule(config, 0.4, 5)

@@ -64,6 +64,23 @@ def test_devices_are_what_was_asked_for(results):
     assert found == {"one": (1, 1), "eight": (8, 1), "hosts": (8, 2)}
 
 
+def test_a_process_has_all_gpus_of_its_host_under_slurm():
+    """JAX takes a SLURM task for that of one GPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    job = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "1"}
+    job |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "JAX_COORDINATOR_ADDRESS": address}
+    script = "import jax; from resnet_flax.training.devices import _join; _join(); "
+    script += "print(jax.process_count(), jax._src.xla_bridge.CUDA_VISIBLE_DEVICES.value)"
+    for given, visible in [({}, "all"), ({"JAX_LOCAL_DEVICE_IDS": "2,3"}, "2,3")]:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **job, **given}
+        found = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert found.stdout.split() == ["1", visible], found.stderr
+
+
 @pytest.mark.parametrize("many", ["eight", "hosts"])
 def test_synchronised_norms_make_one_device_of_many(results, many):
     """Parameters, statistics, their average and the metrics after ten steps."""

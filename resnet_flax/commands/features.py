@@ -45,6 +45,12 @@ def main(arguments: list[str]) -> int:
         unreadable += failed
         all_paths += map(str, paths)
         for tap, values in outputs.items():
+            shape = values.shape[1:]
+            if chunks[tap] and shape != (first := chunks[tap][0].shape[1:]):
+                raise UserError(
+                    f"{tap} is {shape} for {paths[0]} and {first} for {all_paths[0]}: the images differ in size and "
+                    "the weights' preprocessing does not crop; give images of one size, or tap pool"
+                )
             chunks[tap].append(values)
     if not all_paths:
         raise UserError("none of the images could be read")

@@ -30,7 +30,7 @@ python train.py --compare DIR DIR ...: runs in one plot."""
 
 def main(arguments: list[str]) -> int:
     """Trains, resumes, evaluates, lists or compares; returns the exit status."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files may look like markup
     match arguments:
         case ["--list"]:
             list_recipes(console)
@@ -65,9 +65,10 @@ def parse(arguments: list[str]) -> TrainConfig:
         default = _recipe(name).config
     elif "--resume" in arguments:
         workdir = _value("--workdir", arguments)
-        saved = load_config(Path(workdir) if workdir else latest_run())
+        found = Path(workdir) if workdir else latest_run()
+        saved = load_config(found)
         once = dict.fromkeys(("evaluate", "dry_run", "profile", "distributed"), False)
-        default = replace(saved, run=replace(saved.run, **once))
+        default = replace(saved, run=replace(saved.run, workdir=found, **once))  # it may have been moved
     else:
         default = RECIPES["digits"].config
     return tyro.cli(

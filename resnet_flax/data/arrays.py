@@ -59,7 +59,7 @@ def open_digits(_: str, split: str) -> ArraySource:
     """scikit-learn's `load_digits`: 1,797 real 8x8 grey images of 10 classes, shipped inside its wheel.
 
     The grey levels 0 to 16 become 0 to 255. It comes without a split: `stratified_split` gives a fifth of each
-    class, 360 images, to the test set.
+    class, 359 images, to the test set.
     """
     from sklearn.datasets import load_digits
 

@@ -34,20 +34,22 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
                 return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
             pass
-    return np.asarray(_decode_with_pillow(data, name).convert("RGB"))
+    return np.asarray(_decode_with_pillow(data, name, "RGB"))
 
 
 def decode_grey(data: bytes, name: str) -> np.ndarray:
     """Decodes an image that is stored as one grey channel to uint8 (H, W, 1); raises `CorruptImage`."""
-    return np.asarray(_decode_with_pillow(data, name).convert("L"))[..., None]
+    return np.asarray(_decode_with_pillow(data, name, "L"))[..., None]
 
 
-def _decode_with_pillow(data: bytes, name: str) -> Image.Image:
+def _decode_with_pillow(data: bytes, name: str, mode: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
         # The same colours, without Pillow's warning about a palette's transparency.
-        return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image.convert(mode)
     except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
         reason = (
             "it is empty" if not data else "not an image" if isinstance(error, Image.UnidentifiedImageError) else error

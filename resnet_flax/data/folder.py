@@ -49,9 +49,12 @@ class FolderSource(Source):
         train = root / "train" if (root / "train").is_dir() else root
         chosen = train
         if train != root:
-            found = [root / name for name in split_names(split) if (root / name).is_dir()]
+            # ImageNet's test images, and Kaggle's, lie in no class folders: val/ is then the one to evaluate on.
+            folders = [root / name for name in split_names(split)]
+            found = [folder for folder in folders if folder.is_dir() and class_folders(folder)]
             if not found:
-                raise UserError(f"{root} has train/ but no val/, validation/, valid/ or test/ to evaluate on")
+                names = "val/, validation/, valid/ or test/"
+                raise UserError(f"{root} has train/ but no {names} with class folders to evaluate on")
             chosen = found[0]
         self.class_names = class_folders(train)
         if not self.class_names:

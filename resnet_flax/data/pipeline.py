@@ -111,6 +111,8 @@ class Reader:
                 if image is not None:
                     break
             else:
+                if self.skip_corrupt >= len(self.source):
+                    raise self._none_readable()
                 return {"damaged": damaged}  # more than allowed: the consumer raises
             images.append(image)
             labels.append(label)
@@ -151,7 +153,10 @@ class Reader:
             image, _ = self._sample(index, None, damaged)
             if image is not None:
                 return image
-        raise UserError(f"{self.source.spec} {self.source.split}: none of its {len(self.source):,} images can be read")
+        raise self._none_readable()
+
+    def _none_readable(self) -> UserError:
+        return UserError(f"{self.source.spec} {self.source.split}: none of its {len(self.source):,} images can be read")
 
     @staticmethod
     def _batch(images: np.ndarray, labels, indices, damaged: list) -> dict[str, Any]:

@@ -51,11 +51,13 @@ def write_tfds(
     a failure nothing is left.
 
     Raises:
-        UserError: the set exists, its name is not TFDS's kind, a damaged image, or a full disk.
+        UserError: the set exists, its name is not TFDS's kind or in its catalogue, a damaged image, or a full disk.
     """
     target = Path(data_dir).expanduser() / name / VERSION
     if not name.isidentifier() or name != name.lower():
         raise UserError(f"{name!r} cannot name a TFDS data set; use lower-case letters, digits and _")
+    if name in tfds.list_builders(with_community_datasets=False):
+        raise UserError(f"{name!r} is a set in TFDS's catalogue, which would be read instead; choose another name")
     if target.exists():
         raise UserError(f"{target} exists; remove it or choose another name")
     created = [folder for folder in target.parents if not folder.exists()]

@@ -83,13 +83,16 @@ def stratified_split(labels: Sequence[int] | np.ndarray, split: str, *, test_fra
     return np.sort(np.concatenate(kept))
 
 
-def open_source(spec: str, split: str = "train", *, data_dir: str | Path | None = None) -> Source:
+def open_source(
+    spec: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
+) -> Source:
     """Opens the data set that `spec` names.
 
     Args:
         spec: `digits`, `idx:DIR`, `folder:DIR`, `tfds:NAME[/CONFIG][:VERSION]` or `synthetic:HxWxC:N`.
         split: "train", or "test" (also "val", "validation"), resolved to what the source calls it.
         data_dir: where TFDS data sets lie; default TFDS's own, `~/tensorflow_datasets`.
+        may_prepare: whether a TFDS set that is not there may be downloaded and prepared.
 
     Raises:
         UserError: unknown spec, or nothing usable there; the sentence says what was expected.
@@ -109,7 +112,7 @@ def open_source(spec: str, split: str = "train", *, data_dir: str | Path | None 
     elif scheme == "tfds" and rest:
         from resnet_flax.data.tfds import TfdsSource as opener
 
-        keywords["data_dir"] = Path(data_dir).expanduser() if data_dir else None
+        keywords = {"data_dir": Path(data_dir).expanduser() if data_dir else None, "may_prepare": may_prepare}
     else:
         hint = f"; did you mean folder:{spec} ?" if Path(spec).is_dir() else ""
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{hint}")

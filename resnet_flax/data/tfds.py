@@ -57,14 +57,21 @@ def prepare(builder: Any) -> None:
 class TfdsSource(Source):
     """`tfds:NAME[/CONFIG][:VERSION]`: any TFDS set with an image and a class label, stored as array_record.
 
-    Prepared on first use where TensorFlow is installed. A set with no labelled test or validation split is cut by
-    `stratified_split`. Images keep their stored size; grey ones stay (H, W, 1).
+    Prepared on first use where TensorFlow is installed, unless `may_prepare` is False. A set with no labelled test or
+    validation split is cut by `stratified_split`. Images keep their stored size; grey ones stay (H, W, 1).
     """
 
-    def __init__(self, name: str, split: str = "train", *, data_dir: str | Path | None = None):
+    def __init__(
+        self, name: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
+    ):
         self.spec, self.split = f"tfds:{name}", split
         builder = find_builder(name, data_dir)
         if not builder.info.splits:
+            if not may_prepare:
+                raise UserError(
+                    f"TFDS data set {builder.info.full_name} is not prepared in {builder.data_dir}; "
+                    f"`python -m resnet_flax data show {self.spec}` prepares it"
+                )
             prepare(builder)
         self._image, self._label = self._keys(builder.info)
         features = builder.info.features

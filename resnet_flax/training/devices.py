@@ -65,7 +65,11 @@ def keep_freed_memory() -> None:
 
 
 def _join() -> None:
-    """JAX asks SLURM, Open MPI or Kubernetes; elsewhere these variables say what they would."""
+    """JAX asks SLURM, Open MPI or Kubernetes; elsewhere these variables say what they would.
+
+    Under the first two it takes each process for that of one GPU and hides the others from it. Here a process has all
+    of its host's, unless JAX_LOCAL_DEVICE_IDS or CUDA_VISIBLE_DEVICES says which.
+    """
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(
@@ -77,6 +81,8 @@ def _join() -> None:
             "Open MPI and Kubernetes nothing needs to be set, elsewhere JAX_COORDINATOR_ADDRESS=HOST:PORT, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID do"
         ) from error
+    if "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        jax.config.update("jax_cuda_visible_devices", os.environ.get("JAX_CUDA_VISIBLE_DEVICES", "all"))
 
 
 def use_compilation_cache() -> None:

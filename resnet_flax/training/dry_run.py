@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from resnet_flax.data import SmallImageTransform, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.pretrained import load_pretrained
 from resnet_flax.training.absent_gpu import absent_mesh, memory_bandwidth, memory_size
 from resnet_flax.training.compiled_program import CompiledProgram
 from resnet_flax.training.config import TrainConfig
@@ -34,11 +36,14 @@ def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) ->
 def describe_run(config: TrainConfig, console: Console) -> int:
     """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
     weights = config.model.weights
-    config = resolve(replace(config, model=replace(config.model, weights=None)))  # their values make no difference
+    small_images = config.model.small_images
+    if weights is not None and Path(weights).expanduser().exists():  # of a file nothing but the stem makes a difference
+        small_images = load_pretrained(config.model.name, weights).model.small_images
+    config = resolve(replace(config, model=replace(config.model, weights=None, small_images=small_images)))
     mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
     image = None
     try:
-        source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
+        source = open_source(config.data.data, "train", data_dir=config.data.data_dir, may_prepare=False)
         facts, origin = facts_of(source), "found"
         image = source[0]["image"]
     except UserError:
@@ -65,7 +70,7 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
-        say("weights", f"{weights} (not loaded)")
+        say("weights", f"{weights} (without influence here)")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",

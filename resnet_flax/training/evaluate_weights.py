@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_flax.data import open_source
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.pretrained import load_pretrained
 from resnet_flax.training.config import TrainConfig
@@ -19,7 +20,7 @@ from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.evaluation import Evaluation
 from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
-from resnet_flax.training.setup import Setup, facts_of, resolve
+from resnet_flax.training.setup import Setup, facts_of, resized, resolve
 
 WORST = 20  # classes listed where there are many
 
@@ -27,13 +28,13 @@ WORST = 20  # classes listed where there are many
 def evaluate_weights(config: TrainConfig, console: Console) -> int:
     """Prints top-1, top-5, loss and the accuracy of each class, and writes confusion.png and evaluation.json.
 
-    Images are prepared as the command line says, where that is not as the recipe does; else as the weights say; else as
-    the recipe does.
+    Transform, mean and deviation are each what the command line says, where that is not what the recipe does; else
+    what the weights say; else the recipe's.
 
     Raises:
         UserError: without weights, or for weights of other classes than the data's.
     """
-    config = resolve(config)
+    asked, config = config.data, resolve(config)
     if config.model.weights is None:
         raise UserError("--evaluate needs --weights: a file, or torchvision's name of some")
     mesh = open_devices(config.run)
@@ -48,17 +49,19 @@ def evaluate_weights(config: TrainConfig, console: Console) -> int:
             f"{test.num_classes}; evaluate on the data it was trained for, or train a new head"
         )
     data, preset = config.data, RECIPES[config.recipe].config.data
-    as_preset = (data.eval_transform, data.mean, data.std) == (preset.eval_transform, preset.mean, preset.std)
-    if as_preset and loaded.says_preprocessing:
-        kept = loaded.preprocessing
-        data = replace(data, eval_transform=kept.transform, mean=kept.mean, std=kept.std)
+    if loaded.says_preprocessing:
+        kept, size = loaded.preprocessing, asked.image_size
+        transform = kept.transform if size is None else resized(kept.transform, size)
+        said = {"eval_transform": transform, "mean": kept.mean, "std": kept.std}
+        data = replace(data, **{name: x for name, x in said.items() if getattr(asked, name) == getattr(preset, name)})
     small_images = loaded.model.small_images  # the weights' stem, whatever the recipe's
     model = replace(config.model, name=loaded.architecture, freeze=(), small_images=small_images)
     config = replace(config, data=data, model=model)
 
     setup = Setup(config, mesh, facts_of(test))
     console.print(
-        f"{loaded.architecture} from {loaded.source} on {data.data} ({len(test):,} images), {describe(mesh)}",
+        f"{loaded.architecture} from {loaded.source} on {data.data} ({len(test):,} images), {describe(mesh)}\n"
+        f"images: {Preprocessing(data.eval_transform, data.mean, data.std)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -65,6 +66,7 @@ class Run:
         self.progress = Progress()
         self.backlog = Backlog()
         self._interval: list[dict[str, float]] = []
+        self._stepped = False
         self._plotted = time.monotonic()
 
     def execute(self) -> int:
@@ -103,6 +105,8 @@ class Run:
             self.display.stop()
             if self.journal:
                 self.journal.close()
+            if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
+                (self.workdir / "config.json").unlink(missing_ok=True)
         self.checkpoints.close()
         return 0
 
@@ -151,7 +155,11 @@ class Run:
     def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         self.display.say("compiling the training step ...")
         began = time.monotonic()
-        state, metrics = self.setup.train_step(state, batch)
+        try:
+            state, metrics = self.setup.train_step(state, batch)
+        except ValueError as error:  # of tracing, such as a norm of a single value
+            raise UserError(f"a step on images of {batch['image'].shape} is not possible: {error}") from error
+        self._stepped = True
         self.display.say(f"compiled in {duration(time.monotonic() - began)}")
         self.display.start()
         return state, metrics
@@ -313,8 +321,10 @@ def train(config: TrainConfig, console: Console) -> int:
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
-    source = open_source(config.data.data, "train", data_dir=config.data.data_dir)
-    test = open_source(config.data.data, "test", data_dir=config.data.data_dir)
+    data = config.data
+    # Many hosts would all prepare a data set at once, in the same place.
+    open_split = partial(open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed)
+    source, test = open_split("train"), open_split("test")
     steps_per_epoch(source, config.batch_size)
     setup = Setup(config, mesh, facts_of(source))
     if config.model.cache_features:

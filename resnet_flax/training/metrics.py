@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,7 +70,8 @@ class Journal:
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
         path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["step"] <= step]
@@ -76,17 +79,31 @@ class Journal:
         replacement.write_text("".join(json.dumps(row) + "\n" for row in rows))
         replacement.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+        # Not its SummaryWriter, whose thread dies of a full disk and leaves the run waiting for it.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._proto: Any = event_pb2
+        if step:  # TensorBoard then hides what the killed run wrote from here on
+            self._event(step, session_log=self._proto.SessionLog(status=self._proto.SessionLog.START))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One row of `kind` ("train", "evaluation"), null for what is not finite; numbers become scalars KIND/NAME."""
+        from tensorboardX.summary import scalar
+
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             if isinstance(value, float) and name not in ("epoch", "seconds"):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+                self._event(step, summary=scalar(f"{kind}/{name}", value))
+        if kind == "evaluation":  # not for every row: it waits for the disk
+            self._events.flush()
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        """Closes both; a full disk, about which a row's own error has told, takes nothing more than the last events."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                file.close()

@@ -21,13 +21,16 @@ def make_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch:
     With `schedule_unit="epoch"` the rate changes between epochs only, as torchvision's references have it; its
     `LinearLR` followed by `StepLR`, `CosineAnnealingLR` or `PolynomialLR` gives the same values.
     """
-    epochs, warmup = config.epochs, config.warmup_epochs
-    end, span = config.end_factor * learning_rate, epochs - warmup
+    end, unit = config.end_factor * learning_rate, config.schedule_unit
+    warmup, step_length = config.warmup_epochs * steps_per_epoch, config.step_epochs * steps_per_epoch
+    span = config.epochs * steps_per_epoch - warmup
     match config.schedule:
         case "constant":
             main = optax.constant_schedule(learning_rate)
         case "step":
-            main = optax.exponential_decay(learning_rate, config.step_epochs, config.step_factor, staircase=True)
+            # By comparison: of a quotient, rounded, the whole part may come too late.
+            falls = dict.fromkeys(range(step_length, span + 1, step_length), config.step_factor)
+            main = optax.piecewise_constant_schedule(learning_rate, falls)
         case "cosine":
             main = optax.cosine_decay_schedule(learning_rate, span, alpha=config.end_factor)
         case "linear":
@@ -39,8 +42,7 @@ def make_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch:
         main = optax.join_schedules([rise, main], [warmup])
 
     def schedule(step):
-        epoch = step // steps_per_epoch if config.schedule_unit == "epoch" else step / steps_per_epoch
-        return jnp.asarray(main(epoch))
+        return jnp.asarray(main(step // steps_per_epoch * steps_per_epoch if unit == "epoch" else step))
 
     return schedule
 

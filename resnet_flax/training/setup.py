@@ -23,6 +23,7 @@ from resnet_flax.data import (
     prefetch_to_device,
     training_batches,
 )
+from resnet_flax.data.augment import BINS
 from resnet_flax.data.on_device import normalize
 from resnet_flax.data.transforms import Transform
 from resnet_flax.errors import UserError
@@ -62,13 +63,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if config.model.cache_features:
         _check_cacheable(config)
     if (size := data.image_size) is not None:
-        train, test = _resized(data.train_transform, size), _resized(data.eval_transform, size)
+        train, test = resized(data.train_transform, size), resized(data.eval_transform, size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
     return replace(config, data=data)
 
 
 def _check_minima(config: TrainConfig) -> None:
-    optimizer, run = config.optimizer, config.run
+    optimizer, run, transform = config.optimizer, config.run, config.data.train_transform
     for name, value in {
         "batch-size": config.batch_size,
         "accumulate": optimizer.accumulate,
@@ -79,12 +80,29 @@ def _check_minima(config: TrainConfig) -> None:
         "checkpoint-every": run.checkpoint_every,
         "keep": run.keep,
         "repeats": config.data.repeats,
+        "image-size": config.data.image_size,
+        "train-transform.size": getattr(transform, "size", None),
+        "train-transform.crop-size": getattr(transform, "crop_size", None),
+        "eval-transform.resize-size": config.data.eval_transform.resize_size,
+        "eval-transform.crop-size": config.data.eval_transform.crop_size,
     }.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} should be at least 1, found {value}")
+    for name, value in {
+        "seed": config.seed,
+        "warmup-epochs": config.schedule.warmup_epochs,
+        "workers": run.workers,
+        "skip-corrupt": run.skip_corrupt,
+        "train-transform.padding": getattr(transform, "padding", 0),
+    }.items():
+        if value < 0:
+            raise UserError(f"--{name} should be at least 0, found {value}")
+    if not 0 <= (magnitude := getattr(transform, "rand_augment_magnitude", 0)) < BINS:
+        raise UserError(f"--train-transform.rand-augment-magnitude should be 0 to {BINS - 1}, found {magnitude}")
 
 
-def _resized(transform: Any, size: int) -> Any:
+def resized(transform: Any, size: int) -> Any:
+    """The transform for images of another size, `size` on a side."""
     if isinstance(transform, SmallImageTransform):
         return replace(transform, size=size)
     if not isinstance(transform, EvaluationTransform):

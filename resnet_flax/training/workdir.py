@@ -69,7 +69,10 @@ def save_config(config: TrainConfig) -> None:
     """
     workdir = config.run.workdir
     assert workdir is not None
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the directory {workdir}: {error.strerror}; choose another --workdir") from error
     content = {
         "config": as_json(config),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
@@ -81,6 +84,8 @@ def save_config(config: TrainConfig) -> None:
         file = path.open("x")
     except FileExistsError as error:
         raise UserError(f"{workdir} was taken by another run a moment ago; start this one again") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     try:
         with file:
             file.write(json.dumps(content, indent=2) + "\n")
