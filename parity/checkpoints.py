@@ -69,6 +69,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="numpy") as file:
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+    except AttributeError as error:  # float8 has no counterpart in numpy
+        raise ParityError(f"{path} holds a type that numpy does not have ({error})") from error
     except (SafetensorError, OSError) as error:
         raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
 
@@ -98,10 +100,11 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path} holds {what}; nothing in it was executed. If it is a whole saved model from someone you trust, "
             "load it with its own code and save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ParityError(
-            f"{path} is truncated or not a PyTorch file ({str(error).splitlines()[0].split('. ')[0]})"
-        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch's readers make of a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise ParityError(f"{path} is truncated or not a PyTorch file ({reason})") from error
     tensors, notes = _unwrap(content, path, torch.Tensor)
     arrays = {}
     for name, tensor in tensors.items():
@@ -121,7 +124,7 @@ def _is_zip(path: Path) -> bool:
 
 def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
     notes = []
-    while isinstance(content, Mapping) and not any(isinstance(value, tensor_type) for value in content.values()):
+    while isinstance(content, Mapping):  # a best accuracy beside the entry may be a tensor as well
         wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not wrappers:
             break

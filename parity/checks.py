@@ -19,8 +19,8 @@ from parity.naming import ParityError
 from parity.optimizers import Optimizer
 from parity.pair import OneSided, Pair, Train
 from parity.precision import exact_arithmetic
-from parity.results import Comparison, Report
-from parity.sides import Loss
+from parity.results import Comparison, Finding, Report
+from parity.sides import OUTPUT, Loss
 from parity.training_checks import optimizer as optimizer_steps
 from parity.training_checks import trajectory
 from parity.value_checks import initialization, weights
@@ -45,13 +45,13 @@ def activations(pair: Pair) -> list[Comparison]:
         runs = pair.runs(train)
         found += pair.judge("activations", mode, "activations", runs.ours.activations, runs.noise)
     if not found:
-        pair.notes.append("activations: the two networks have no submodule in common")
+        pair.note("activations: the two networks have no submodule in common")
     return found
 
 
 def gradients(pair: Pair) -> list[Comparison]:
     """The loss's gradient for every parameter and for the inputs, relative to the model's whole gradient."""
-    found = []
+    found = pair.require_same_parameters("gradients")
     for mode, train in pair.modes.items():
         runs = pair.runs(train)
         found += pair.judge("gradients", mode, "gradients", runs.ours.gradients, runs.noise)
@@ -62,7 +62,7 @@ def batch_stats(pair: Pair) -> list[Comparison]:
     """Running statistics after each of three train-mode batches; every batch but the first starts from PyTorch's."""
     found = []
     if "train" not in pair.modes:
-        pair.notes.append("batch_stats: the networks keep no statistics")
+        pair.note("batch_stats: the networks keep no statistics")
         return found
     with pair.restored():
         for step in range(BATCHES):
@@ -141,6 +141,7 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
+    checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
     if precision not in PROFILES:
@@ -169,13 +170,18 @@ def check(
                 report.comparisons += CHECKS[name](pair)
             except OneSided as error:  # that is a difference, too
                 report.comparisons.append(
-                    Comparison(name, "", "output", Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
+                    Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
                 )
             report.seconds[name] = time.perf_counter() - started
-        if not report.passed:
+        if not report.comparisons:
+            pair.note("nothing was compared")
+        elif not report.passed:
             from parity.diagnosis import diagnose
 
-            report.findings = diagnose(pair, report)
+            try:
+                report.findings = diagnose(pair, report)
+            except Exception as error:  # a guess at the cause must never cost the verdict
+                report.findings = [Finding("", f"no cause was found: looking for it raised {type(error).__name__}")]
     return report
 
 

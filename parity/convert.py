@@ -78,6 +78,9 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
     unexpected = {
         name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in by_name and name not in homeless
     }
+    if unexpected:  # a tied parameter is in a state_dict under every name it has
+        known = {_memory(state_dict[keys[name]]) for name in by_name if name in keys}
+        unexpected = {name: shape for name, shape in unexpected.items() if _memory(state_dict[keys[name]]) not in known}
     misshapen = {
         name: (tuple(state_dict[keys[name]].shape), leaf.torch_shape)
         for name, leaf in by_name.items()
@@ -86,6 +89,12 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
     if missing or unexpected or misshapen:
         raise ParityError(mismatch_message(missing, unexpected, misshapen))
     return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
+
+
+def _memory(tensor: Any) -> tuple[int, tuple[int, ...]]:
+    """What two names for one tensor have in common."""
+    array = as_numpy(tensor)
+    return array.__array_interface__["data"][0] if array.size else id(tensor), array.shape
 
 
 def _counts(wanted: list[Leaf]) -> bool:
@@ -134,11 +143,20 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter lock while it copies
         arrays = list(pool.map(lambda match: converted(*match), matched))
+    _require_one_value_each(matched, arrays)
     # JAX's own part stays in this thread, where the caller may have enabled float64.
     for (leaf, _), array in zip(matched, jax.device_put(arrays), strict=True):
         leaf.variable.set_value(array)
     model.eval()
     return model
+
+
+def _require_one_value_each(matched: list[tuple[Leaf, str | None]], arrays: list[np.ndarray]) -> None:
+    first: dict[int, tuple[str | None, np.ndarray]] = {}
+    for (leaf, key), array in zip(matched, arrays, strict=True):
+        name, value = first.setdefault(id(leaf.variable), (key, array))
+        if value is not array and not np.array_equal(value, array, equal_nan=array.dtype.kind == "f"):
+            raise ParityError(f"{name} and {key} are one variable in the model and differ in the state_dict")
 
 
 def to_torch(

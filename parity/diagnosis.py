@@ -12,6 +12,7 @@ from parity.hypotheses import why, why_statistics
 from parity.isolation import Isolated, Recorded, isolate, record
 from parity.pair import Pair, first_not_finite
 from parity.results import Comparison, Finding, Report
+from parity.sides import OUTPUT
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
@@ -27,6 +28,9 @@ def diagnose(pair: Pair, report: Report) -> list[Finding]:
         findings.append(finding)
     if findings:
         return findings
+    first = next(rows[0] for rows in failures.values() if rows)
+    if not first.mode and first.check not in ("weights", "initialization"):
+        return [_one_sided(first)]
     for check in ("forward", "activations", "layers"):
         if failures.get(check):
             return [_activations(pair, failures[check][0])]
@@ -76,8 +80,6 @@ def explain_values(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 def _activations(pair: Pair, row: Comparison) -> Finding:
     train = row.mode == "train"
-    if not row.mode:  # one side raised
-        return _one_sided(pair, row)
     if row.check == "layers":
         recorded = record(pair, train=train)
         layer = isolate(pair, recorded, row.name, train=train)
@@ -114,7 +116,10 @@ def _output_error(pair: Pair, train: bool) -> float:
     return max(row.error.relative for row in rows)
 
 
-def _one_sided(pair: Pair, row: Comparison) -> Finding:
+def _one_sided(row: Comparison) -> Finding:
+    """What one network has or can compute and the other not."""
+    if row.name != OUTPUT:
+        return Finding(row.name, f"{row.name} is {row.note}")
     if "more than 1 value per channel" in row.note:
         return Finding(
             "train mode",
@@ -163,7 +168,9 @@ def _between(pair: Pair, recorded: Recorded, before: str, layer: Isolated) -> st
     pools = {
         name: module
         for name, module in pair.theirs.module.named_modules()
-        if isinstance(module, torch.nn.MaxPool2d) and start < order.index(name) < order.index(layer.path)
+        if isinstance(module, torch.nn.MaxPool2d)
+        and name in order  # it may never have been called
+        and start < order.index(name) < order.index(layer.path)
     }
     ours = np.moveaxis(recorded.our_inputs[layer.path], -1, 1)
     for name, pool in pools.items():

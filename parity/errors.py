@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MASK = 1e8  # the size from which a value is taken for a mask's, such as -1e9 or the smallest float32
+
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -27,6 +29,8 @@ class Profile:
             side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
             happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
             Faults in gradients are for float64 to catch.
+        most: the largest floor that is believed. A larger one is not rounding: PyTorch does not agree with itself, as
+            where dropout is a function, or where the first axis is not the batch's.
     """
 
     dtype: str
@@ -34,12 +38,13 @@ class Profile:
     least: float
     least_alone: float
     least_gradient: float
+    most: float
 
 
 PROFILES = {
-    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10),
-    "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2),
-    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1),
+    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10, most=1e-6),
+    "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2, most=3e-2),
+    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1, most=3e-1),
 }
 
 
@@ -63,12 +68,16 @@ class Error:
 def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
     """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
 
+    Values of a mask (`MASK` and more, or infinite) that both have exactly are left out, since beside them nothing else
+    would count.
+
     Args:
         scale: a root-mean-square size below which values count as this large. For gradients it is that of the model's
             whole gradient: a convolution's bias in front of a BatchNorm has a true gradient of zero, and what either
             framework computes there is rounding.
     """
     actual, oracle = np.asarray(actual, np.float64), np.asarray(oracle, np.float64)
+    actual, oracle = _unmasked(actual, oracle)
     if not actual.size:
         return Error(0.0, 0.0, 0.0, 1.0)
     max_abs = float(np.abs(actual - oracle).max())
@@ -83,9 +92,18 @@ def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, preci
 
 def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0) -> float:
     """`measure(...).relative` alone."""
+    actual, oracle = _unmasked(actual, oracle)
     distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
     size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
     return distance / size if size else (math.inf if distance else distance)
+
+
+def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    actual, oracle = np.asarray(actual), np.asarray(oracle)
+    if not oracle.size or np.abs(oracle).max() < MASK:
+        return actual, oracle
+    counts = ~((actual == oracle) & (np.abs(oracle) >= MASK))
+    return actual[counts], oracle[counts]
 
 
 def _norm(array: np.ndarray) -> float:

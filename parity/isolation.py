@@ -94,7 +94,7 @@ class Isolated:
 
 
 def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolated | None:
-    """The submodule at `path` on both sides; None where it takes something that is not one array."""
+    """The submodule at `path` on both sides; None where it takes something that is not one array, or more than one."""
     ours = {pair.ours.torch_path(name): module for name, module in named_modules(pair.ours.model(train=train))}
     torch_inputs = recorded.their_inputs.get(path)
     if path not in ours or path not in recorded.our_inputs or not isinstance(torch_inputs, torch.Tensor):
@@ -102,8 +102,11 @@ def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolat
     theirs = copy.deepcopy(pair.theirs.module.get_submodule(path))
     oracle = copy.deepcopy(theirs).double()
     x = torch_inputs.double() if torch_inputs.is_floating_point() else torch_inputs
-    with torch.no_grad():
-        expected = _only(oracle(x)).cpu().numpy()
+    try:
+        with torch.no_grad():
+            expected = _only(oracle(x)).cpu().numpy()
+    except Exception:  # it took more, by name
+        return None
     array = pair.ours.array(torch_inputs.float().cpu().numpy() if pair.precision != "float64" else _numpy(torch_inputs))
     inputs = jnp.asarray(_in_layout(np.asarray(array), recorded.our_inputs[path].shape, to_flax=True))
     if torch_inputs.dtype is torch.bfloat16:

@@ -105,7 +105,10 @@ def with_moments(state: Any, values: dict[str, dict[str, Any]], step: int) -> An
     def replace(node: Any) -> Any:
         if not _is_moment(node):
             return node
-        changes: dict[str, Any] = {ours: values[theirs] for ours, theirs in MOMENTS[type(node)].items()}
+        # Where PyTorch keeps none, ours goes on with its own.
+        changes: dict[str, Any] = {
+            ours: getattr(node, ours) | values[theirs] for ours, theirs in MOMENTS[type(node)].items()
+        }
         if "count" in node._fields:
             changes["count"] = jnp.asarray(step, node.count.dtype)
         return node._replace(**changes)

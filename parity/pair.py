@@ -1,7 +1,7 @@
 """Both networks on one batch in one precision; each run is made once and shared by the checks."""
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +15,18 @@ from parity.flax_side import FlaxSide
 from parity.naming import ParityError, mismatch_message
 from parity.optimizers import Optimizer
 from parity.results import Comparison
-from parity.sides import ARRANGEMENTS, OUTPUT, Arrays, Loss, Run, channels_first, default_loss, like_torch
+from parity.sides import (
+    ARRANGEMENTS,
+    OUTPUT,
+    Arrangement,
+    Arrays,
+    Loss,
+    Run,
+    default_loss,
+    in_layout_of,
+    like_torch,
+    torch_layout,
+)
 from parity.torch_side import TorchSide
 
 Train = Callable[[Any, list[tuple[Any, Any]], Optimizer], list[float]]
@@ -58,7 +69,9 @@ def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tup
     if not errors:
         return ours, theirs
     if len(errors) == 2:
-        raise ParityError(f"neither network runs on these inputs; PyTorch's says: {errors[1]}") from errors[0]
+        raise ParityError(
+            f"neither network runs on these inputs, with this loss and these targets; PyTorch's says: {errors[1]}"
+        ) from errors[0]
     raising, other = ("Flax", "PyTorch") if ours is None else ("PyTorch", "Flax")
     raise OneSided(f"{raising} raises {type(errors[0]).__name__}: {errors[0]}; {other} gives a result") from errors[0]
 
@@ -87,7 +100,7 @@ class Pair:
     def __post_init__(self) -> None:
         self.inputs = np.asarray(self.inputs)
         given = self.torch_inputs
-        self.torch_inputs: np.ndarray = channels_first(self.inputs) if given is None else np.asarray(given)
+        self.torch_inputs: np.ndarray = torch_layout(self.inputs) if given is None else np.asarray(given)
         self.ours = FlaxSide(self.flax_model, self.precision, self.names)
         self.oracle = TorchSide(self.torch_model, "float64", self.device)
         # In float64 the network under test is the oracle, in other arrangements.
@@ -97,14 +110,12 @@ class Pair:
         self._require_correspondence()
         self._require_inputs()
         self._runs: dict[bool, Runs] = {}
+        self._arrangements = list(ARRANGEMENTS[1:])
         if self.targets is None:
-            self.targets = self._random_targets()
+            self.targets, self.torch_targets = self._random_targets()
+        else:
+            self.torch_targets = torch_layout(self.targets)
         self.loss = self.loss or default_loss(self.targets)
-        self.torch_targets = (
-            {name: channels_first(value) for name, value in self.targets.items()}
-            if isinstance(self.targets, dict)
-            else channels_first(self.targets)
-        )
 
     @property
     def profile(self) -> Profile:
@@ -154,9 +165,26 @@ class Pair:
         noise = Noise(oracle.groups(), scaled=("gradients",))
         theirs = oracle if self.theirs is self.oracle else torch_run(self.theirs)
         noise.add(theirs.groups())
-        for arrangement in ARRANGEMENTS[1:]:
-            noise.add(torch_run(self.theirs, arrangement=arrangement).groups())
+        for run in self.arranged(lambda arrangement: torch_run(self.theirs, arrangement=arrangement)):
+            noise.add(run.groups())
         return Runs(ours, noise, theirs)
+
+    def arranged(self, run: Callable[[Arrangement], Theirs]) -> Iterator[Theirs]:
+        """What `run` gives in each arrangement but the plain one; one in which the network does not run is left out."""
+        for arrangement in list(self._arrangements):
+            try:
+                result = run(arrangement)
+            except RuntimeError as error:
+                self._arrangements.remove(arrangement)
+                reason = str(error).splitlines()[0]
+                self.note(f"PyTorch's noise is without the arrangements in which its network does not run: {reason}")
+            else:
+                yield result
+
+    def note(self, text: str) -> None:
+        """Adds a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def load(self, state: Arrays) -> None:
         """Puts PyTorch's parameters and statistics into every network."""
@@ -193,6 +221,13 @@ class Pair:
             if name not in ours:
                 continue
             floor = noise.floors[group][name]
+            if floor > self.profile.most:
+                self.note(
+                    f"PyTorch does not agree with itself in {name} ({floor:.0e} apart when the batch is permuted, laid "
+                    f"out otherwise or moved by rounding): is it random, or its first axis not the batch's? {check} is "
+                    f"held to {self.profile.k * self.profile.most:.0e} there"
+                )
+                floor = self.profile.most
             if ours[name].shape != oracle.shape:
                 note = f"shape {ours[name].shape}, PyTorch's is {oracle.shape}"
                 error = Error(np.inf, np.inf, np.inf, 0.0)
@@ -224,26 +259,46 @@ class Pair:
                 + "\nWhere names differ, say so with names={Flax path: PyTorch path}."
             )
 
+    def require_same_parameters(self, check: str) -> list[Comparison]:
+        """A failure for each parameter that only one side trains."""
+        theirs = dict(self.oracle.module.named_parameters())
+        frozen = sorted(name for name, parameter in theirs.items() if not parameter.requires_grad)
+        if frozen:
+            self.note(f"frozen in PyTorch, so their gradients were not compared: {', '.join(frozen)}")
+        ours = set(self.ours.parameters)
+        notes = dict.fromkeys(theirs.keys() - ours, "a parameter in PyTorch, no nnx.Param in Flax")
+        notes |= dict.fromkeys(ours - theirs.keys(), "an nnx.Param in Flax, no parameter in PyTorch")
+        nothing = Error(np.inf, np.inf, np.inf, 0.0)
+        return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
+
     def _require_inputs(self) -> None:
-        if not len(self.inputs):
-            raise ParityError("the inputs are empty: a batch of a few examples is needed")
+        if not self.inputs.ndim or not self.inputs.size:
+            raise ParityError(f"the inputs {self.inputs.shape} are empty: a batch of a few examples is needed")
         takes_tokens = any(isinstance(module, nnx.Embed) for _, module in nnx.iter_modules(self.flax_model))
-        if not takes_tokens and not np.issubdtype(self.inputs.dtype, np.floating):
+        looks_like_images = self.inputs.dtype == np.uint8 or self.inputs.ndim >= 4
+        if not takes_tokens and looks_like_images and not np.issubdtype(self.inputs.dtype, np.floating):
             raise ParityError(
                 f"the inputs are {self.inputs.dtype}, but the networks compute with floats: scale and convert them"
             )
         if not np.isfinite(self.inputs).all():
             raise ParityError("the inputs have NaN or infinite values")
 
-    def _random_targets(self) -> np.ndarray | dict[str, np.ndarray]:
-        """Normal random targets of the output's shape, or {name: of that output's shape} where there are several."""
+    def _random_targets(self) -> tuple[Any, Any]:
+        """Normal random targets of the output's shape, or {name: of that output's shape} where there are several.
+
+        In Flax's layout, and in that of PyTorch's outputs.
+        """
         rng = np.random.default_rng(0)
-        shapes, _ = _both(
+        shapes, oracle = _both(
             lambda: self.ours.output_shapes(self.inputs),
             lambda: self.oracle.run(self.torch_inputs, train=False, record=False),
         )
-        targets = {name.removeprefix(f"{OUTPUT}."): rng.normal(size=shape) for name, shape in shapes.items()}
-        return targets.get(OUTPUT, targets)
+        targets = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        theirs = {name: in_layout_of(target, oracle.outputs.get(name, target)) for name, target in targets.items()}
+        if set(targets) == {OUTPUT}:
+            return targets[OUTPUT], theirs[OUTPUT]
+        both = ({name.removeprefix(f"{OUTPUT}."): x for name, x in side.items()} for side in (targets, theirs))
+        return next(both), next(both)
 
 
 def _require_same_structure(ours: Run, oracle: Run) -> None:
@@ -252,6 +307,8 @@ def _require_same_structure(ours: Run, oracle: Run) -> None:
             "the outputs are built differently: "
             f"{', '.join(sorted(ours.outputs))} from Flax, {', '.join(sorted(oracle.outputs))} from PyTorch"
         )
+    if not any(array.size for array in oracle.outputs.values()):
+        raise ParityError("the outputs are empty: there is nothing to compare")
 
 
 def _require_finite(ours: Run, oracle: Run) -> None:

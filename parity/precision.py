@@ -9,7 +9,7 @@ import torch
 
 @contextlib.contextmanager
 def exact_arithmetic(precision: str) -> Generator[dict[str, str | bool]]:
-    """No TF32, no fast matrix products, deterministic cuDNN; float64 in JAX where `precision` asks for it.
+    """Gradients, no TF32, no fast matrix products, deterministic cuDNN; float64 in JAX where `precision` asks for it.
 
     Yields the settings that hold inside, for the report. All of them are restored on leaving, also after an exception:
     the caller may be anyone's test run.
@@ -17,6 +17,8 @@ def exact_arithmetic(precision: str) -> Generator[dict[str, str | bool]]:
     cuda_tf32 = torch.backends.cuda.matmul.allow_tf32
     with (
         jax.enable_x64(precision == "float64"),
+        torch.inference_mode(False),
+        torch.enable_grad(),
         jax.default_matmul_precision("highest"),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
     ):

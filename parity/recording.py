@@ -35,7 +35,7 @@ def flatten_output(output: Any, name: str = "") -> dict[str, Any]:
 
 
 class _Recorder:
-    """Outputs (and first inputs) by module path; a module's second call is `path#2`."""
+    """Outputs (and the input where there is one) by module path; a module's second call is `path#2`."""
 
     def __init__(self) -> None:
         self.outputs: Record = {}
@@ -45,7 +45,7 @@ class _Recorder:
     def add(self, path: str, inputs: tuple, output: Any) -> None:
         self._calls[path] += 1
         key = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
-        if inputs:
+        if len(inputs) == 1:
             self.inputs[key] = inputs[0]
         if not path:  # the whole network's output is the caller's
             return
@@ -104,7 +104,7 @@ def recording_torch(module: torch.nn.Module) -> Generator[_Recorder]:
         return _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
 
     def before(path: str) -> Callable:
-        return lambda _module, args: inputs.update({path: clone(args[:1])})
+        return lambda _module, args: inputs.update({path: clone(args) if len(args) == 1 else ()})
 
     def after(path: str) -> Callable:
         return lambda _module, _args, output: recorder.add(path, inputs.pop(path), clone(output))

@@ -55,9 +55,11 @@ ARRANGEMENTS = (
 )
 
 
-def channels_first(array: Any) -> Any:
-    """(N, *space, C) as (N, C, *space), for two or more spatial axes; anything else as it is."""
-    return np.moveaxis(np.asarray(array), -1, 1) if np.ndim(array) >= 4 else np.asarray(array)
+def torch_layout(arrays: Any) -> Any:
+    """(N, *space, C) as (N, C, *space), for two or more spatial axes; anything else as it is. Also a dict of such."""
+    if isinstance(arrays, dict):
+        return {name: torch_layout(array) for name, array in arrays.items()}
+    return np.moveaxis(np.asarray(arrays), -1, 1) if np.ndim(arrays) >= 4 else np.asarray(arrays)
 
 
 def like_torch(ours: Run, theirs: Run) -> Run:
@@ -72,15 +74,16 @@ def like_torch(ours: Run, theirs: Run) -> Run:
 
 
 def _like_torch(ours: Arrays, theirs: Arrays) -> Arrays:
-    """Activations that both sides have, in PyTorch's order and layout, which the shapes tell."""
+    """Activations that both sides have, in PyTorch's order and layout."""
+    return {name: in_layout_of(ours[name], array) for name, array in theirs.items() if name in ours}
 
-    def moved(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        if array.ndim < 3:
-            return array
-        candidate = np.moveaxis(array, -1, 1)
-        return candidate if candidate.shape == shape and (array.ndim >= 4 or array.shape != shape) else array
 
-    return {name: moved(ours[name], array.shape) for name, array in theirs.items() if name in ours}
+def in_layout_of(array: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The array with its channels first if PyTorch's has that shape; where either way fits, from four axes on."""
+    if array.ndim < 3:
+        return array
+    moved = np.moveaxis(array, -1, 1)
+    return moved if moved.shape == theirs.shape and (array.ndim >= 4 or array.shape != theirs.shape) else array
 
 
 def default_loss(targets: np.ndarray | Arrays) -> Loss:

@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree
 
 from parity.convert import as_numpy
+from parity.naming import ParityError
 from parity.recording import flatten_output, recording_torch
 from parity.sides import INPUTS, OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run, require_scalar
 
@@ -19,7 +20,11 @@ class TorchSide:
     def __init__(self, module: torch.nn.Module, precision: str, device: str = "cpu"):
         self.precision, self.device = precision, torch.device(device)
         self.dtype = torch.float64 if precision == "float64" else torch.float32
-        self.module = copy.deepcopy(module).to(self.device, self.dtype)
+        try:
+            self.module = copy.deepcopy(module).to(self.device, self.dtype)
+        except RuntimeError as error:
+            reason = str(error).split(".")[0]
+            raise ParityError(f"the PyTorch network cannot be copied ({reason}): detach what it keeps") from error
 
     def tensor(self, array: Any) -> Any:
         """A copy of an array (or of a dict of them) on the device; floats in the run's dtype."""
@@ -96,6 +101,7 @@ class TorchSide:
                 result.gradients = {
                     name: _numpy(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
                     for name, parameter in self.module.named_parameters()
+                    if parameter.requires_grad
                 }
                 if x.grad is not None:
                     result.gradients[INPUTS] = _numpy(in_order(x.grad))

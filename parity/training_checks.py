@@ -1,6 +1,6 @@
 """The checks that train: single optimiser steps, and whole trajectories."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 import optax
 import torch
 
-from parity.errors import Noise, measure
+from parity.errors import Noise, measure, relative
 from parity.flax_side import FlaxSide
 from parity.optimizers import MOMENTS, Optimizer, moments, with_moments
 from parity.pair import Pair
 from parity.results import Comparison
-from parity.sides import ARRANGEMENTS, PLAIN, Arrangement, Arrays, Run, channels_first
+from parity.sides import PLAIN, Arrangement, Arrays, Run, torch_layout
 from parity.torch_side import TorchSide
 
 PARAMETERS = "parameters"
@@ -28,7 +28,8 @@ def optimizer(pair: Pair) -> list[Comparison]:
 
     Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
     """
-    found: list[Comparison] = []
+    if found := pair.require_same_parameters("optimizer"):
+        return found
     pair.forget_runs()  # a large network needs the memory
     ours = FlaxTrainer(pair.ours, pair.optimizer)
     with pair.restored():
@@ -48,12 +49,16 @@ def _compared_step(
     """One step of both from the same state, and PyTorch's parameters, statistics and moments after it."""
     inputs, torch_inputs = pair.batch(step)
     torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
-    oracle = torch_step(pair.oracle)
+    try:
+        oracle = torch_step(pair.oracle)
+    except Exception:
+        pair.run_from_here(inputs, torch_inputs, train=True)  # says whether ours can
+        raise
     theirs = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs)
     noise = Noise(_groups(pair, ours, *oracle), scaled=moments(ours.state).keys())
     noise.add(_groups(pair, ours, *theirs))
-    for arrangement in ARRANGEMENTS[1:]:
-        noise.add(_groups(pair, ours, *torch_step(pair.theirs, arrangement)))
+    for arranged in pair.arranged(partial(torch_step, pair.theirs)):
+        noise.add(_groups(pair, ours, *arranged))
 
     ours.step(step, inputs, pair.targets, pair.loss)
     found: list[Comparison] = []
@@ -152,8 +157,9 @@ class TorchTrainer:
         run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
         adjust(run)
         for name, parameter in self.parameters.items():
-            gradient = run.gradients[name]
-            parameter.grad = torch.as_tensor(gradient, dtype=self.side.dtype, device=self.side.device)
+            if name in run.gradients:  # not of a frozen one
+                gradient = run.gradients[name]
+                parameter.grad = torch.as_tensor(gradient, dtype=self.side.dtype, device=self.side.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(step)
         self.optimizer.step()
@@ -172,8 +178,9 @@ class TorchTrainer:
 
 def trajectory(pair: Pair) -> list[Comparison]:
     """Free-running training on the same batches: the loss at every step, held to PyTorch's noise up to that step."""
-    batches = list(_batches(pair))
-    torch_batches = [(channels_first(inputs), channels_first(targets)) for inputs, targets in batches]
+    if found := pair.require_same_parameters("trajectory"):
+        return found
+    batches, torch_batches = _batches(pair)
     accuracies: dict[str, float] = {}
 
     def train_torch(name: str, side: TorchSide, arrangement: Arrangement) -> list[float]:
@@ -186,11 +193,12 @@ def trajectory(pair: Pair) -> list[Comparison]:
         return losses
 
     oracle = train_torch("PyTorch, float64", pair.oracle, PLAIN)
-    arranged = [
-        train_torch(f"PyTorch, {pair.precision}, {arrangement.name}", pair.theirs, arrangement)
-        for arrangement in ARRANGEMENTS
-        if not (pair.theirs is pair.oracle and arrangement is PLAIN)
-    ]
+
+    def train_arranged(arrangement: Arrangement) -> list[float]:
+        return train_torch(f"PyTorch, {pair.precision}, {arrangement.name}", pair.theirs, arrangement)
+
+    arranged = [] if pair.theirs is pair.oracle else [train_arranged(PLAIN)]
+    arranged += pair.arranged(train_arranged)
     with pair.restored():
         if pair.train is None:
             trainer = FlaxTrainer(pair.ours, pair.optimizer)
@@ -209,10 +217,10 @@ def trajectory(pair: Pair) -> list[Comparison]:
             f"{theirs_right[0]:.2%} ({min(theirs_right):.2%} to {max(theirs_right):.2%} over its arrangements)"
         )
 
-    found, floor = [], 0.0
+    floor = 0.0
     for index, value in enumerate(oracle):
         # Once apart, runs stay apart: the noise at a step is the largest so far.
-        distances = [abs(curve[index] - value) / abs(value) for curve in arranged]
+        distances = [relative(np.asarray(curve[index]), np.asarray(value)) for curve in arranged]
         floor = max([floor, *distances])
         tolerance = max(pair.profile.k * floor, pair.profile.least)
         error = measure(np.asarray(ours[index]), np.asarray(value), precision=pair.precision)
@@ -220,19 +228,24 @@ def trajectory(pair: Pair) -> list[Comparison]:
     return found
 
 
-def _batches(pair: Pair) -> Iterator[tuple[np.ndarray, Any]]:
+def _batches(pair: Pair) -> tuple[list[tuple[np.ndarray, Any]], list[tuple[np.ndarray, Any]]]:
+    """(inputs, targets) for every step, in Flax's layout and in PyTorch's."""
     if pair.batches is None:
-        yield from ((pair.batch(step)[0], pair.targets) for step in range(pair.steps))
-    else:
-        yield from ((np.asarray(inputs), targets) for inputs, targets in pair.batches)
+        inputs = [pair.batch(step) for step in range(pair.steps)]
+        return [(ours, pair.targets) for ours, _ in inputs], [(theirs, pair.torch_targets) for _, theirs in inputs]
+    batches = [(np.asarray(inputs), targets) for inputs, targets in pair.batches]
+    return batches, [(torch_layout(inputs), torch_layout(targets)) for inputs, targets in batches]
 
 
 def _accuracy(run: Any, batches: list[tuple[np.ndarray, Any]]) -> float | None:
+    """The share of right classes over batches of labels (N,) and logits (N, classes); None for anything else."""
     right = total = 0
     for inputs, labels in batches:
-        if isinstance(labels, dict) or not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        if isinstance(labels, dict) or np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.integer):
             return None
         logits = next(iter(run(inputs).outputs.values()))
+        if logits.ndim != 2:
+            return None
         right += int((logits.argmax(-1) == labels).sum())
         total += len(labels)
     return right / total

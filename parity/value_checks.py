@@ -7,6 +7,7 @@ import numpy as np
 import scipy.stats
 import torch
 
+from parity.convert import as_numpy
 from parity.errors import Error, measure
 from parity.naming import leaves
 from parity.pair import Pair
@@ -32,8 +33,10 @@ def weights(pair: Pair) -> list[Comparison]:
     return found
 
 
-def _overlap(array: jax.Array, tensor: torch.Tensor) -> bool:
-    """Whether a JAX array is a view of a tensor, which PyTorch's updates in place would change."""
+def _overlap(array: jax.Array | np.ndarray, tensor: torch.Tensor) -> bool:
+    """Whether an array is a view of a tensor, which PyTorch's updates in place would change."""
+    if isinstance(array, np.ndarray):
+        return tensor.device.type == "cpu" and np.shares_memory(array, as_numpy(tensor))
     if len(array.devices()) != 1 or next(iter(array.devices())).platform != "cpu":
         return False
     start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
