@@ -273,7 +273,7 @@ class Pair:
 
     def _require_inputs(self) -> None:
         if not self.inputs.ndim or not self.inputs.size:
-            raise ParityError(f"the inputs {self.inputs.shape} are empty: a batch of a few examples is needed")
+            raise ParityError(f"the inputs are empty {self.inputs.shape}: a batch of a few examples is needed")
         takes_tokens = any(isinstance(module, nnx.Embed) for _, module in nnx.iter_modules(self.flax_model))
         looks_like_images = self.inputs.dtype == np.uint8 or self.inputs.ndim >= 4
         if not takes_tokens and looks_like_images and not np.issubdtype(self.inputs.dtype, np.floating):

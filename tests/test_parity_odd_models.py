@@ -317,7 +317,7 @@ def test_two_values_for_one_variable():
 @pytest.mark.parametrize(
     ("pair", "shape", "message"),
     [
-        (dense, (4, 0, 6), "the inputs .* are empty"),
+        (dense, (4, 0, 6), "the inputs are empty"),
         (lambda: dense(lambda y: y[:, :0], lambda y: y[:, :0]), (4, 6), "the outputs are empty"),
     ],
 )
