@@ -51,7 +51,7 @@ class FolderSource(Source):
         if train != root:
             # ImageNet's test images, and Kaggle's, lie in no class folders: val/ is then the one to evaluate on.
             folders = [root / name for name in split_names(split)]
-            found = [folder for folder in folders if folder.is_dir() and class_folders(folder)]
+            found = [folder for folder in folders if folder == train or (folder.is_dir() and class_folders(folder))]
             if not found:
                 names = "val/, validation/, valid/ or test/"
                 raise UserError(f"{root} has train/ but no {names} with class folders to evaluate on")
