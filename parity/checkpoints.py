@@ -191,6 +191,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise ParityError(f"cannot write {path}: {error}") from error
 
 
+def require_orbax_name(path: Path) -> None:
+    """Raises ParityError for a path that Orbax would write to and could not read: it takes these for a pattern's."""
+    if found := sorted(set("*?[") & set(str(path.absolute()))):
+        raise ParityError(
+            f"Orbax cannot keep a checkpoint under a name with {' or '.join(found)}: {path}; choose another"
+        )
+
+
 def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Writes a nested dict of arrays and JSON metadata as an Orbax checkpoint directory, whole or not at all.
 
@@ -200,6 +208,7 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
+    require_orbax_name(path)
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             args = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(dict(metadata)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from parity.checkpoints import require_orbax_name
 from resnet_flax.data import transforms
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
@@ -43,6 +44,7 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
 
     Raises:
         UserError: if a new run would go where another lies, or there is nothing to resume.
+        ParityError: if checkpoints cannot be kept under that name.
     """
     run = config.run
     workdir = run.workdir
@@ -54,6 +56,7 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
             raise UserError(f"nothing to resume: there is no {RUNS / config.recipe}-*; name the run with --workdir")
         number = int(runs[-1].name.rpartition("-")[2]) if runs else 0
         workdir = runs[-1] if run.resume else RUNS / f"{config.recipe}-{number + 1}"
+    require_orbax_name(workdir)
     if run.resume:
         load_config(workdir)
     if not run.resume and (workdir / "config.json").exists():
