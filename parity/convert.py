@@ -91,10 +91,15 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
     return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
 
 
-def _memory(tensor: Any) -> tuple[int, tuple[int, ...]]:
-    """What two names for one tensor have in common."""
-    array = as_numpy(tensor)
-    return array.__array_interface__["data"][0] if array.size else id(tensor), array.shape
+def _memory(tensor: Any) -> tuple[str, int, tuple[int, ...]]:
+    """What two names for one tensor have in common: where it lies and its shape."""
+    if hasattr(tensor, "data_ptr"):
+        place, address = str(tensor.device), tensor.data_ptr()
+    elif isinstance(tensor, np.ndarray):
+        place, address = "cpu", tensor.__array_interface__["data"][0]
+    else:
+        place, address = "", id(tensor)
+    return place, address or id(tensor), tuple(tensor.shape)  # tensors without memory have the address 0
 
 
 def _counts(wanted: list[Leaf]) -> bool:
@@ -176,13 +181,15 @@ def to_torch(
     if like is None:
         return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(model, names)}
     by_key = {key: leaf for leaf, key in _match(like, model, names) if key is not None}
+    by_memory = {_memory(like[key]): leaf for key, leaf in by_key.items()}
     result = {}
     for key, tensor in like.items():
         template = as_numpy(tensor)
-        if key not in by_key:  # a counter that this model does not keep
+        leaf = by_key.get(key) or by_memory.get(_memory(tensor))  # the latter for the second name of a tied parameter
+        if leaf is None:  # a counter that this model does not keep
             result[key] = template.copy()
             continue
-        array = _torch_array(by_key[key])
+        array = _torch_array(leaf)
         with np.errstate(over="ignore"):
             cast = array.astype(template.dtype)
         if np.isfinite(array).all() and not np.isfinite(cast).all():

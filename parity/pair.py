@@ -297,8 +297,11 @@ class Pair:
         theirs = {name: in_layout_of(target, oracle.outputs.get(name, target)) for name, target in targets.items()}
         if set(targets) == {OUTPUT}:
             return targets[OUTPUT], theirs[OUTPUT]
-        both = ({name.removeprefix(f"{OUTPUT}."): x for name, x in side.items()} for side in (targets, theirs))
-        return next(both), next(both)
+        return _unprefixed(targets), _unprefixed(theirs)
+
+
+def _unprefixed(outputs: Arrays) -> Arrays:
+    return {name.removeprefix(f"{OUTPUT}."): array for name, array in outputs.items()}
 
 
 def _require_same_structure(ours: Run, oracle: Run) -> None:

@@ -296,9 +296,14 @@ def test_tied_parameters_are_filled_once():
     theirs = TorchTied()
     ours = parity.to_flax(theirs.state_dict(), FlaxTied())
     np.testing.assert_array_equal(ours.embed.embedding[...], theirs.embed.weight.detach().numpy())
+    ours.embed.embedding.set_value(ours.embed.embedding[...] + 1)
+    back = parity.to_torch(ours, like=theirs.state_dict())
+    np.testing.assert_array_equal(back["head.weight"], back["embed.weight"])
+    np.testing.assert_array_equal(back["head.weight"], theirs.head.weight.detach().numpy() + 1)
     apart = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
-    with pytest.raises(parity.ParityError, match=r"head\.weight"):
-        parity.to_flax(apart, FlaxTied())
+    for state in (apart, {name: tensor.to("meta") for name, tensor in apart.items()}):
+        with pytest.raises(parity.ParityError, match=r"head\.weight"):
+            parity.to_flax(state, FlaxTied())
 
 
 def test_two_values_for_one_variable():

@@ -9,25 +9,20 @@ import platform
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from parity import ParityError, to_torch
-from parity.checkpoints import read_checkpoint, write_checkpoint
+from parity import ParityError
+from parity.checkpoints import read_checkpoint
 from resnet_flax.commands import train as command
-from resnet_flax.data import EvaluationTransform, open_source
-from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear
-from resnet_flax.models import build_model
 from resnet_flax.training import loop, memory, setup, workdir
 from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.recipes import RECIPES
@@ -404,52 +399,6 @@ def test_comparison(capsys):
 def test_profile():
     assert run("digits", *OPTIONS, "--epochs", "6", "--profile", "--workdir", "profiled") == 0
     assert list(Path("profiled/profile").rglob("*.xplane.pb"))
-
-
-def test_evaluation_of_weights(capsys):
-    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
-    write_checkpoint("w.safetensors", to_torch(model), {})
-    options = ["--evaluate", "--weights", "w.safetensors", "--image-size", "8", "--mean", "0.4", "--std", "0.3"]
-    with pytest.raises(UserError, match="tells 7 classes apart and digits has 10"):
-        run(*options)
-    assert run(*options, "--data", "synthetic:8x8x1:7", "--batch-size", "4", "--workdir", "out") == 0
-    text = capsys.readouterr().out
-    assert "over 7 images" in text
-    result = json.loads(Path("out/evaluation.json").read_text())
-    assert Path("out/confusion.png").exists()
-
-    test = command.parse([*options, "--data", "synthetic:8x8x1:7"])
-    source = open_source(test.data.data, "test")
-    images = jnp.stack([jnp.asarray(source[i]["image"]) for i in range(7)])
-    graphdef, arrays = nnx.split(model)
-    predicted = jax.jit(lambda arrays, x: nnx.merge(graphdef, arrays)(x))(arrays, (images / 255 - 0.4) / 0.3).argmax(1)
-    assert result["accuracy"] == (predicted == np.arange(7)).mean()
-    assert result["count"] == 7
-
-    # Weights that say nothing of their images are given those of the recipe.
-    options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "4"]
-    assert run(*options, "--workdir", "preset") == 0
-    preset = RECIPES["digits"].config.data
-    explicit = ["--mean", str(preset.mean[0] + 1e-6), "--std", str(preset.std[0]), "--workdir", "explicit"]
-    assert run(*options, *explicit) == 0
-    losses = [json.loads(Path(name, "evaluation.json").read_text())["loss"] for name in ("preset", "explicit")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_evaluation_asks_the_weights_for_what_the_command_line_leaves_open(capsys):
-    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
-    kept = Preprocessing(EvaluationTransform(12, 8), (0.25,), (0.3,))
-    write_checkpoint("w[x].safetensors", to_torch(model), kept.to_metadata())  # a name that looks like markup
-    options = ["--evaluate", "--weights", "w[x].safetensors", "--data", "synthetic:12x12x1:7", "--batch-size", "7"]
-    for given, used in [
-        (["--mean", "0.4"], replace(kept, mean=(0.4,))),
-        (["--image-size", "16"], replace(kept, transform=EvaluationTransform(24, 16))),
-        (["--eval-transform.crop-size", "10"], replace(kept, transform=EvaluationTransform(16, 10))),
-    ]:
-        assert run(*options, *given) == 0
-        assert f"resnet18 from w[x].safetensors on synthetic:12x12x1:7 (7 images), 1 x CPU\nimages: {used}\n" in (
-            capsys.readouterr().out
-        )
 
 
 PAGE_FAULTS = """

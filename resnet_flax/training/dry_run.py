@@ -70,7 +70,7 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
-        say("weights", f"{weights} (without influence here)")
+        say("weights", f"{weights} (their values make no difference here)")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",

@@ -72,7 +72,7 @@ class Run:
     def execute(self) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
-        # Whatever is wrong with the settings shows here, before anything is written.
+        # Most of what may be wrong with the settings shows here, before anything is written.
         state = setup.state(setup.initial_arrays())
         if self.first and not self.config.resume:
             save_config(setup.config)
