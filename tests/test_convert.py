@@ -8,7 +8,7 @@ from flax import nnx
 
 import parity
 from parity.convert import copied, to_flax, to_torch
-from parity.naming import ParityError, leaves
+from parity.naming import ParityError, _renamed, leaves
 from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 
 torch = pytest.importorskip("torch")
@@ -168,7 +168,7 @@ def test_a_loaded_model_is_in_eval_mode():
     assert to_flax(original.state_dict(), model).bn1.use_running_average
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 0), (3, 70), (70, 120, 3, 3), (130, 1100, 1, 1), (2, 40, 5, 3, 1)])
+@pytest.mark.parametrize("shape", [(5,), (3, 0), (3, 70), (3, 65), (70, 120, 3, 3), (130, 1100, 1, 1), (2, 40, 5, 3, 1)])
 def test_copied_equals_numpys_copy(shape):
     array = np.random.default_rng(0).normal(size=shape)
     for view in (array, np.transpose(array), np.moveaxis(array, 0, -1)):
@@ -231,6 +231,10 @@ def test_a_bare_batch_norm_of_nnx_has_no_place_for_the_counter():
     original = randomized(torch.nn.BatchNorm1d(6))
     model = to_flax(original.state_dict(), nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
     np.testing.assert_array_equal(model.var[...], original.running_var)
+    like = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
+    back = to_torch(model, like=like)
+    assert_same_bytes(back, like)
+    assert not any(np.shares_memory(back[name], like[name]) for name in like)
 
 
 def test_names_that_differ_are_mapped():
@@ -241,6 +245,11 @@ def test_names_that_differ_are_mapped():
     }
     names = {"norms.1": "batch_norm", "body": "net.body"}
     assert_same_bytes(to_torch(to_flax(renamed, model, names=names), like=renamed, names=names), renamed)
+
+
+def test_the_longest_name_that_fits_is_mapped():
+    assert _renamed("a.b.c", {"a": "x", "a.b": "y"}) == _renamed("a.b.c", {"a.b": "y", "a": "x"}) == "y.c"
+    assert _renamed("a.bc", {"a.b": "y"}) == "a.bc"
 
 
 def test_layer_without_a_rule_is_named():

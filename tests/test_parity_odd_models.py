@@ -73,11 +73,13 @@ CASES = {
         lambda y: (y, 1.5 * jnp.arange(16.0).reshape(8, 2)),
     ),
     "a mask of the smallest number": Case(torch_mask, flax_mask, lambda y: flax_mask(y, 0.0)),
+    "a mask with holes": Case(torch_mask, flax_mask, lambda y: jnp.where(jnp.arange(6) % 4 == 0, SMALLEST, y)),
     "a mask of -1e9": Case(
         lambda y: y.masked_fill(y > 0, -1e9),
         lambda y: jnp.where(y > 0, -1e9, y),
         lambda y: jnp.where(y > 0, -1e9, y * (1 + 1e-8)),
     ),
+    "an output of another shape": Case(lambda y: y, lambda y: y, lambda y: y[:, :5]),
 }
 
 
@@ -301,7 +303,8 @@ def test_tied_parameters_are_filled_once():
     np.testing.assert_array_equal(back["head.weight"], back["embed.weight"])
     np.testing.assert_array_equal(back["head.weight"], theirs.head.weight.detach().numpy() + 1)
     apart = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
-    for state in (apart, {name: tensor.to("meta") for name, tensor in apart.items()}):
+    a_part = theirs.state_dict() | {"head.weight": theirs.embed.weight[:1]}
+    for state in (apart, a_part, {name: tensor.to("meta") for name, tensor in apart.items()}):
         with pytest.raises(parity.ParityError, match=r"head\.weight"):
             parity.to_flax(state, FlaxTied())
 

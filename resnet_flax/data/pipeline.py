@@ -8,6 +8,7 @@ batches over in shared memory.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import functools
 import gc
@@ -244,9 +245,13 @@ def _cores() -> int:
 
 
 def _shut_down(running: list) -> None:
-    # Not left to garbage collection: at interpreter exit Grain's own clean-up prints tracebacks.
     running.pop().close()
     gc.collect()
+
+
+# At interpreter exit Grain's own clean-up prints tracebacks, so nothing of it may be left by then: this collects what
+# closed streams have left, `_shut_down` what is closed even later.
+atexit.register(gc.collect)
 
 
 class BatchStream:
@@ -297,7 +302,8 @@ class BatchStream:
 
     def close(self) -> None:
         """Stops the threads and worker processes."""
-        self._finalizer()
+        if self._finalizer.detach():
+            self._running.pop().close()  # and no collection: among a program's many objects it takes a second
 
 
 def training_batches(
