@@ -20,7 +20,7 @@ from parity.errors import PROFILES, Noise, agreement, measure
 from parity.pair import Pair
 from parity.recording import recording_flax, recording_torch
 from parity.torch_side import TorchSide
-from parity.training_checks import FlaxTrainer
+from parity.training_checks import FlaxTrainer, TorchTrainer
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
 from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
@@ -65,7 +65,7 @@ def test_a_right_network_passes_everything(shape):
     assert 0 < max(errors) < 1e-13
     assert sum(error == 0 for error in errors) < len(errors) / 2
     assert all(0 < row.floor for row in report.of("forward"))
-    for check in ("forward", "gradients", "batch_stats", "optimizer"):  # PyTorch starts each arrangement from the same
+    for check in ("forward", "gradients", "batch_stats", "optimizer", "trajectory"):  # each arrangement starts alike
         assert all(row.floor < 1e-13 for row in report.of(check))
     names = {row.name for row in report.of("gradients")}
     assert names == {"(inputs)", *dict(theirs.named_parameters())}
@@ -278,6 +278,9 @@ def test_measures():
     assert error.relative == pytest.approx(1 / np.sqrt(34))
     assert error.ulp == 2.0**21  # at 5, float32 has 2**-21 between neighbours
     assert error.cosine == pytest.approx(29 / (5 * np.sqrt(34)))
+    assert measure(np.array([1e5, 1.0]), np.array([1e5, 2.0])).relative == pytest.approx(1e-5)
+    assert measure(np.array([-1e9, 1.0]), np.array([-1e9, 2.0])).relative == 0.5  # a mask's value counts for nothing
+    assert measure(np.array([0.0, 2.0]), np.array([-1e9, 2.0])).relative == 1
     assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
     assert measure(np.array([1.0]), np.array([0.0])).relative == np.inf
     # A scale is a size for each value: four zeros count as 2 x 0.5 long.
@@ -315,6 +318,19 @@ def test_statistics_go_on_from_batch_to_batch(monkeypatch):
     start = next(int(value) for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked"))
     parity.check(ours, theirs, parity.random_inputs((8, 6)), checks=("batch_stats",))
     assert counts == [start + 1, start + 2, start + 3]
+
+
+def test_both_trainers_carry_parameters_and_statistics_on():
+    with jax.enable_x64(True):
+        two = Pair(*norm_pair(6, BatchNorm), parity.random_inputs((8, 6)))
+        before = two.ours.state()
+        inputs, torch_inputs = two.batch(0)
+        FlaxTrainer(two.ours, two.optimizer).step(0, inputs, two.targets, two.loss)
+        TorchTrainer(two.oracle, two.optimizer, {}).step(0, torch_inputs, two.torch_targets, two.loss)
+    ours, theirs = two.ours.state(), two.oracle.state()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-12, atol=1e-14)
+        assert (value != before[name]).any(), name
 
 
 def test_every_step_starts_from_pytorchs_moments(monkeypatch):

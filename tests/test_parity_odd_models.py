@@ -14,6 +14,7 @@ from flax import nnx
 from torch import nn
 
 import parity
+from resnet_flax.layers import BatchNorm
 
 SMALLEST = torch.finfo(torch.float32).min
 
@@ -98,6 +99,30 @@ def test_minus_infinity_on_both_sides_is_agreement():
         return nnx.softmax(jnp.where(jnp.eye(8, 6, dtype=bool), -jnp.inf, y))
 
     assert report(dense(flax_attention, torch_attention), checks=("forward", "gradients")).passed
+
+
+def test_dropout_layers_are_off_in_either_mode():
+    class TorchDrop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.drop, self.fc = nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(self.drop(self.norm(x)))
+
+    class FlaxDrop(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.drop = BatchNorm(6, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+            self.fc = nnx.Linear(6, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.fc(self.drop(self.norm(x)))
+
+    pair = FlaxDrop(nnx.Rngs(0)), TorchDrop()
+    parity.randomize(pair[1], pair[0])
+    found = report(pair, checks=("forward", "gradients"))
+    assert found.passed
+    assert {row.mode for row in found.comparisons} == {"eval", "train"}
 
 
 def test_dropout_as_a_function_is_told_and_not_excused():
