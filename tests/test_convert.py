@@ -168,7 +168,7 @@ def test_a_loaded_model_is_in_eval_mode():
     assert to_flax(original.state_dict(), model).bn1.use_running_average
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 0), (3, 70), (65, 3), (70, 120, 3, 3), (130, 1100, 1, 1), (2, 40, 5, 3, 1)])
+@pytest.mark.parametrize("shape", [(5,), (3, 0), (3, 70), (65, 3), (70, 120, 3, 3), (130, 1100), (2, 40, 5, 3, 1)])
 def test_copied_equals_numpys_copy(shape):
     array = np.random.default_rng(0).normal(size=shape)
     for view in (array, np.transpose(array), np.moveaxis(array, 0, -1)):

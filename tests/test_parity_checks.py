@@ -64,7 +64,7 @@ def test_a_right_network_passes_everything(shape):
     errors = [row.error.relative for row in report.of("activations") + report.of("gradients")]
     assert 0 < max(errors) < 1e-13
     assert sum(error == 0 for error in errors) < len(errors) / 2
-    assert all(0 < row.floor for row in report.of("forward"))
+    assert all(row.floor > 0 for row in report.of("forward"))
     for check in ("forward", "gradients", "batch_stats", "optimizer", "trajectory"):  # each arrangement starts alike
         assert all(row.floor < 1e-13 for row in report.of(check))
     names = {row.name for row in report.of("gradients")}
