@@ -1,6 +1,7 @@
 """`python -m PACKAGE COMMAND`: finds the command's module and runs its `main(arguments) -> exit status`."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ def dispatch(package: str, commands: Commands, arguments: list[str], unusable: t
     if name not in commands:
         print(f"error: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
         return 2
+    logging.basicConfig(format="%(levelname)s: %(message)s")  # of warnings and errors, on stderr
     try:
         try:
             return importlib.import_module(commands[name][0]).main(rest)
