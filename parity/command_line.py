@@ -1,8 +1,11 @@
 """`python -m PACKAGE COMMAND`: finds the command's module and runs its `main(arguments) -> exit status`."""
 
+import difflib
+import gc
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -23,7 +26,9 @@ def dispatch(package: str, commands: Commands, arguments: list[str], unusable: t
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in commands:
-        print(f"error: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(commands)}"
+        print(f"error: no command {name!r}; {hint}", file=sys.stderr)
         return 2
     logging.basicConfig(format="%(levelname)s: %(message)s")  # of warnings and errors, on stderr
     try:
@@ -44,5 +49,7 @@ def dispatch(package: str, commands: Commands, arguments: list[str], unusable: t
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go
         return 141
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("interrupted", file=sys.stderr, flush=True)
+    gc.collect()  # frees what the command held, now that its frames are gone, and with it ends its worker processes
+    os._exit(130)  # the usual way out waits for the threads of JAX, PyTorch and Orbax, or crashes under them

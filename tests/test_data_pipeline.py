@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +19,6 @@ from resnet_flax.data import (
     evaluation_batches,
     evaluation_transform,
     open_source,
-    prefetch_to_device,
     steps_per_epoch,
     training_batches,
 )
@@ -228,20 +226,6 @@ def test_idx_and_array_record_give_the_same_stream(tmp_path):
             take(training_batches(s, transform, batch_size=64, seed=9, start_step=25), 12) for s in (source, copy)
         ]
         same(*streams)
-
-
-def test_batches_reach_the_devices_in_order():
-    source = open_source("synthetic:4x4x3:32")
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    size = 4 * len(jax.devices())
-    host = list(evaluation_batches(source, evaluation_transform(None, None), batch_size=size))
-    device = list(prefetch_to_device(iter(host), sharding))
-    assert len(device) == len(host)
-    for a, b in zip(host, device, strict=True):
-        assert b["image"].sharding == sharding
-        assert b["image"].dtype == np.uint8
-        np.testing.assert_array_equal(a["image"], b["image"])
 
 
 @pytest.mark.parametrize(

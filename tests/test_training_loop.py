@@ -142,6 +142,7 @@ def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, numb
         interrupt(kind, step, number)
         assert run("digits", *options, "--workdir", "stopped") == status
     text = capsys.readouterr().out
+    assert "stopping behind this step" in text
     assert "python train.py --resume --workdir stopped" in text
     reached = max(row["step"] for row in read_metrics(Path("stopped")))
     assert step <= reached < STEPS
@@ -153,6 +154,21 @@ def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, numb
         return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
 
     assert [kept(row) for row in read_metrics(Path("stopped"))] == [kept(row) for row in read_metrics(Path("whole"))]
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    program = (
+        "import os, signal; from resnet_flax.training.interruption import Interruption\n"
+        "with Interruption(lambda text: print(text, flush=True)):\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("stopping behind this step")
+    assert second == "interrupted"
 
 
 KILLED_WHILE_SAVING = """

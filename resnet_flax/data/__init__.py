@@ -1,8 +1,9 @@
 """Data: sources chosen by a spec, torchvision's transforms, and batches that resume at any step."""
 
 from resnet_flax.data.decoding import CorruptImage
-from resnet_flax.data.pipeline import evaluation_batches, prefetch_to_device, steps_per_epoch, training_batches
+from resnet_flax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from resnet_flax.data.source import Source, open_source
+from resnet_flax.data.stream import prefetch_to_device
 from resnet_flax.data.transforms import (
     EvaluationTransform,
     SmallImageTransform,

@@ -8,16 +8,10 @@ batches over in shared memory.
 
 from __future__ import annotations
 
-import atexit
-import collections
 import functools
-import gc
 import itertools
-import logging
-import os
 import sys
 import warnings
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -26,18 +20,15 @@ import numpy as np
 from resnet_flax.data.arrays import ArraySource
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.source import Source
+from resnet_flax.data.stream import BatchStream, cores
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform
 from resnet_flax.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import jax
-
     Batch = dict[str, np.ndarray]
     Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-logger = logging.getLogger("resnet_flax.data")
 
 
 def steps_per_epoch(source: Source, batch_size: int, shard_count: int = 1) -> int:
@@ -236,74 +227,8 @@ def _check(batch_size: int, workers: int, shard_index: int, shard_count: int, **
             raise UserError(f"{name} should be at least {least}, found {value}")
     if not 0 <= shard_index < shard_count:
         raise UserError(f"shard_index should be 0 to {shard_count - 1}, found {shard_index}")
-    if workers > _cores():
-        warnings.warn(f"{workers} workers on {_cores()} cores only get in each other's way", stacklevel=3)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _shut_down(running: list) -> None:
-    running.pop().close()
-    gc.collect()
-
-
-# At interpreter exit Grain's own clean-up prints tracebacks, so nothing of it may be left by then: this collects what
-# closed streams have left, `_shut_down` what is closed even later.
-atexit.register(gc.collect)
-
-
-class BatchStream:
-    """Reads `batches` in order ahead of the consumer; an iterator with `close()`, which also runs at interpreter exit.
-
-    Raises `CorruptImage` while iterating if more images are damaged than the reader allows.
-    """
-
-    def __init__(self, batches: TrainingBatches | EvaluationBatches, workers: int):
-        import grain
-        from absl import flags
-
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
-        in_memory = batches.reader.images is not None
-        # Decoding and resizing let go of the interpreter lock: two threads a process, where there are cores for them.
-        threads = 1 if in_memory or 2 * workers > _cores() else 2
-        dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
-        if workers and not in_memory:
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
-        self._skip_corrupt, self._left = batches.reader.skip_corrupt, batches.count
-        self._damaged: dict[int, str] = {}
-        self._running = [iter(dataset)]
-        self._finalizer = weakref.finalize(self, _shut_down, self._running)
-
-    def __iter__(self) -> BatchStream:
-        return self
-
-    def __next__(self) -> Batch:
-        if not self._left:
-            self.close()
-        if not self._running:
-            raise StopIteration
-        self._left -= 1
-        batch = next(self._running[0])
-        for index, message in batch.pop("damaged"):
-            if index not in self._damaged and len(self._damaged) < self._skip_corrupt:
-                logger.warning("skipped (%d of at most %d) %s", len(self._damaged) + 1, self._skip_corrupt, message)
-            self._damaged[index] = message
-        if len(self._damaged) > self._skip_corrupt:
-            self.close()
-            last = list(self._damaged.values())[-1]
-            if self._skip_corrupt:
-                raise CorruptImage(f"more than the {self._skip_corrupt} damaged images allowed; the last: {last}")
-            raise CorruptImage(f"{last}; mend or remove it, or allow for a few with --skip-corrupt N")
-        # Out of Grain's shared memory, whose life ends with its wrapper: JAX on a CPU would keep pointing at it.
-        return {name: x if type(x) is np.ndarray else np.array(x) for name, x in batch.items()}
-
-    def close(self) -> None:
-        """Stops the threads and worker processes."""
-        if self._finalizer.detach():
-            self._running.pop().close()  # and no collection: among a program's many objects it takes a second
+    if workers > cores():
+        warnings.warn(f"{workers} workers on {cores()} cores only get in each other's way", stacklevel=3)
 
 
 def training_batches(
@@ -366,24 +291,3 @@ def evaluation_batches(
     _check(batch_size, workers, shard_index, shard_count, skip_corrupt=skip_corrupt)
     reader = Reader(source, transform, skip_corrupt)
     return BatchStream(EvaluationBatches(reader, batch_size, shard_index, shard_count), workers)
-
-
-def prefetch_to_device(
-    batches: Iterable[Batch], sharding: jax.sharding.Sharding, depth: int = 2
-) -> Iterator[dict[str, jax.Array]]:
-    """Keeps `depth` batches on their way to the devices while the caller computes.
-
-    Each array is this process's part of the global array that `sharding` lays out along the first axis.
-    """
-    import jax
-
-    queue: collections.deque = collections.deque()
-    iterator = iter(batches)
-    while True:
-        for batch in itertools.islice(iterator, depth - len(queue)):
-            queue.append(
-                {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
-            )
-        if not queue:
-            return
-        yield queue.popleft()

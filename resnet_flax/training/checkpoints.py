@@ -118,8 +118,8 @@ class Checkpoints:
             f"the earlier ones are intact (the last is of step {whole[-1]})" if whole else "there is no earlier one"
         )
         return UserError(
-            f"the checkpoint of step {self._pending} could not be written to {self.directory}: {_reason(error)}; {intact}; "
-            "make room and go on with --resume"
+            f"the checkpoint of step {self._pending} could not be written to {self.directory}: {_reason(error)}; "
+            f"{intact}; make room and go on with --resume"
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:

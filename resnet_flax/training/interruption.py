@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -10,13 +12,20 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """While in its context, SIGTERM and the first Ctrl-C ask for a stop; the second Ctrl-C is the usual one.
+    """While in its context, SIGTERM and the first Ctrl-C ask for a stop; a Ctrl-C after that ends the process at once.
+
+    At once, like a kill: an exception would surface anywhere, in Orbax's threads and JAX's callbacks too. What a kill
+    leaves behind, a resumed run can deal with.
 
     With several hosts JAX's own preemption service listens for SIGTERM on each of them, and lets all stop behind the
     same step.
+
+    Args:
+        say: where to acknowledge the first: the step may still be compiling.
     """
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
         self._signal: int | None = None
         self._several = jax.process_count() > 1
         self._previous: dict[int, object] = {}
@@ -31,8 +40,12 @@ class Interruption:
             signal.signal(number, handler)  # ty: ignore[invalid-argument-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._signal is None:
+            self._say("stopping behind this step, and saving; Ctrl-C once more stops at once, without")
+            self._signal = number
+        elif number == signal.SIGINT:
+            self._say("interrupted")
+            os._exit(128 + number)
 
     def requested(self, step: int) -> bool:
         """Whether to stop behind this step; the same answer on every host."""

@@ -89,7 +89,7 @@ class Run:
         if note := scaling_note(setup.config):
             self.display.say(note)
         try:
-            with Interruption() as interruption:
+            with Interruption(self.display.say) as interruption:
                 state = self._steps(state, start, interruption)
                 if int(state["step"]) < setup.total_steps:
                     return self._interrupted(state, interruption)

@@ -1,0 +1,86 @@
+"""What every command has in common: how it is found, how it fails, how it is left."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from parity.command_line import dispatch
+
+
+class Unusable(Exception):
+    pass
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """command(main): runs `main` as the command "work" and returns the exit status."""
+
+    def run(main, arguments=("work", "--fast")):
+        module = types.ModuleType("a_command")
+        module.__dict__["main"] = main
+        monkeypatch.setitem(sys.modules, "a_command", module)
+        return dispatch("package", {"work": ("a_command", "does it")}, list(arguments), (Unusable,))
+
+    return run
+
+
+def fail(error):
+    def main(arguments):
+        raise error
+
+    return main
+
+
+def test_a_command_gets_its_arguments_and_gives_its_status(command):
+    assert command(lambda arguments: 3 if arguments == ["--fast"] else 4) == 3
+
+
+def test_without_a_command_all_are_listed(command, capsys):
+    assert command(None, []) == 2
+    assert command(None, ["--help"]) == 0
+    assert capsys.readouterr().out.count("  work  does it") == 2
+
+
+def test_a_misspelt_command_is_guessed(command, capsys):
+    assert command(None, ["wrok"]) == 2
+    assert "no command 'wrok'; did you mean work?" in capsys.readouterr().err
+    assert command(None, ["qqq"]) == 2
+    assert "no command 'qqq'; the commands are work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Unusable("no such file"), "error: no such file\n"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 5 bytes"), "error: out of memory ("),
+    ],
+)
+def test_a_users_mistake_is_one_line(command, capsys, error, message):
+    assert command(fail(error)) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(message)
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_fault_keeps_its_traceback(command):
+    with pytest.raises(RuntimeError, match="a bug"):
+        command(fail(RuntimeError("a bug")))
+
+
+def test_ctrl_c_ends_the_process_at_once():
+    """Also one whose threads would keep it."""
+    program = """
+import sys, threading, time, types
+from parity.command_line import dispatch
+
+def main(arguments):
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    raise KeyboardInterrupt
+
+sys.modules["a_command"] = types.SimpleNamespace(main=main)
+dispatch("package", {"work": ("a_command", "")}, ["work"], ())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
