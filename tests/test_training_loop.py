@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
+from PIL import Image
 
 from parity import ParityError
 from parity.checkpoints import read_checkpoint
@@ -44,10 +45,7 @@ ROOT = Path(__file__).parent.parent
 
 
 # Where reading a damaged file fails, Orbax leaves coroutines behind that nobody waits for; gc brings it up here.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in.*coroutine:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
 
 class Small(nnx.Module):
@@ -238,6 +236,27 @@ def test_workdirs_are_kept_apart():
     with pytest.raises(UserError, match="nothing to resume"):
         run("--resume")
     assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
+
+
+def test_a_run_on_a_folder_resumes_from_anywhere_and_where_the_folder_has_moved(monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in "ab":
+            Path("images", split, name).mkdir(parents=True)
+            for i in range(8):
+                picture = Image.fromarray(random.integers(0, 256, (8, 8), np.uint8))
+                picture.save(Path("images", split, name, f"{i}.png"))
+    assert run("digits", *OPTIONS, "--data", "folder:images", "--workdir", "here") == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert run("--resume", "--workdir", "../here") == 0
+    Path("../images").rename("moved")
+    with pytest.raises(UserError, match="images"):
+        run("--resume", "--workdir", "../here")
+    assert run("--resume", "--workdir", "../here", "--data", "folder:moved") == 0
+    assert "resumed behind step 3" in capsys.readouterr().out
+    with pytest.raises(UserError, match="data.data: folder: there, digits here"):
+        run("--resume", "--workdir", "../here", "--data", "digits")
 
 
 def test_a_workdir_taken_since_it_was_chosen(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORMS = "digits, idx:DIR, folder:DIR, tfds:NAME[/CONFIG][:VERSION] or synthetic:HxWxC:N"
+LOCATED = ("idx", "folder")  # forms whose rest is a directory
 EVALUATION_SPLITS = ("test", "val", "validation", "valid")
 
 
@@ -83,6 +85,12 @@ def stratified_split(labels: Sequence[int] | np.ndarray, split: str, *, test_fra
     return np.sort(np.concatenate(kept))
 
 
+def absolute(spec: str) -> str:
+    """The spec with an absolute path, where it has one."""
+    scheme, _, rest = spec.partition(":")
+    return f"{scheme}:{Path(rest).expanduser().absolute()}" if scheme in LOCATED and rest else spec
+
+
 def open_source(
     spec: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
 ) -> Source:
@@ -114,6 +122,9 @@ def open_source(
 
         keywords = {"data_dir": Path(data_dir).expanduser() if data_dir else None, "may_prepare": may_prepare}
     else:
-        hint = f"; did you mean folder:{spec} ?" if Path(spec).is_dir() else ""
+        schemes = ("digits", *LOCATED, "tfds", "synthetic")
+        near = [f"{name}{colon}{rest}" for name in difflib.get_close_matches(scheme, schemes, n=1)]
+        likely = f"folder:{spec}" if Path(spec).is_dir() else next(iter(near), spec)
+        hint = f"; did you mean {likely} ?" if likely != spec else ""
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{hint}")
     return opener(rest, split, **keywords)

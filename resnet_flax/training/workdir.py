@@ -14,6 +14,7 @@ import jax
 
 from parity.checkpoints import require_orbax_name
 from resnet_flax.data import transforms
+from resnet_flax.data.source import LOCATED, absolute
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
 
@@ -42,6 +43,8 @@ def latest_run() -> Path:
 def choose_workdir(config: TrainConfig) -> TrainConfig:
     """The configuration with a workdir: the given one, a new runs/RECIPE-N, or to resume the latest of these.
 
+    Its other paths become absolute: the run may be resumed from another directory.
+
     Raises:
         UserError: if a new run would go where another lies, or there is nothing to resume.
         ParityError: if checkpoints cannot be kept under that name.
@@ -61,7 +64,12 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
         load_config(workdir)
     if not run.resume and (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds another run; go on with it (--resume) or choose another --workdir")
-    return replace(config, run=replace(run, workdir=workdir))
+    data, model = config.data, config.model
+    data_dir = data.data_dir and data.data_dir.expanduser().absolute()
+    if model.weights and Path(model.weights).exists():
+        model = replace(model, weights=str(Path(model.weights).absolute()))
+    data = replace(data, data=absolute(data.data), data_dir=data_dir)
+    return replace(config, data=data, model=model, run=replace(run, workdir=workdir))
 
 
 def save_config(config: TrainConfig) -> None:
@@ -136,10 +144,13 @@ def _from_json(like: Any, value: Any) -> Any:
 
 
 def check_same_run(config: TrainConfig) -> None:
-    """Raises UserError if the workdir's run has other settings, those of `RunConfig` apart."""
+    """Raises UserError if the workdir's run has other settings, those of `RunConfig` and the data's place apart."""
     workdir = config.run.workdir
     assert workdir is not None
     saved, wanted = json.loads((workdir / "config.json").read_text())["config"], as_json(config)
+    for settings in (saved, wanted):
+        scheme = settings["data"]["data"].partition(":")[0]
+        settings["data"] |= {"data_dir": None} | ({"data": f"{scheme}:"} if scheme in LOCATED else {})
     changed = [
         f"{name}: {old} there, {new} here"
         for group in wanted
