@@ -20,7 +20,7 @@ from parity.optimizers import Optimizer
 from parity.pair import OneSided, Pair, Train
 from parity.precision import exact_arithmetic
 from parity.results import Comparison, Finding, Report
-from parity.sides import OUTPUT, Loss
+from parity.sides import OUTPUT, Loss, require_networks
 from parity.training_checks import optimizer as optimizer_steps
 from parity.training_checks import trajectory
 from parity.value_checks import initialization, weights
@@ -141,6 +141,7 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
+    require_networks(flax_model, torch_model)
     checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")

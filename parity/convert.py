@@ -136,8 +136,12 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
         names: {Flax module path: PyTorch module path}, where they do not correspond by themselves.
 
     Raises:
-        ParityError: a list of every missing, unexpected and misshapen entry; or a dtype that would lose values.
+        ParityError: a list of every missing, unexpected and misshapen entry; a dtype that would lose values; or other
+            things than these two.
     """
+    if not isinstance(state_dict, Mapping) or not isinstance(model, nnx.Module):
+        found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
+        raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then an NNX module, found {found}")
     matched = _match(state_dict, model, names)
 
     def converted(leaf: Leaf, key: str | None) -> np.ndarray:
@@ -178,6 +182,8 @@ def to_torch(
     Raises:
         ParityError: if `like` does not fit the model, or its dtype overflows.
     """
+    if not isinstance(model, nnx.Module):
+        raise ParityError(f"expected an NNX module, found {type(model).__module__}.{type(model).__name__}")
     if like is None:
         return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(model, names)}
     by_key = {key: leaf for leaf, key in _match(like, model, names) if key is not None}

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity import optimizer_hypotheses
+from parity import between_hypotheses, optimizer_hypotheses
+from parity.between_hypotheses import as_pair
 from parity.errors import relative
 from parity.hypotheses import why, why_statistics
 from parity.isolation import Isolated, Recorded, isolate, record
@@ -60,9 +61,9 @@ def _different_weights(pair: Pair) -> Finding | None:
         return None
     first, total = different[0], len(pair.ours.values)
     ours, oracle = pair.ours.state()[first], theirs[first]
-    how = explain_values(ours, oracle) or "another value: was it loaded?"
-    more = f" and {len(different) - 1} others" if len(different) > 1 else ""
-    return Finding(first, f"{first}{more} differ from PyTorch's before anything is computed: {how}", f"{total} in all")
+    how = explain_values(ours, oracle) or "another value; parity.to_flax or parity.randomize gives both the same"
+    others = f" and {len(different) - 1} more of {total} differ" if len(different) > 1 else " differs"
+    return Finding(first, f"{first}{others} from PyTorch's before anything is computed: {how}")
 
 
 def explain_values(ours: np.ndarray, theirs: np.ndarray) -> str:
@@ -105,7 +106,7 @@ def _activations(pair: Pair, row: Comparison) -> Finding:
     if layer.error() > layer.limit:
         explanation = _moved_stride(pair, recorded, layer) or why(layer) or f"{first.name} is the first to differ"
         return Finding(first.name, explanation, f"{_evidence(first)}{growth}; {agrees}")
-    explanation = _between(pair, recorded, before, layer) or (
+    explanation = between_hypotheses.why(pair, recorded, before, layer) or (
         f"{first.name} agrees on PyTorch's input: the difference arises between {before} and {first.name}"
     )
     return Finding(f"between {before} and {first.name}", explanation, _evidence(first) + growth)
@@ -140,13 +141,13 @@ def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
     }
     ours: dict[str, Any] = {name: getattr(block.ours, name, None) for name in convs}
     moved = {
-        name: _pair(child.stride)
+        name: as_pair(child.stride)
         for name, child in convs.items()
-        if hasattr(ours[name], "strides") and _pair(ours[name].strides) != _pair(child.stride)
+        if hasattr(ours[name], "strides") and as_pair(ours[name].strides) != as_pair(child.stride)
     }
     if len(moved) < 2:
         return ""
-    have = [name for name in moved if max(_pair(ours[name].strides)) > 1]
+    have = [name for name in moved if max(as_pair(ours[name].strides)) > 1]
     for name, stride in moved.items():
         ours[name].strides = stride
     if not have or block.error() > max(block.limit, 1e-9):
@@ -155,52 +156,6 @@ def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
     return f"the stride of {parent} sits in {', '.join(have)}, in PyTorch in {', '.join(want)}" + (
         " (v1 has it in the first 1x1, torchvision's v1.5 in the 3x3)" if have == ["conv1"] else ""
     )
-
-
-def _pair(value: Any) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _between(pair: Pair, recorded: Recorded, before: str, layer: Isolated) -> str:
-    """A max-pool that PyTorch has as a module and we as a function: which padding would give what we have?"""
-    order = list(recorded.their_inputs)
-    start = order.index(before) if before in order else -1
-    pools = {
-        name: module
-        for name, module in pair.theirs.module.named_modules()
-        if isinstance(module, torch.nn.MaxPool2d)
-        and name in order  # it may never have been called
-        and start < order.index(name) < order.index(layer.path)
-    }
-    ours = np.moveaxis(recorded.our_inputs[layer.path], -1, 1)
-    for name, pool in pools.items():
-        x = recorded.their_inputs[name].double()
-        for words, output in _pooled(x, pool).items():
-            if output.shape == ours.shape and relative(ours, output) <= layer.limit:
-                return f"max-pool {words}; PyTorch's {name} pads {pool.padding} on both sides with minus infinity"
-    return ""
-
-
-def _pooled(x: torch.Tensor, pool: torch.nn.MaxPool2d) -> dict[str, np.ndarray]:
-    """What a max-pool with another padding makes of x (N, C, H, W)."""
-    window, stride = _pair(pool.kernel_size), _pair(pool.stride)
-    same = []
-    for size, w, s in zip(x.shape[2:], window, stride, strict=True):
-        total = max((-(-size // s) - 1) * s + w - size, 0)
-        same.append((total // 2, total - total // 2))
-    both = [(p, p) for p in _pair(pool.padding)]
-
-    def padded(padding: list[tuple[int, int]], value: float) -> np.ndarray:
-        (top, bottom), (left, right) = padding
-        x_padded = torch.nn.functional.pad(x, (left, right, top, bottom), value=value)
-        return torch.nn.functional.max_pool2d(x_padded, window, stride).cpu().numpy()
-
-    return {
-        "has padding SAME": padded(same, -torch.inf),
-        "pads with zeros": padded(both, 0.0),
-        "has padding SAME, with zeros": padded(same, 0.0),
-        "does not pad": padded([(0, 0), (0, 0)], 0.0),
-    }
 
 
 def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:

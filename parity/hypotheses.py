@@ -159,7 +159,10 @@ def why_statistics(layer: Isolated) -> str:
         if momentum is not None and theirs.momentum is not None
         else ""
     )
-    of_bias = f"running variance of {layer.path} is biased: PyTorch's is n/(n-1) times the batch's, here n = {count}"
+    of_bias = (
+        f"running variance of {layer.path} is biased: PyTorch's is n/(n-1) times the batch's, here n = {count} "
+        "(nnx.BatchNorm keeps the one, resnet_flax.layers.BatchNorm the other)"
+    )
     if momentum is not None and not same_momentum:
         fixed = retrained(momentum=their_momentum)
         if agrees(fixed):

@@ -183,7 +183,7 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
             if name in variables:
                 found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), variables[name], rule))
     if not found:
-        raise ParityError(f"{type(model).__name__} has no parameters")
+        raise ParityError(f"the {type(model).__name__} has no parameters")
     return found
 
 

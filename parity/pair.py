@@ -70,7 +70,8 @@ def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tup
         return ours, theirs
     if len(errors) == 2:
         raise ParityError(
-            f"neither network runs on these inputs, with this loss and these targets; PyTorch's says: {errors[1]}"
+            "neither network runs on these inputs (as Flax takes them: channels last), with this loss and these "
+            f"targets; PyTorch's says: {errors[1]}"
         ) from errors[0]
     raising, other = ("Flax", "PyTorch") if ours is None else ("PyTorch", "Flax")
     raise OneSided(f"{raising} raises {type(errors[0]).__name__}: {errors[0]}; {other} gives a result") from errors[0]

@@ -62,7 +62,7 @@ def parity_randomize() -> "Callable[..., np.ndarray]":
     from parity.random_weights import random_inputs, randomize
 
     def fill(flax_model: Any, torch_model: Any, shape: tuple[int, ...], *, seed: int = 0, names: Any = None) -> Any:
-        randomize(torch_model, flax_model, seed=seed, names=names)
+        randomize(flax_model, torch_model, seed=seed, names=names)
         return random_inputs(shape, seed=seed)
 
     return fill

@@ -8,21 +8,26 @@ import torch
 from flax import nnx
 
 from parity.convert import to_flax
+from parity.sides import require_networks
 
 
 def randomize(
+    flax_model: nnx.Module | None,
     torch_model: torch.nn.Module,
-    flax_model: nnx.Module | None = None,
     *,
     seed: int = 0,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Fills a PyTorch network, and a Flax one with the same values, so that every part of it shows in the output.
+    """Fills a Flax network, if given one, and a PyTorch network with the same values: every part shows in the output.
 
     A fresh network hides faults: gammas of 1 and statistics of 0 and 1 leave a BatchNorm without effect, a last gamma
     of 0 a whole branch. Here weights have the size that keeps a signal's (He et al. 2015) and a mean that is not zero,
     gammas lie in 0.4..0.8 or 1.2..1.6, some negative, and statistics around, but not at, the ones of a unit signal.
+
+    Raises:
+        ParityError: if the two do not correspond, or are given the other way round.
     """
+    require_networks(flax_model, torch_model)
     rng = np.random.default_rng(seed)
     norms = torch.nn.modules.batchnorm._NormBase | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from parity.naming import ParityError
 from parity.recording import flatten_output
@@ -53,6 +54,13 @@ ARRANGEMENTS = (
     Arrangement("input moved by one ulp", noise_seed=0),
     Arrangement("all three", channels_last=True, permutation_seed=1, noise_seed=1),
 )
+
+
+def require_networks(flax_model: Any, torch_model: Any) -> None:
+    """Raises ParityError unless these are a Flax network (or None) and a PyTorch one."""
+    if not isinstance(flax_model, nnx.Module | None) or not isinstance(torch_model, torch.nn.Module):
+        found = " and ".join(f"{type(model).__module__}.{type(model).__name__}" for model in (flax_model, torch_model))
+        raise ParityError(f"expected the Flax network and then the PyTorch one, found {found}")
 
 
 def torch_layout(arrays: Any) -> Any:

@@ -77,7 +77,7 @@ def torch_net(signed: bool = False) -> TorchNet:
     """Random weights that hide nothing; nothing may change it."""
     torch.manual_seed(0)
     network = TorchNet(signed)
-    parity.randomize(network)
+    parity.randomize(None, network)
     return network
 
 
@@ -159,6 +159,33 @@ class StoppedGradient(FlaxNet):
         return self.fc(nnx.relu(self.neck(x)))
 
 
+class Flattening(nnx.Module):
+    """A convolution and a linear layer on its flattened output, channels last."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), padding=[(1, 1), (1, 1)], rngs=rngs)
+        self.fc = nnx.Linear(4 * 5 * 6, 7, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.max_pool(nnx.relu(self.conv(x)), (2, 2), (2, 2))
+        return self.fc(x.reshape(len(x), -1))
+
+
+class TorchFlattening(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 5 * 6, 7)
+
+    def forward(self, x):
+        return self.fc(nn.functional.max_pool2d(self.conv(x).relu(), 2).flatten(1))
+
+
+def flattening() -> tuple[nnx.Module, nn.Module, np.ndarray]:
+    ours, theirs = Flattening(nnx.Rngs(0)), TorchFlattening()
+    parity.randomize(ours, theirs)
+    return ours, theirs, parity.random_inputs((2, 10, 12, 3))
+
+
 class NormOnly(nnx.Module):
     """A normalisation and a linear layer."""
 
@@ -175,7 +202,7 @@ def norm_pair(features: int, norm=flax_norm) -> tuple[nnx.Module, nn.Module]:
     theirs.add_module("bn1", nn.BatchNorm1d(features))
     theirs.add_module("fc", nn.Linear(features, 5))
     ours = NormOnly(features, norm)
-    parity.randomize(theirs, ours)
+    parity.randomize(ours, theirs)
     return ours, theirs
 
 
@@ -219,7 +246,7 @@ def aliased() -> tuple:
     """Loads as a careless converter would: by views of PyTorch's memory."""
     ours, _ = pair()
     theirs = TorchNet()
-    parity.randomize(theirs)
+    parity.randomize(None, theirs)
     ours = parity.to_flax(theirs.state_dict(), ours)
     ours.bn1.mean.set_value(jax.device_put(theirs.bn1.running_mean.numpy()))
     return ours, theirs
@@ -281,6 +308,8 @@ FAULTS = (
     Fault("max-pool with padding SAME", "activations", lambda: pair(pool=same_pool), "max-pool has padding SAME"),
     Fault("max-pool padded with zeros, on signed values", "activations",
           lambda: pair(pool=zero_pool, signed=True), "max-pool pads with zeros"),
+    Fault("features flattened with channels last", "activations", flattening,
+          "fc takes features flattened with the 4 channels last"),
     Fault("BN momentum left at Flax's 0.99", "batch_stats", lambda: pair(norm=partial(BatchNorm, momentum=0.99)),
           "BN momentum of bn1 is 0.99, but PyTorch's 0.1 is Flax's 0.9"),
     Fault("BN momentum 0.1 taken over as it is", "batch_stats", lambda: pair(norm=partial(BatchNorm, momentum=0.1)),
@@ -325,10 +354,10 @@ FAULTS = (
     Fault("gradient stopped behind the stem", "gradients", faulty_loss(StoppedGradient), "it is stopped on the way"),
     Fault("`num_batches_tracked` lost", "weights",
           with_value(lambda net: net.bn1.num_batches_tracked.set_value(jnp.zeros((), jnp.int32))),
-          "bn1.num_batches_tracked differ from PyTorch's before anything is computed"),
+          "bn1.num_batches_tracked differs from PyTorch's before anything is computed"),
     Fault("a layer left random by a lenient loader", "weights",
           with_value(lambda net: net.fc.kernel.set_value(FlaxNet(seed=5).fc.kernel.get_value())),
-          "fc.weight differ from PyTorch's before anything is computed: another value: was it loaded?"),
+          "fc.weight differs from PyTorch's before anything is computed: another value"),
     Fault("arrays that share PyTorch's memory", "weights", aliased, "shares its memory with PyTorch's tensor"),
 )  # fmt: skip
 

@@ -262,7 +262,7 @@ def test_layer_without_a_rule_is_named():
 
 
 def test_model_without_parameters_is_refused():
-    with pytest.raises(ParityError, match="List has no parameters"):
+    with pytest.raises(ParityError, match="the List has no parameters"):
         leaves(nnx.List([]))
 
 

@@ -21,7 +21,7 @@ CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "opti
 def shallow(block, theirs, **options):
     """One block a stage; the widths are those of the full network."""
     ours = nnx.eval_shape(lambda: ResNet(block, (1, 1, 1, 1), num_classes=10, rngs=nnx.Rngs(0), **options))
-    parity.randomize(theirs, ours)
+    parity.randomize(ours, theirs)
     return ours, theirs
 
 

@@ -40,7 +40,7 @@ class FlaxDense(nnx.Module):
 
 def dense(ours=lambda y: y, theirs=lambda y: y):
     pair = FlaxDense(ours), TorchDense(theirs)
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     return pair
 
 
@@ -119,7 +119,7 @@ def test_dropout_layers_are_off_in_either_mode():
             return self.fc(self.drop(self.norm(x)))
 
     pair = FlaxDrop(nnx.Rngs(0)), TorchDrop()
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     found = report(pair, checks=("forward", "gradients"))
     assert found.passed
     assert {row.mode for row in found.comparisons} == {"eval", "train"}
@@ -151,7 +151,7 @@ def test_a_network_that_runs_contiguous_only_is_compared_all_the_same():
             return self.fc(nnx.relu(self.conv(x)).transpose(0, 3, 1, 2).reshape(len(x), -1))
 
     pair = FlaxView(nnx.Rngs(0)), TorchView()
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     found = report(pair, (2, 5, 5, 3))
     assert found.passed
     assert sum("without the arrangements in which its network does not run: view size" in x for x in found.notes) == 1
@@ -177,7 +177,7 @@ class FlaxScaled(nnx.Module):
 def test_a_parameter_that_only_pytorch_trains():
     for kind, passes in ((nnx.Param, True), (nnx.BatchStat, False)):
         pair = FlaxScaled(kind), TorchScaled()
-        parity.randomize(pair[1], pair[0])
+        parity.randomize(*pair)
         for check in ("gradients", "optimizer", "trajectory"):
             found = report(pair, checks=(check,))
             assert found.passed == passes
@@ -225,7 +225,7 @@ def test_a_submodule_of_two_inputs_that_differs():
             return self.add(self.fc(x), x)
 
     pair = FlaxTwo(), TorchTwo()
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     found = report(pair, checks=("activations",))
     assert [row.name for row in found.failures] == ["add"]
     assert found.findings[0].where == "add"
@@ -235,7 +235,7 @@ def test_a_submodule_of_two_inputs_that_differs():
 def test_one_value_per_channel_is_one_sided_in_every_check():
     ours = nnx.BatchNorm(6, momentum=0.9, rngs=nnx.Rngs(0))
     theirs = nn.BatchNorm1d(6)
-    parity.randomize(theirs, ours)
+    parity.randomize(ours, theirs)
     for check in ("forward", "gradients", "batch_stats", "optimizer"):
         found = report((ours, theirs), (1, 6), checks=(check,))
         assert "one value per channel in train mode" in found.findings[0].cause
@@ -281,7 +281,7 @@ def test_sequences_with_their_channels_last_and_second(channels):
             return self.conv(x)
 
     pair = FlaxConv(), TorchConv()
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     inputs = parity.random_inputs((2, 8, 3))
     checks = ("forward", "gradients", "trajectory")
     found = parity.check(*pair, inputs, torch_inputs=inputs.transpose(0, 2, 1), checks=checks, steps=2)
@@ -305,7 +305,7 @@ def test_token_ids_for_an_embedding_of_ones_own():
             return self.table[tokens]
 
     pair = FlaxTable(), TorchTable()
-    parity.randomize(pair[1], pair[0])
+    parity.randomize(*pair)
     assert parity.check(*pair, np.arange(6).reshape(2, 3)).passed
 
 

@@ -141,7 +141,7 @@ def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, numb
         assert run("digits", *options, "--workdir", "stopped") == status
     text = capsys.readouterr().out
     assert "stopping behind this step" in text
-    assert "python train.py --resume --workdir stopped" in text
+    assert "python -m resnet_flax train --resume --workdir stopped" in text
     reached = max(row["step"] for row in read_metrics(Path("stopped")))
     assert step <= reached < STEPS
     interrupt(None, 0, 0)

@@ -42,12 +42,12 @@ def test_the_two_agree(parity_check, parity_randomize):
 
 def test_training_agrees():
     theirs, ours = TorchCNN(), FlaxCNN(rngs=nnx.Rngs(0))
-    parity.randomize(theirs, ours)
+    parity.randomize(ours, theirs)
     parity.assert_train_parity(ours, theirs, parity.random_inputs((4, 16, 16, 3)), optimizer="adamw", steps=2)
 
 
 def test_flax_own_padding_would_be_found():
     theirs, ours = TorchCNN(), FlaxCNN(rngs=nnx.Rngs(0), padding="SAME")
-    parity.randomize(theirs, ours)
+    parity.randomize(ours, theirs)
     with pytest.raises(AssertionError, match="padding of conv1 is SAME, PyTorch's is 1"):
         parity.assert_parity(ours, theirs, parity.random_inputs((4, 16, 16, 3)))

@@ -137,7 +137,7 @@ def networks(
         }
         torch_model = torch_network(name, **shape)
         flax_model = nnx.eval_shape(lambda: build_model(name, small_images=small_images, rngs=nnx.Rngs(0)))
-        randomize(torch_model, flax_model, seed=seed)
+        randomize(flax_model, torch_model, seed=seed)
         return flax_model, torch_model, shape
 
     import torch

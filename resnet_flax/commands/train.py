@@ -12,20 +12,21 @@ from rich.console import Console
 
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
 from resnet_flax.training.workdir import latest_run, load_config
 
 DESCRIPTION = """Trains a ResNet.
 
-python train.py [RECIPE] [options]: train; digits if no recipe is named.
+{program} [RECIPE] [options]: train; digits if no recipe is named.
 
-python train.py --list: the recipes, with their expected results.
+{program} --list: the recipes, with their expected results.
 
-python train.py --show RECIPE: every setting of one.
+{program} --show RECIPE: every setting of one.
 
-python train.py --resume [--workdir DIR]: go on with an interrupted run.
+{program} --resume [--workdir DIR]: go on with an interrupted run.
 
-python train.py --compare DIR DIR ...: runs in one plot."""
+{program} --compare DIR DIR ...: runs in one plot."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,12 +72,13 @@ def parse(arguments: list[str]) -> TrainConfig:
         default = replace(saved, run=replace(saved.run, workdir=found, **once))  # it may have been moved
     else:
         default = RECIPES["digits"].config
+    program = invocation()
     return tyro.cli(
         TrainConfig,
         default=default,
         args=arguments,
-        prog=f"python train.py {default.recipe}",
-        description=DESCRIPTION,
+        prog=f"{program} {default.recipe}",
+        description=DESCRIPTION.format(program=program),
     )
 
 

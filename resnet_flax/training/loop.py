@@ -22,7 +22,7 @@ from resnet_flax.pretrained import metadata_of
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
-from resnet_flax.training.display import Display, duration
+from resnet_flax.training.display import Display, duration, invocation
 from resnet_flax.training.feature_cache import cache_features
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
@@ -285,7 +285,7 @@ class Run:
     def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
         self.checkpoints.close()
         self._plot(now=True)
-        command = f"python train.py --resume --workdir {shlex.quote(str(self.workdir))}"
+        command = f"{invocation()} --resume --workdir {shlex.quote(str(self.workdir))}"
         command += " --distributed" if self.config.distributed else ""
         self.display.say(f"stopped and saved behind step {int(state['step']):,}; go on with\n  {command}")
         return interruption.exit_status
