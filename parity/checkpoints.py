@@ -17,6 +17,7 @@ import numpy as np
 
 from parity.convert import as_numpy
 from parity.naming import ParityError
+from parity.orbax_errors import leave_out_abandoned_reads, orbax_reason
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # What training scripts wrap a state_dict in, the first that is there being taken.
@@ -227,6 +228,7 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     """
     import orbax.checkpoint as ocp
 
+    leave_out_abandoned_reads()
     path = Path(path).absolute()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer:
@@ -234,4 +236,9 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
             restored = checkpointer.restore(path, args=args)
         return restored["state"], json.loads(json.dumps(restored["metadata"]))
     except Exception as error:
-        raise ParityError(f"{path} is not an Orbax checkpoint of ours, or is damaged ({error})") from error
+        # The directory of a training run, or one of its checkpoints, which hold optimiser and all?
+        near = [file for folder in (path, *path.parents[:2]) for file in sorted(folder.glob("best*.safetensors"))]
+        hint = f"; did you mean {near[0]} ?" if near else ""
+        raise ParityError(
+            f"{path} is not an Orbax checkpoint of weights, or is damaged ({orbax_reason(error)}){hint}"
+        ) from error

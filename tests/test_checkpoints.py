@@ -1,5 +1,6 @@
 """Reading and writing weights, `parity convert` and `parity inspect`: every format, every naming, every bad file."""
 
+import gc
 import os
 import pickle
 import re
@@ -264,6 +265,31 @@ def test_force_replaces_an_orbax_checkpoint_but_no_other_directory(state_dict, t
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     assert command("convert", tmp_path / "a.pth", tmp_path / "home", "--force") == 2
     assert (tmp_path / "home" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_damaged_orbax_checkpoint_is_one_line(state_dict, tmp_path, capsys):
+    torch.save(state_dict, tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c") == 0
+    largest = max(filter(Path.is_file, (tmp_path / "c").rglob("*")), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    capsys.readouterr()
+    assert command("inspect", tmp_path / "c") == 2
+    gc.collect()
+    printed = capsys.readouterr().err
+    assert "is not an Orbax checkpoint of weights, or is damaged" in printed
+    assert len(printed.splitlines()) == 1  # Orbax abandons a hundred reads
+    assert len(printed) < 500
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_training_run_is_no_checkpoint_but_has_one(state_dict, tmp_path, capsys):
+    run = tmp_path / "runs" / "digits-1"
+    (run / "checkpoints" / "22" / "state").mkdir(parents=True)
+    write_checkpoint(run / "best.safetensors", {name: tensor.numpy() for name, tensor in state_dict.items()}, {})
+    for path in (run, run / "checkpoints", run / "checkpoints" / "22"):
+        assert command("inspect", path) == 2
+        assert f"did you mean {run / 'best.safetensors'} ?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

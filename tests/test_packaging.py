@@ -10,14 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "grain", "matplotlib", "huggingface_hub")
 
-CONVERSION = ("parity.naming", "parity.convert", "parity.checkpoints")
+CONVERSION = ("parity.naming", "parity.convert", "parity.checkpoints", "parity.orbax_errors")
 # Everything of this project that the modules under a path may import; the first path that fits counts.
 MAY_IMPORT = {
     "parity/commands": ("parity", "resnet_flax"),
     "parity/__main__.py": ("parity", "resnet_flax.errors"),
     "parity/naming.py": (),
     "parity/convert.py": ("parity.naming",),
-    "parity/checkpoints.py": ("parity.naming", "parity.convert"),
+    "parity/checkpoints.py": ("parity.naming", "parity.convert", "parity.orbax_errors"),
+    "parity/orbax_errors.py": (),
     "parity": ("parity",),
     "resnet_flax/errors.py": (),
     "resnet_flax/layers": ("resnet_flax.layers",),

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
                 print(json.dumps({"image": str(path), "top": rows}), flush=True)
             for rank, (_, name, probability) in enumerate(top):
                 table.add_row("" if rank else str(path), name, f"{probability:.4f}", end_section=rank == len(top) - 1)
-    if not args.json:
+    if table.rows and not args.json:
         width = None if sys.stdout.isatty() else 1000  # a pipe has no margin
         Console(highlight=False, markup=False, emoji=False, width=width).print(table)
     return 1 if unreadable else 0

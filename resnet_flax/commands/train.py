@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> int:
     """Trains, resumes, evaluates, lists or compares; returns the exit status."""
     console = Console(markup=False, emoji=False)  # names of files may look like markup
     match arguments:
-        case ["--list"]:
+        case ["--list", *rest]:
+            if rest:
+                raise UserError(f"--list takes nothing else, found {' '.join(rest)}; --show RECIPE tells all of one")
             list_recipes(console)
             return 0
         case ["--show", *names]:
@@ -64,6 +66,8 @@ def parse(arguments: list[str]) -> TrainConfig:
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
         default = _recipe(name).config
+        if arguments and arguments[0] in RECIPES:
+            raise UserError(f"one recipe at a time, found {name} and {arguments[0]}")
     elif "--resume" in arguments:
         workdir = _value("--workdir", arguments)
         found = Path(workdir) if workdir else latest_run()

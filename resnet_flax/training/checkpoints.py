@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import functools
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from parity.orbax_errors import leave_out_abandoned_reads, orbax_reason
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.state import TrainState
@@ -40,30 +39,6 @@ def _is_shortage(error: Exception) -> bool:
     """Whether reading failed for want of memory, rights or file handles, which says nothing about the file."""
     shortages = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in shortages or is_out_of_memory(error)
-
-
-@functools.cache
-def _leave_out_abandoned_reads() -> None:
-    """From now on nothing is printed of the reads that Orbax abandons when one of them fails.
-
-    There are hundreds, and each would print a traceback: those that fail as well, and, some long after, those that
-    find their event loop closed.
-    """
-    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
-    shown = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        closed = isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)
-        code = getattr(unraisable.object, "cr_code", None)
-        if not closed and not (code and "orbax" in code.co_filename):
-            shown(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _reason(error: Exception) -> str:
-    """What Orbax and TensorStore say, without the whole specification of the array that they append."""
-    return " ".join(str(error).split()).partition(" See full TensorStore details")[0][:200].rstrip(".")
 
 
 class Checkpoints:
@@ -118,7 +93,7 @@ class Checkpoints:
             f"the earlier ones are intact (the last is of step {whole[-1]})" if whole else "there is no earlier one"
         )
         return UserError(
-            f"the checkpoint of step {self._pending} could not be written to {self.directory}: {_reason(error)}; "
+            f"the checkpoint of step {self._pending} could not be written to {self.directory}: {orbax_reason(error)}; "
             f"{intact}; make room and go on with --resume"
         )
 
@@ -132,7 +107,7 @@ class Checkpoints:
         """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)), progress=ocp.args.JsonRestore())
         steps = self.steps
-        _leave_out_abandoned_reads()
+        leave_out_abandoned_reads()
         for step in reversed(steps):
             try:
                 restored: Any = self._manager.restore(step, args=items)
@@ -142,7 +117,7 @@ class Checkpoints:
             except Exception as error:  # whatever Orbax and its storage make of a damaged file
                 if _is_shortage(error):
                     raise
-                reason = f"it cannot be read ({_reason(error)})"
+                reason = f"it cannot be read ({orbax_reason(error)})"
             logger.warning("skipped the damaged checkpoint of step %d (now damaged-%d): %s", step, step, reason)
             if jax.process_index() == 0:
                 (self.directory / str(step)).rename(self.directory / f"damaged-{step}")

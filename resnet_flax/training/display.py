@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def counted(number: int, noun: str) -> str:
+    """1 epoch, 1,000 epochs."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 def invocation() -> str:
     """How this command was called; `train.py` is there in a checkout only."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "python -m resnet_flax train"

@@ -18,7 +18,7 @@ from resnet_flax.training.absent_gpu import absent_mesh, memory_bandwidth, memor
 from resnet_flax.training.compiled_program import CompiledProgram
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, open_devices
-from resnet_flax.training.display import duration
+from resnet_flax.training.display import counted, duration
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
 from resnet_flax.training.step import abstract
@@ -74,7 +74,7 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",
-        f"{setup.total_steps:,} ({config.schedule.epochs} epochs of {setup.steps_per_epoch:,}, batch "
+        f"{setup.total_steps:,} ({counted(config.schedule.epochs, 'epoch')} of {setup.steps_per_epoch:,}, batch "
         f"{config.batch_size:,})",
     )
     say("devices", describe(mesh))

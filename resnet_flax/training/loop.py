@@ -22,7 +22,7 @@ from resnet_flax.pretrained import metadata_of
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
-from resnet_flax.training.display import Display, duration, invocation
+from resnet_flax.training.display import Display, counted, duration, invocation
 from resnet_flax.training.feature_cache import cache_features
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
@@ -113,10 +113,10 @@ class Run:
     def _headline(self, start: int) -> str:
         setup, facts = self.setup, self.setup.facts
         resumed = f", resumed behind step {start:,}" if start else ""
+        steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
         return (
             f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({facts.images:,} images, "
-            f"{facts.num_classes} classes), {setup.config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps, "
-            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
+            f"{facts.num_classes} classes), {steps}, batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
         )
 
     def _steps(self, state: TrainState, start: int, interruption: Interruption) -> TrainState:
@@ -153,7 +153,7 @@ class Run:
         return state
 
     def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        self.display.say("compiling the training step ...")
+        self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
         began = time.monotonic()
         try:
             state, metrics = self.setup.train_step(state, batch)

@@ -36,7 +36,7 @@ class Recipe:
 
 
 LINEAR = "learning rate proportional to the batch size (arXiv:1706.02677)"
-UNSCALED = "settings for this batch size only"
+UNSCALED = "none known, the settings are for this batch size"
 
 IMAGENET = (1_281_167, 3, 1000)
 FASHION_MNIST = (60_000, 1, 10)
