@@ -27,7 +27,8 @@ def randomize(
     Raises:
         ParityError: if the two do not correspond, or are given the other way round.
     """
-    require_networks(flax_model, torch_model)
+    if flax_model is not None:
+        require_networks(flax_model, torch_model)
     rng = np.random.default_rng(seed)
     norms = torch.nn.modules.batchnorm._NormBase | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}

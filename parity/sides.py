@@ -57,8 +57,8 @@ ARRANGEMENTS = (
 
 
 def require_networks(flax_model: Any, torch_model: Any) -> None:
-    """Raises ParityError unless these are a Flax network (or None) and a PyTorch one."""
-    if not isinstance(flax_model, nnx.Module | None) or not isinstance(torch_model, torch.nn.Module):
+    """Raises ParityError unless these are a Flax network and a PyTorch one."""
+    if not isinstance(flax_model, nnx.Module) or not isinstance(torch_model, torch.nn.Module):
         found = " and ".join(f"{type(model).__module__}.{type(model).__name__}" for model in (flax_model, torch_model))
         raise ParityError(f"expected the Flax network and then the PyTorch one, found {found}")
 

@@ -92,6 +92,7 @@ class BatchStream:
         if workers and not in_memory:
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, _end_with_parent)
+        self._beginning = _signals_blocked if workers and not in_memory else contextlib.nullcontext
         self._skip_corrupt, self._left = batches.reader.skip_corrupt, batches.count
         self._damaged: dict[int, str] = {}
         self._running = [iter(dataset)]
@@ -106,7 +107,7 @@ class BatchStream:
         if not self._running:
             raise StopIteration
         self._left -= 1
-        with _signals_blocked():  # the first begins the worker processes
+        with self._beginning():  # of worker processes, by the first
             batch = next(self._running[0])
         for index, message in batch.pop("damaged"):
             if index not in self._damaged and len(self._damaged) < self._skip_corrupt:
