@@ -84,16 +84,17 @@ def _summary(report: Report) -> Table:
 
 def _failures(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("check", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
-        right = heading not in ("check", "where")
+    for heading in ("check", "mode", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
+        right = heading not in ("check", "mode", "where")
         table.add_column(heading, justify="right" if right else "left", no_wrap=not right)
     for row in report.failures[:FAILURES_SHOWN]:
         if row.note and math.isinf(row.error.relative):
-            table.add_row(row.check, Text(f"{_place(row)}: {row.note}"))
+            table.add_row(row.check, row.mode, Text(f"{_place(row)}: {row.note}"))
             continue
         table.add_row(
             row.check,
-            _shortened(_place(row), 38),
+            row.mode,
+            _shortened(_place(row), 31),
             figure(row.error.relative),
             figure(row.error.max_abs),
             f"{row.error.cosine:.4f}",
@@ -101,7 +102,7 @@ def _failures(report: Report) -> Table:
             figure(row.tolerance),
         )
     if len(report.failures) > FAILURES_SHOWN:
-        table.add_row("", f"and {len(report.failures) - FAILURES_SHOWN} more")
+        table.add_row("", "", f"and {len(report.failures) - FAILURES_SHOWN} more")
     return table
 
 
