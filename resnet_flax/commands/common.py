@@ -33,7 +33,7 @@ class ModelArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageArguments(ModelArguments):
-    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
     """Files, folders, patterns, or - for a list of files on stdin."""
     batch_size: int = 32
     """Images at a time."""
