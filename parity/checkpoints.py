@@ -104,7 +104,10 @@ def _read_torch(path: Path) -> Checkpoint:
     except MemoryError:
         raise
     except Exception as error:  # whatever torch's readers make of a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        reason = str(error).strip()
+        if not reason or reason.isdigit():  # such as a KeyError's, of a byte that is no opcode
+            reason = type(error).__name__
+        reason = reason.splitlines()[0].split(". ")[0]
         raise ParityError(f"{path} is truncated or not a PyTorch file ({reason})") from error
     tensors, notes = _unwrap(content, path, torch.Tensor)
     arrays = {}
@@ -112,6 +115,8 @@ def _read_torch(path: Path) -> Checkpoint:
         try:
             arrays[name] = as_numpy(tensor)
         except (TypeError, RuntimeError) as error:
+            if tensor.is_meta:
+                raise ParityError(f"{path}: {name} has no values (it was saved on PyTorch's device meta)") from error
             kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
             raise ParityError(f"{path}: {name} is a tensor ({kind}) that numpy has no type for") from error
     return Checkpoint(arrays, notes=notes)
@@ -136,8 +141,8 @@ def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any]
         raise ParityError(f"{path} holds a {type(content).__name__}, not a state_dict")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, tensor_type)}
     if not tensors:
-        keys = ", ".join(str(key) for key in list(content)[:5]) or "nothing"
-        raise ParityError(f"{path} holds no tensors, only {keys}: it is not a state_dict")
+        keys = f", only {', '.join(str(key) for key in list(content)[:5])}" if content else ""
+        raise ParityError(f"{path} holds no tensors{keys}: it is not a state_dict")
     if len(tensors) < len(content):
         notes.append(
             f"left entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"

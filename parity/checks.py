@@ -13,6 +13,7 @@ import optax
 import torch
 from flax import nnx
 
+from parity.convert import require_values
 from parity.errors import PROFILES, Error, agreement, measure
 from parity.isolation import isolate, record
 from parity.naming import ParityError
@@ -111,7 +112,7 @@ def check(
     precision: str = "float64",
     torch_inputs: Any = None,
     loss: Loss | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     steps: int = 5,
     batches: Sequence[tuple[Any, Any]] | None = None,
     train: Train | None = None,
@@ -130,7 +131,7 @@ def check(
         torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes.
         loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar. By default cross-entropy for
             integer targets and otherwise the mean squared difference.
-        optimizer, steps: for "optimizer" and "trajectory".
+        optimizer, steps: for "optimizer" and "trajectory"; "sgd", "adam", "adamw", or an `Optimizer` with settings.
         batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
         train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
             update; it leaves the trained values in the model. A plain one by default.
@@ -142,9 +143,14 @@ def check(
             integer images, a loss that is not a scalar, NaN on both sides.
     """
     require_networks(flax_model, torch_model)
+    require_values(flax_model)
     checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
+    if steps < 1:
+        raise ParityError(f"steps is {steps}; it must be at least 1")
+    if loss is not None and not (isinstance(loss, tuple | list) and len(loss) == 2 and all(map(callable, loss))):
+        raise ParityError("loss is a pair of functions (outputs, targets) -> scalar: one in JAX, one in PyTorch")
     if precision not in PROFILES:
         raise ParityError(f"no precision named {precision!r}; there are {', '.join(PROFILES)}")
     with exact_arithmetic(precision) as switches:
@@ -156,7 +162,7 @@ def check(
             torch_inputs if torch_inputs is None else np.asarray(torch_inputs),
             loss,
             precision,
-            optimizer or Optimizer(),
+            Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer(),
             steps,
             batches,
             train,

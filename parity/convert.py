@@ -114,7 +114,14 @@ def _fitted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         if array.size and (array.max() > np.iinfo(dtype).max or array.min() < np.iinfo(dtype).min):
             raise ParityError(f"{name} = {array.max()} does not fit in {dtype}")
         return array
-    if np.issubdtype(array.dtype, np.integer) != np.issubdtype(dtype, np.integer):
+    if np.issubdtype(dtype, np.integer):  # a counter, in a state_dict of which every tensor was made float16
+        whole = array.astype(np.float64).astype(np.int64) if np.isfinite(array).all() else None
+        if whole is None or (whole != array).any():
+            raise ParityError(
+                f"{name} is {array.dtype} in the state_dict, not a whole number, and {dtype} in the model"
+            )
+        return _fitted(name, whole, dtype)
+    if np.issubdtype(array.dtype, np.integer):
         raise ParityError(f"{name} is {array.dtype} in the state_dict and {dtype} in the model")
     if np.promote_types(array.dtype, dtype) != dtype:
         raise ParityError(
@@ -142,6 +149,7 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     if not isinstance(state_dict, Mapping) or not isinstance(model, nnx.Module):
         found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
         raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then an NNX module, found {found}")
+    _require_tensors(state_dict)
     matched = _match(state_dict, model, names)
 
     def converted(leaf: Leaf, key: str | None) -> np.ndarray:
@@ -160,12 +168,27 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     return model
 
 
+def _require_tensors(state_dict: StateDict) -> None:
+    for name, value in state_dict.items():
+        if not hasattr(value, "shape") or not isinstance(name, str):
+            raise ParityError(f"{name!r} in the state_dict is a {type(value).__name__}: names of tensors are expected")
+        if getattr(value, "is_meta", False):
+            raise ParityError(f"{name} in the state_dict is on PyTorch's device meta: it has no values")
+
+
 def _require_one_value_each(matched: list[tuple[Leaf, str | None]], arrays: list[np.ndarray]) -> None:
     first: dict[int, tuple[str | None, np.ndarray]] = {}
     for (leaf, key), array in zip(matched, arrays, strict=True):
         name, value = first.setdefault(id(leaf.variable), (key, array))
         if value is not array and not np.array_equal(value, array, equal_nan=array.dtype.kind == "f"):
             raise ParityError(f"{name} and {key} are one variable in the model and differ in the state_dict")
+
+
+def require_values(model: nnx.Module) -> None:
+    """Raises ParityError for a model that `nnx.eval_shape` has made and nothing has filled."""
+    for leaf in leaves(model):
+        if isinstance(leaf.variable.get_value(), jax.ShapeDtypeStruct):
+            raise ParityError(f"the {type(model).__name__} has no values yet (nnx.eval_shape); parity.to_flax fills it")
 
 
 def to_torch(
@@ -184,8 +207,12 @@ def to_torch(
     """
     if not isinstance(model, nnx.Module):
         raise ParityError(f"expected an NNX module, found {type(model).__module__}.{type(model).__name__}")
+    if like is not None and not isinstance(like, Mapping):
+        raise ParityError(f"like= takes a state_dict (torch_model.state_dict()), found a {type(like).__name__}")
+    require_values(model)
     if like is None:
         return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(model, names)}
+    _require_tensors(like)
     by_key = {key: leaf for leaf, key in _match(like, model, names) if key is not None}
     by_memory = {_memory(like[key]): leaf for key, leaf in by_key.items()}
     result = {}

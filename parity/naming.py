@@ -164,9 +164,13 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
             wins, and its children follow.
 
     Raises:
-        ParityError: for a layer without a rule, or a model without parameters.
+        ParityError: for a layer without a rule, a name without a module, or a model without parameters.
     """
     found: list[Leaf] = []
+    paths = [path for path, _ in named_modules(model)]
+    for name in names or {}:
+        if name not in paths:
+            raise ParityError(f"names: the Flax network has no module {name!r}")
     for path, module in named_modules(model):
         variables = {
             name: value

@@ -49,7 +49,6 @@ def assert_train_parity(
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
     inputs, targets = batch if isinstance(batch, tuple) else (batch, None)
-    optimizer = Optimizer(optimizer) if isinstance(optimizer, str) else optimizer
     options = {"targets": targets, "optimizer": optimizer, "steps": steps, **options}
     return _assert(flax_model, torch_model, inputs, ("batch_stats", "optimizer"), options)
 

@@ -69,6 +69,35 @@ def test_half_precision_file_prefix_and_order_come_back_with_like(dtype):
     assert list(back) == list(state_dict)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_counters_that_became_floats_with_all_else_come_back_with_like(dtype):
+    original, model = tiny_pair()
+    original.bn1.num_batches_tracked += 1237
+    state_dict = {key: tensor.to(dtype) for key, tensor in original.state_dict().items()}
+    assert_same_bytes(to_torch(to_flax(state_dict, model), like=state_dict), state_dict)
+    assert model.bn1.num_batches_tracked[...] == int(state_dict["bn1.num_batches_tracked"])
+    for value in (0.5, float("inf")):
+        state_dict["bn1.num_batches_tracked"] = torch.tensor(value, dtype=dtype)
+        with pytest.raises(ParityError, match=r"bn1.num_batches_tracked is .*float.*, not a whole number"):
+            to_flax(state_dict, model)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"fc.bias": 3}, "'fc.bias' in the state_dict is a int"),
+        ({1: torch.ones(2)}, "1 in the state_dict is a Tensor: names of tensors"),
+        ({"fc.bias": torch.ones(5, device="meta")}, "fc.bias in the state_dict is on PyTorch's device meta"),
+    ],
+)
+def test_what_is_no_tensor_with_values_is_named(entry, message):
+    original, model = tiny_pair()
+    with pytest.raises(ParityError, match=message):
+        to_flax(original.state_dict() | entry, model)
+    with pytest.raises(ParityError, match=message):
+        to_torch(to_flax(original.state_dict(), model), like=original.state_dict() | entry)
+
+
 def test_file_without_counters_comes_back_without():
     original, model = tiny_pair()
     state_dict = {k: v for k, v in original.state_dict().items() if not k.endswith("num_batches_tracked")}

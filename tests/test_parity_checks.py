@@ -219,8 +219,35 @@ def test_networks_in_the_wrong_order_are_told_so():
         lambda: parity.to_flax(theirs, ours),
         lambda: parity.to_flax(ours, theirs.state_dict()),
         lambda: parity.to_torch(theirs),
+        lambda: parity.to_torch(ours, like=theirs),
     ):
-        with pytest.raises(parity.ParityError, match=r"expected .*, found "):
+        with pytest.raises(parity.ParityError, match=r"(expected|takes) .*, found "):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": lambda outputs, targets: 0.0}, "loss is a pair of functions"),
+        ({"steps": 0}, "steps is 0"),
+        ({"optimizer": "adagrad"}, "no optimiser 'adagrad': sgd, adam and adamw"),
+        ({"names": {"stem": "conv1"}}, "the Flax network has no module 'stem'"),
+        ({"checks": ("backward",)}, "no check named backward"),
+        ({"precision": "float16"}, "no precision named 'float16'"),
+    ],
+)
+def test_unusable_options_are_refused_in_words(options, message):
+    with pytest.raises(parity.ParityError, match=message):
+        parity.check(*pair(), parity.random_inputs(EVEN), **options)
+
+
+def test_a_network_without_values_is_refused():
+    abstract = nnx.eval_shape(lambda: pair()[0])
+    for call in (
+        lambda: parity.to_torch(abstract),
+        lambda: parity.check(abstract, pair()[1], parity.random_inputs(EVEN)),
+    ):
+        with pytest.raises(parity.ParityError, match="has no values yet"):
             call()
 
 

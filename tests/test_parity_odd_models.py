@@ -329,7 +329,7 @@ def test_tied_parameters_are_filled_once():
     np.testing.assert_array_equal(back["head.weight"], theirs.head.weight.detach().numpy() + 1)
     apart = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     a_part = theirs.state_dict() | {"head.weight": theirs.embed.weight[:1]}
-    for state in (apart, a_part, {name: tensor.to("meta") for name, tensor in apart.items()}):
+    for state in (apart, a_part):
         with pytest.raises(parity.ParityError, match=r"head\.weight"):
             parity.to_flax(state, FlaxTied())
 

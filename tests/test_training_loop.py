@@ -315,6 +315,8 @@ def test_the_saved_configuration_is_the_one_that_was_given():
         (["--bce-threshold", "0.2"], "goes with --loss binary_cross_entropy"),
         (["--train-frozen-statistics"], "goes with --freeze"),
         (["--freeze", "conv2"], "'conv2' matches no parameter; did you mean conv1"),
+        (["--std", "0"], "--std should be above 0, found 0.0"),
+        (["--learning-rate", "nan"], "--learning-rate should be a number from 0 on, found nan"),
         (["--mean", "0.5", "0.5"], "--mean has 2 values, but the images of .* have 1 channel"),
         (["--batch-size", "65"], "holds 64 images, fewer than one batch"),
         (["--distributed"], "--distributed needs a --workdir"),

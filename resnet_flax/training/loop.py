@@ -86,6 +86,8 @@ class Run:
         self.journal = Journal(self.workdir, start) if self.first else None
         self.display = Display(self.console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
         self.display.say(self._headline(start))
+        if self.config.resume and not start:
+            self.display.say("no checkpoint yet: this run begins with its first step")
         if note := scaling_note(setup.config):
             self.display.say(note)
         try:

@@ -260,7 +260,9 @@ def scaling_note(config: TrainConfig) -> str | None:
     preset = recipe.config
     if config.batch_size == preset.batch_size or config.optimizer.learning_rate != preset.optimizer.learning_rate:
         return None
+    rate = preset.optimizer.learning_rate * config.batch_size / preset.batch_size
+    option = f": --learning-rate {rate:.3g}" if recipe.scaling == LINEAR else ""
     return (
         f"note: a batch of {config.batch_size:,} where the recipe has {preset.batch_size:,}, at the same learning "
-        f"rate; its rule: {recipe.scaling}"
+        f"rate; its rule: {recipe.scaling}{option}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -97,6 +98,10 @@ def _check_minima(config: TrainConfig) -> None:
     }.items():
         if value < 0:
             raise UserError(f"--{name} should be at least 0, found {value}")
+    if not all(0 < value < math.inf for value in config.data.std):
+        raise UserError(f"--std should be above 0, found {' '.join(map(str, config.data.std))}")
+    if not 0 <= optimizer.learning_rate < math.inf:
+        raise UserError(f"--learning-rate should be a number from 0 on, found {optimizer.learning_rate}")
     if not 0 <= (magnitude := getattr(transform, "rand_augment_magnitude", 0)) < BINS:
         raise UserError(f"--train-transform.rand-augment-magnitude should be 0 to {BINS - 1}, found {magnitude}")
 
