@@ -10,9 +10,9 @@ import pytest
 
 from resnet_flax import ARCHITECTURES, create_model
 from resnet_flax.layers.conv_gradients import (
-    _gains_by_spare_row,
+    _gains_by_eigen,
+    _rows_apart,
     _Window,
-    _with_spare_row,
     _xla,
     conv_general_dilated,
 )
@@ -114,23 +114,26 @@ def test_xla_has_no_small_image_left(shape):
     assert "stablehlo.convolution" not in text or shape[5] == 2  # with a stride the forward pass may be larger
 
 
-@pytest.mark.parametrize("is_tangent", [False, True])
-def test_a_spare_row_changes_nothing(is_tangent):
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES + TINY if shape[-1] == 1], ids=str)
+def test_rows_apart_change_nothing(shape):
     """The form is for float32; in float64 it shows that only rounding could differ."""
     with jax.enable_x64(True):
-        x, kernel = map(jnp.asarray, _case((8, 7, 3, 4, 3, 1, 1, 1, 1))[:2])
-        window = _Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1, None, is_tangent)
-        ours, our_pullback = jax.vjp(lambda x: _with_spare_row(x, kernel, window), x)
-        xla, xla_pullback = jax.vjp(lambda x: _xla(x, kernel, window), x)
+        x, kernel, options = _case(shape)
+        window = _Window(
+            options["window_strides"], options["padding"], options["rhs_dilation"], 1, None, is_tangent=False
+        )
+        ours, our_pullback = jax.vjp(lambda x: _rows_apart(x, kernel, window), jnp.asarray(x))
+        xla, xla_pullback = jax.vjp(lambda x: _xla(x, kernel, window), jnp.asarray(x))
         np.testing.assert_allclose(ours, xla, rtol=0, atol=1e-12 * np.abs(xla).max())
         ours, xla = our_pullback(jnp.sin(xla))[0], xla_pullback(jnp.sin(xla))[0]
         np.testing.assert_allclose(ours, xla, rtol=0, atol=1e-12 * np.abs(xla).max())
 
 
-def test_float32_equals_xla_to_rounding():
-    x, kernel, options = _case((8, 7, 16, 24, 3, 1, 1, 1, 1), np.float32)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float32_equals_xla_to_rounding(stride):
+    x, kernel, options = _case((8, 7, 20, 24, 3, stride, 1, 1, 1), np.float32)
     kernel *= 0.05  # outputs of about 0.6, where the sine is smooth
-    assert _gains_by_spare_row(x, kernel, _Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1, None))
+    assert _gains_by_eigen(x, kernel, _Window((stride, stride), ((1, 1), (1, 1)), (1, 1), 1, None))
     ours = _derivatives(conv_general_dilated, options)(x, kernel)
     xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
