@@ -1,5 +1,6 @@
 """The convolution's fast forms against XLA's own, under every transformation."""
 
+import re
 import subprocess
 import sys
 
@@ -96,10 +97,11 @@ def test_equals_xla_in_float64(shape):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_blocks_of_small_groups_equal_xla(stride):
-    """Groups of 8 channels: the forward form for small groups, which the tiny shapes above are below."""
+@pytest.mark.parametrize(("channels", "groups"), [(48, 6), (96, 2)], ids=["blocks of 3 groups", "wide groups"])
+def test_blocks_of_groups_equal_xla(stride, channels, groups):
+    """From 4 channels on: six groups of 8, by threes (four do not divide them); and groups wider than a block."""
     with jax.enable_x64(True):
-        x, kernel, options = _case((9, 8, 32, 64, 3, stride, 1, 1, 4))
+        x, kernel, options = _case((5, 4, channels, 12, 3, stride, 1, 1, groups))
         ours = _derivatives(conv_general_dilated, options)(x, kernel)
         xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
@@ -147,6 +149,25 @@ def _gradients(conv, options):
             (0, 1),
         )
     )
+
+
+LOOPS = {
+    "called": jax.jit,
+    "in a loop": lambda f: lambda x, kernel: jax.lax.map(lambda images: f(images, kernel), x[None])[0],
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_gradients_in_loops_keep_to_the_libraries(loop, stride, groups):
+    """There XLA leaves the kernel's layout as it is, and only (height, width, in, out) is one that its libraries read;
+    any other takes a plain loop, ten times slower and more."""
+    x, kernel, options = _case((9, 8, 64, 64, 3, stride, 1, 1, groups), np.float32)
+    convolution = LOOPS[loop](lambda x, kernel: conv_general_dilated(x, kernel, **options))
+    gradient = jax.jit(jax.grad(lambda x, kernel: jnp.sin(convolution(x, kernel)).sum()))
+    layouts = set(re.findall(r"dim_labels=(\w+->\w+)", gradient.lower(x, kernel).compile().as_text()))
+    assert layouts == {"b01f_01io->b01f"}
 
 
 @pytest.mark.parametrize("batch", [16, 15, 1, 0])

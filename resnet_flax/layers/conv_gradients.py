@@ -25,7 +25,6 @@ and higher derivatives follow from it (a `custom_vjp` would forbid forward mode)
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,7 +34,10 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-BLOCK_CHANNELS = 64  # sixteen times the work of 4-channel groups, at more than sixteen times their speed
+TRANSPOSED = ("NHWC", "HWOI", "NHWC")
+GROUP_FROM = 4  # channels; XLA's own program for groups is the faster one below
+BLOCK_CHANNELS = 32  # eight times the work of 4-channel groups, at more than eight times their speed
+BLOCKS = 16  # about, at most: more and smaller ones take longer to compile than they gain
 UNROLLED_LIMIT = 8  # how many times the kernel's size its unrolled matrix may have
 EIGEN_FROM = 17  # channels; with fewer, Eigen is slow on dilated images
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
@@ -123,16 +125,15 @@ def _vary_together(*arrays: jax.Array) -> list[jax.Array]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    xla = partial(_xla, window=window)
     if _is_pointwise(kernel, window):
-        cpu = partial(_pointwise, window=window)
-    elif _has_small_groups(kernel, window):
-        cpu = partial(_channel_blocks, window=window)
-    elif window.groups == 1 and (form := _dense_form(x, kernel, window)) is not _xla:
-        cpu = partial(form, window=window)
+        cpu = _pointwise
+    elif window.groups == 1:
+        cpu = _dense
+    elif kernel.shape[2] >= GROUP_FROM:
+        cpu = _channel_blocks
     else:
-        return xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
+        return _xla(x, kernel, window)
+    return lax.platform_dependent(x, kernel, cpu=partial(cpu, window=window), default=partial(_xla, window=window))
 
 
 @partial(_convolve.defjvp, symbolic_zeros=True)
@@ -152,7 +153,13 @@ def _convolve_jvp(window, primals, tangents):
     return y, (sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y))
 
 
-def _xla(x: jax.Array, kernel: jax.Array, window: _Window, image_dilation: tuple[int, int] | None = None) -> jax.Array:
+def _xla(
+    x: jax.Array,
+    kernel: jax.Array,
+    window: _Window,
+    layout: tuple[str, str, str] = LAYOUT,
+    image_dilation: tuple[int, int] = (1, 1),
+) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -160,7 +167,7 @@ def _xla(x: jax.Array, kernel: jax.Array, window: _Window, image_dilation: tuple
         window.padding,
         lhs_dilation=image_dilation,
         rhs_dilation=window.dilation,
-        dimension_numbers=LAYOUT,
+        dimension_numbers=layout,
         feature_group_count=window.groups,
         precision=window.precision,
     )
@@ -170,14 +177,15 @@ def _is_pointwise(kernel: jax.Array, window: _Window) -> bool:
     return kernel.shape[:2] == (1, 1) and window.groups == 1 and window.padding == ((0, 0), (0, 0))
 
 
-def _has_small_groups(kernel: jax.Array, window: _Window) -> bool:
-    return window.groups > 1 and BLOCK_CHANNELS // 16 <= kernel.shape[2] < BLOCK_CHANNELS
-
-
-def _dense_form(x: jax.Array, kernel: jax.Array, window: _Window) -> Callable[..., jax.Array]:
+def _dense(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     if _is_image_smaller_than_kernel(x, kernel, window):
-        return _unrolled
-    return _rows_apart if _gains_by_eigen(x, kernel, window) else _xla
+        return _unrolled(x, kernel, window)
+    form = partial(_rows_apart if _gains_by_eigen(x, kernel, window) else _xla, window=window)
+    if window.is_tangent:
+        # Its transpose then has the one layout of the kernel that XLA's libraries read. Any other XLA changes to that
+        # one, but not within a loop or a called function: there it falls back to a plain loop.
+        return form(x, kernel.swapaxes(2, 3), layout=TRANSPOSED)
+    return form(x, kernel)
 
 
 def _is_image_smaller_than_kernel(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
@@ -196,13 +204,13 @@ def _gains_by_eigen(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
     return x.dtype == jnp.float32 and kernel.shape[2] >= EIGEN_FROM and not (has_stride and window.is_tangent)
 
 
-def _rows_apart(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+def _rows_apart(x: jax.Array, kernel: jax.Array, window: _Window, layout: tuple[str, str, str] = LAYOUT) -> jax.Array:
     """`_xla` with the rows of the image and of the kernel two apart, in steps of two."""
     (stride, across), (dilation, along), ((low, high), columns) = window.strides, window.dilation, window.padding
     apart = window._replace(
         strides=(2 * stride, across), dilation=(2 * dilation, along), padding=((2 * low, 2 * high), columns)
     )
-    return _xla(x, kernel, apart, image_dilation=(2, 1))
+    return _xla(x, kernel, apart, layout, image_dilation=(2, 1))
 
 
 def _unrolled(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
@@ -232,10 +240,11 @@ def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
 
 
 def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """Groups by the block, each a dense convolution whose kernel is zero between its groups."""
+    """Groups by the block (a wide one alone), each a dense convolution whose kernel is zero between its groups."""
     kh, kw, channels, features = kernel.shape
     groups = window.groups
-    size = next(n for n in range(BLOCK_CHANNELS // channels, 0, -1) if groups % n == 0)
+    limit = max(BLOCK_CHANNELS, x.shape[3] // BLOCKS) // channels
+    size = next((n for n in range(limit, 1, -1) if groups % n == 0), 1)
     blocks = groups // size
     kernel = kernel.reshape(kh, kw, 1, channels, blocks, size, features // groups)
     between = jnp.eye(size, dtype=kernel.dtype).reshape(1, 1, size, 1, 1, size, 1)
@@ -243,8 +252,7 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     dense = window._replace(groups=1)
     inputs = lax.split(x, [x.shape[3] // blocks] * blocks, 3)
     kernels = lax.split(kernel, [features // blocks] * blocks, 3)
-    convolution = _dense_form(inputs[0], kernels[0], dense)
-    return jnp.concatenate([convolution(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
+    return jnp.concatenate([_dense(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 
 # The convolution as a linear function of the kernel: its transpose, by JAX, is the kernel's gradient.
