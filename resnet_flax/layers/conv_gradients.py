@@ -25,7 +25,8 @@ and higher derivatives follow from it (a `custom_vjp` would forbid forward mode)
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -133,7 +134,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         cpu = _channel_blocks
     else:
         return _xla(x, kernel, window)
-    return lax.platform_dependent(x, kernel, cpu=partial(cpu, window=window), default=partial(_xla, window=window))
+    return lax.platform_dependent(x, kernel, cpu=_bound(cpu, window), default=_bound(_xla, window))
 
 
 @partial(_convolve.defjvp, symbolic_zeros=True)
@@ -146,11 +147,15 @@ def _convolve_jvp(window, primals, tangents):
         terms.append(_convolve(dx, kernel, window._replace(is_tangent=True)))
     if not isinstance(dkernel, SymbolicZero):
         terms.append(
-            lax.platform_dependent(
-                x, dkernel, cpu=partial(_kernel_tangent, window=window), default=partial(_xla, window=window)
-            )
+            lax.platform_dependent(x, dkernel, cpu=_bound(_kernel_tangent, window), default=_bound(_xla, window))
         )
     return y, (sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y))
+
+
+@cache
+def _bound(form: Callable[..., jax.Array], window: _Window) -> Callable[..., jax.Array]:
+    """The same object for the same window, by which JAX knows what it has traced before."""
+    return partial(form, window=window)
 
 
 def _xla(
