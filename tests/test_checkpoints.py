@@ -257,6 +257,17 @@ def test_an_existing_destination_is_kept_without_force(state_dict, tmp_path, cap
     assert_same_bytes(load_checkpoint(tmp_path / "b.safetensors"), state_dict)
 
 
+def test_an_overwritten_file_appears_whole(state_dict, tmp_path):
+    """Whoever has the old one open, or mapped, keeps it."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"precious")
+    with path.open("rb") as old:
+        write_checkpoint(path, {"fc.bias": state_dict["fc.bias"].numpy()})
+        assert old.read() == b"precious"
+    assert list(load_checkpoint(path)) == ["fc.bias"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_force_replaces_an_orbax_checkpoint_but_no_other_directory(state_dict, tmp_path, capsys):
     torch.save(state_dict, tmp_path / "a.pth")
     assert command("convert", tmp_path / "a.pth", tmp_path / "c") == 0

@@ -8,7 +8,7 @@ from flax import nnx
 
 import parity
 from parity.convert import copied, to_flax, to_torch
-from parity.naming import ParityError, _renamed, leaves
+from parity.naming import ParityError, _renamed, find_prefix, leaves
 from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 
 torch = pytest.importorskip("torch")
@@ -169,6 +169,23 @@ def test_errors_list_every_entry_of_both_sides_and_change_nothing():
     assert "extra (2,)" in message
     assert "fc.weight: (7, 512) in the state_dict, (5, 512) in the model" in message
     np.testing.assert_array_equal(model.bn1.mean[...], before)
+
+
+def test_one_mismatch_of_any_kind_is_enough():
+    original, model = tiny_pair()
+    state_dict = original.state_dict()
+    without_one = {name: tensor for name, tensor in state_dict.items() if name != "fc.bias"}
+    for changed in (without_one, {**state_dict, "extra": torch.zeros(2)}, {**state_dict, "fc.bias": torch.zeros(7)}):
+        with pytest.raises(ParityError, match="do not correspond"):
+            to_flax(changed, model)
+        with pytest.raises(ParityError, match="do not correspond"):
+            to_torch(to_flax(state_dict, model), like=changed)
+
+
+def test_a_prefix_is_what_stands_before_most_names():
+    assert find_prefix(["module.a.weight", "module.b.weight", "c"], ["a.weight", "b.weight", "c.weight"]) == "module."
+    assert find_prefix(["aux.a.weight", "x", "y"], ["a.weight", "b.weight", "c.weight"]) == ""
+    assert find_prefix(["module.a.weight", "a.weight"], ["a.weight"]) == ""
 
 
 def test_a_counter_missing_among_others_is_an_error():

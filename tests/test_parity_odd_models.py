@@ -174,6 +174,21 @@ class FlaxScaled(nnx.Module):
         return self.fc(x) * self.scale[...][None]
 
 
+def test_a_parameter_that_only_flax_trains():
+    class TorchFixed(TorchScaled):
+        def __init__(self):
+            super().__init__()
+            del self.scale
+            self.register_buffer("scale", torch.ones(6))
+
+    pair = FlaxScaled(nnx.Param), TorchFixed()
+    parity.randomize(*pair)
+    for check in ("gradients", "optimizer", "trajectory"):
+        found = report(pair, checks=(check,))
+        assert not found.passed
+        assert "scale is an nnx.Param in Flax, no parameter in PyTorch" in str(found)
+
+
 def test_a_parameter_that_only_pytorch_trains():
     for kind, passes in ((nnx.Param, True), (nnx.BatchStat, False)):
         pair = FlaxScaled(kind), TorchScaled()
@@ -357,6 +372,40 @@ def test_two_values_for_one_variable():
 def test_nothing_to_compare_is_no_agreement(pair, shape, message):
     with pytest.raises(parity.ParityError, match=message):
         report(pair(), shape, checks=("forward",))
+
+
+def test_no_submodule_in_common_is_no_agreement():
+    class TorchBare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            return x * self.weight
+
+    class FlaxBare(nnx.Module):
+        def __init__(self):
+            self.weight = nnx.Param(jnp.ones(6))
+
+        def __call__(self, x):
+            return x * self.weight[...][None]
+
+    found = report((FlaxBare(), TorchBare()), checks=("activations",))
+    assert not found.passed
+    assert "nothing was compared" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "note"),
+    [
+        (lambda y: y[:, :1], lambda y: y[:, 0], "shape (8, 1), PyTorch's is (8,)"),
+        (lambda y: y.reshape(6, 8), lambda y: y, "shape (6, 8), PyTorch's is (8, 6)"),
+    ],
+)
+def test_as_many_values_in_another_shape_do_not_agree(ours, theirs, note):
+    found = report(dense(ours, theirs), checks=("forward",))
+    assert not found.passed
+    assert note in str(found)
 
 
 def test_weights_that_are_views_of_pytorchs():
