@@ -1,6 +1,7 @@
 """Reading and writing weights: .pth, .safetensors, and Orbax directories."""
 
 import argparse
+import errno
 import json
 import os
 import pickle
@@ -17,11 +18,14 @@ import numpy as np
 
 from parity.convert import as_numpy
 from parity.naming import ParityError
-from parity.orbax_errors import leave_out_abandoned_reads, orbax_reason
+from parity.orbax_errors import leave_out_abandoned_work, orbax_reason
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # What training scripts wrap a state_dict in, the first that is there being taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
+
+
+LITTLE = 2**20  # bytes: with less left, a disk counts as full
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
     if not path.exists():
         raise ParityError(f"{path} does not exist")
+    _require_readable(path)
     if path.stat().st_size == 0:
         raise ParityError(f"{path} is empty (0 bytes)")
     if path.suffix == ".safetensors":
@@ -62,6 +67,11 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
     raise ParityError(f"{path}: the name must end in .safetensors or one of {', '.join(TORCH_SUFFIXES)}")
+
+
+def _require_readable(path: Path) -> None:
+    if path.exists() and not os.access(path, os.R_OK):
+        raise ParityError(f"{path} cannot be read: permission denied")
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -73,6 +83,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except AttributeError as error:  # float8 has no counterpart in numpy
         raise ParityError(f"{path} holds a type that numpy does not have ({error})") from error
     except (SafetensorError, OSError) as error:
+        if _is_zip(path):
+            raise ParityError(f"{path} is a PyTorch file by another name; rename it to .pth") from error
         raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
 
 
@@ -95,6 +107,7 @@ def _read_torch(path: Path) -> Checkpoint:
             warnings.simplefilter("ignore")  # of a pickle protocol, before the error that matters
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
+        _require_no_safetensors(path, error)
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"a Python object ({found[1]})" if found else "something other than tensors"
         raise ParityError(
@@ -104,11 +117,11 @@ def _read_torch(path: Path) -> Checkpoint:
     except MemoryError:
         raise
     except Exception as error:  # whatever torch's readers make of a damaged file
-        reason = str(error).strip()
-        if not reason or reason.isdigit():  # such as a KeyError's, of a byte that is no opcode
-            reason = type(error).__name__
-        reason = reason.splitlines()[0].split(". ")[0]
-        raise ParityError(f"{path} is truncated or not a PyTorch file ({reason})") from error
+        _require_no_safetensors(path, error)
+        # A KeyError's is the byte that is no opcode of a pickle.
+        reason = "" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0].split(". ")[0]
+        reason = f" ({reason})" if reason else ""
+        raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
     tensors, notes = _unwrap(content, path, torch.Tensor)
     arrays = {}
     for name, tensor in tensors.items():
@@ -126,6 +139,13 @@ def _is_zip(path: Path) -> bool:
     """Whether torch can map the file into memory: it has been a zip archive since PyTorch 1.6."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
+
+
+def _require_no_safetensors(path: Path, error: Exception) -> None:
+    with path.open("rb") as file:
+        start = file.read(9)  # of a safetensors file: the length of a JSON object, and its first brace
+    if start[8:] == b"{":
+        raise ParityError(f"{path} is a safetensors file by another name; rename it to .safetensors") from error
 
 
 def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -188,13 +208,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             temporary = Path(folder) / path.name
-            write(temporary)
+            try:
+                write(temporary)
+            except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
+                raise _disk_full(folder) or error from error
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # safetensors makes its files private
             temporary.replace(path)
-    except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
+    except Exception as error:
         raise ParityError(f"cannot write {path}: {error}") from error
+
+
+def _disk_full(folder: str | Path) -> OSError | None:
+    """What a library that was writing into `folder` might have said, if its disk is full."""
+    free = shutil.disk_usage(folder).free
+    return OSError(f"{os.strerror(errno.ENOSPC)} ({free / 1e6:.1f} MB)") if free < LITTLE else None
 
 
 def require_orbax_name(path: Path) -> None:
@@ -213,6 +242,7 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     """
     import orbax.checkpoint as ocp
 
+    leave_out_abandoned_work()
     path = Path(path).absolute()
     require_orbax_name(path)
     try:
@@ -222,7 +252,7 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     except Exception as error:
         for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        raise ParityError(f"cannot write {path}: {error}") from error
+        raise ParityError(f"cannot write {path}: {orbax_reason(error)}") from error
 
 
 def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -233,8 +263,9 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     """
     import orbax.checkpoint as ocp
 
-    leave_out_abandoned_reads()
+    leave_out_abandoned_work()
     path = Path(path).absolute()
+    _require_readable(path)
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer:
             args = ocp.args.Composite(state=ocp.args.PyTreeRestore(), metadata=ocp.args.JsonRestore())

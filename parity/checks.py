@@ -147,6 +147,10 @@ def check(
     checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
+    if not checks:
+        raise ParityError(f"checks is empty; there are {', '.join(CHECKS)}")
+    if isinstance(inputs, tuple):
+        raise ParityError("inputs is one array (N, ..., C), found a tuple; parity.random_inputs(shape) makes an array")
     if steps < 1:
         raise ParityError(f"steps is {steps}; it must be at least 1")
     if loss is not None and not (isinstance(loss, tuple | list) and len(loss) == 2 and all(map(callable, loss))):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from parity.naming import Leaf, ParityError, find_prefix, leaves, mismatch_message
+from parity.naming import NAMES_HINT, Leaf, ParityError, find_prefix, homeless_counters, leaves, mismatch_message
 
 TILE_ROWS, TILE_WIDTH, ROOM = 64, 1024, 16  # elements
 
@@ -73,8 +73,7 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
         for name, leaf in by_name.items()
         if name not in keys and not (leaf.is_counter and uncounted)
     }
-    # nnx.BatchNorm has no place for PyTorch's counter of updates, on which no output depends.
-    homeless = {name for name in keys if name.endswith("num_batches_tracked")} if not _counts(wanted) else set()
+    homeless = homeless_counters(keys, by_name)
     unexpected = {
         name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in by_name and name not in homeless
     }
@@ -87,7 +86,8 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
         if name in keys and tuple(state_dict[keys[name]].shape) != leaf.torch_shape
     }
     if missing or unexpected or misshapen:
-        raise ParityError(mismatch_message(missing, unexpected, misshapen))
+        hint = NAMES_HINT if missing and unexpected else ""
+        raise ParityError(mismatch_message(missing, unexpected, misshapen) + hint)
     return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
 
 
@@ -102,14 +102,14 @@ def _memory(tensor: Any) -> tuple[str, int, tuple[int, ...]]:
     return place, address or id(tensor), tuple(tensor.shape)  # tensors without memory have the address 0
 
 
-def _counts(wanted: list[Leaf]) -> bool:
-    return any(leaf.is_counter for leaf in wanted)
-
-
 def _fitted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """`array` as `dtype`, if that keeps every value."""
     if array.dtype == dtype:
         return array
+    if array.dtype.kind == "c":
+        raise ParityError(
+            f"{name} has complex numbers ({array.dtype}) in the state_dict, and the model real ones ({dtype})"
+        )
     if np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer):
         if array.size and (array.max() > np.iinfo(dtype).max or array.min() < np.iinfo(dtype).min):
             raise ParityError(f"{name} = {array.max()} does not fit in {dtype}")

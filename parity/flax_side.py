@@ -1,6 +1,6 @@
 """The Flax network, as a compiled function of its parameters and statistics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -20,13 +20,20 @@ class FlaxSide:
         values: {PyTorch name: array in Flax's layout}, every parameter and statistic.
     """
 
-    def __init__(self, model: nnx.Module, precision: str, names: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        model: nnx.Module,
+        precision: str,
+        names: Mapping[str, str] | None = None,
+        torch_names: Collection[str] = (),
+    ):
+        """A variable with several names goes by the one that is among `torch_names`."""
         self.precision = precision
         self.dtype = jnp.float64 if precision == "float64" else jnp.float32
         self.names = dict(names or {})
         self._model = at_precision(nnx.clone(model), precision)
         self.leaves: dict[str, Leaf] = {}
-        for leaf in leaves(self._model, self.names):
+        for leaf in sorted(leaves(self._model, self.names), key=lambda leaf: leaf.torch_name not in torch_names):
             if not any(leaf.variable is other.variable for other in self.leaves.values()):
                 self.leaves[leaf.torch_name] = leaf
         self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]

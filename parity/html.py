@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from parity.report import figure, worst
+from parity.report import figure, worst, write_text
 from parity.results import Comparison, Report
 
 _OURS, _THEIRS, _LIMIT = "#c2410c", "#1d4ed8", "#6b7280"
@@ -23,8 +23,12 @@ svg { width: 100%; height: auto; } details { margin-top: 1rem; } figure { margin
 
 
 def write_html(report: Report, path: Path) -> None:
-    """Writes the page; it needs no other file."""
-    path.write_text(as_html(report), encoding="utf-8")
+    """Writes the page; it needs no other file.
+
+    Raises:
+        ParityError: if it cannot be written.
+    """
+    write_text(path, as_html(report))
 
 
 def _tolerance(settings: dict) -> str:

@@ -6,7 +6,7 @@ so on. One function per kind of layer says how; `register_layer` adds another.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,11 @@ from flax import nnx
 
 class ParityError(ValueError):
     """What was given cannot be converted or compared; the message says what, where, and the way out."""
+
+
+NAMES_HINT = """
+Where names differ, say so with names={Flax path: PyTorch path}; for a layer whose variables have no counterparts of
+their own, add a rule with parity.register_layer."""
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -170,7 +175,7 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
     paths = [path for path, _ in named_modules(model)]
     for name in names or {}:
         if name not in paths:
-            raise ParityError(f"names: the Flax network has no module {name!r}")
+            raise ParityError(f"names={{Flax path: PyTorch path}}: the Flax network has no module {name!r}")
     for path, module in named_modules(model):
         variables = {
             name: value
@@ -220,6 +225,18 @@ def find_prefix(keys: Iterable[str], expected: Iterable[str]) -> str:
             ):
                 return prefix
     return ""
+
+
+def homeless_counters(names: Iterable[str], known: Collection[str]) -> set[str]:
+    """Counters of updates whose norm in Flax keeps none, as `nnx.BatchNorm` does; no output depends on them."""
+    counter = ".num_batches_tracked"
+    return {
+        name
+        for name in names
+        if f".{name}".endswith(counter)
+        and name not in known
+        and f"{name.removesuffix(counter[1:])}running_mean" in known
+    }
 
 
 def mismatch_message(

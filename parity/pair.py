@@ -1,9 +1,12 @@
 """Both networks on one batch in one precision; each run is made once and shared by the checks."""
 
 import contextlib
+import sysconfig
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +15,7 @@ from flax import nnx
 
 from parity.errors import PROFILES, Error, Noise, Profile, measure
 from parity.flax_side import FlaxSide
-from parity.naming import ParityError, mismatch_message
+from parity.naming import NAMES_HINT, ParityError, homeless_counters, mismatch_message
 from parity.optimizers import Optimizer
 from parity.results import Comparison
 from parity.sides import (
@@ -71,10 +74,19 @@ def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tup
     if len(errors) == 2:
         raise ParityError(
             "neither network runs on these inputs (as Flax takes them: channels last), with this loss and these "
-            f"targets; PyTorch's says: {errors[1]}"
+            f"targets; PyTorch's says{_place(errors[1])}: {errors[1]}"
         ) from errors[0]
     raising, other = ("Flax", "PyTorch") if ours is None else ("PyTorch", "Flax")
-    raise OneSided(f"{raising} raises {type(errors[0]).__name__}: {errors[0]}; {other} gives a result") from errors[0]
+    what = f"{type(errors[0]).__name__}{_place(errors[0])}: {errors[0]}"
+    raise OneSided(f"{raising} raises {what}; {other} gives a result") from errors[0]
+
+
+def _place(error: Exception) -> str:
+    """The last line of the caller's own code on the way to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (str(Path(__file__).parent), *sysconfig.get_paths().values())
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 @dataclass
@@ -102,8 +114,9 @@ class Pair:
         self.inputs = np.asarray(self.inputs)
         given = self.torch_inputs
         self.torch_inputs: np.ndarray = torch_layout(self.inputs) if given is None else np.asarray(given)
-        self.ours = FlaxSide(self.flax_model, self.precision, self.names)
         self.oracle = TorchSide(self.torch_model, "float64", self.device)
+        theirs = {name for name, _ in self.oracle.module.named_parameters()}
+        self.ours = FlaxSide(self.flax_model, self.precision, self.names, theirs)
         # In float64 the network under test is the oracle, in other arrangements.
         self.theirs = (
             self.oracle if self.precision == "float64" else TorchSide(self.torch_model, self.precision, self.device)
@@ -247,9 +260,8 @@ class Pair:
             for name, tensor in self.oracle.module.state_dict(keep_vars=True).items()
             if tied.get(id(tensor), name) == name
         }
-        missing = {name: shape for name, shape in theirs.items() if name not in ours}
-        if not any(leaf.is_counter for leaf in self.ours.leaves.values()):
-            missing = {name: shape for name, shape in missing.items() if not name.endswith("num_batches_tracked")}
+        homeless = homeless_counters(theirs, ours)
+        missing = {name: shape for name, shape in theirs.items() if name not in ours and name not in homeless}
         unexpected = {name: shape for name, shape in ours.items() if name not in theirs}
         misshapen = {name: (ours[name], theirs[name]) for name in ours if theirs.get(name, ours[name]) != ours[name]}
         if missing or unexpected or misshapen:
@@ -257,7 +269,7 @@ class Pair:
                 mismatch_message(
                     missing, unexpected, misshapen, source="the Flax network", target="the PyTorch network"
                 )
-                + "\nWhere names differ, say so with names={Flax path: PyTorch path}."
+                + NAMES_HINT
             )
 
     def require_same_parameters(self, check: str) -> list[Comparison]:

@@ -34,12 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
     from parity.checks import check
+    from parity.naming import ParityError
 
     count = 0
 
     def run(*args: Any, **options: Any) -> Any:
         nonlocal count
-        report = check(*args, **options)
+        __tracebackhide__ = True  # pytest then shows the caller's line
+        try:
+            report = check(*args, **options)
+        except ParityError as error:
+            raise error.with_traceback(None) from None  # its sentence is what helps, not the way there
         if directory := request.config.stash.get(_DIRECTORY, None):
             from parity.html import write_html
             from parity.report import write_json
@@ -59,10 +64,15 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.fixture
 def parity_randomize() -> "Callable[..., np.ndarray]":
     """(flax_model, torch_model, input_shape) -> inputs: fills both with the same values, which hide nothing."""
+    from parity.naming import ParityError
     from parity.random_weights import random_inputs, randomize
 
     def fill(flax_model: Any, torch_model: Any, shape: tuple[int, ...], *, seed: int = 0, names: Any = None) -> Any:
-        randomize(flax_model, torch_model, seed=seed, names=names)
+        __tracebackhide__ = True
+        try:
+            randomize(flax_model, torch_model, seed=seed, names=names)
+        except ParityError as error:
+            raise error.with_traceback(None) from None
         return random_inputs(shape, seed=seed)
 
     return fill

@@ -1,6 +1,7 @@
 """Weights, statistics and inputs that hide nothing."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from flax import nnx
 
 from parity.convert import to_flax
+from parity.naming import ParityError
 from parity.sides import require_networks
 
 
@@ -54,7 +56,13 @@ def randomize(
 
 
 def random_inputs(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
-    """float32 inputs (N, ..., C) about unit normal, with a slope along every axis, so that none can be mistaken."""
+    """float32 inputs (N, ..., C) about unit normal, with a slope along every axis, so that none can be mistaken.
+
+    Raises:
+        ParityError: if `shape` is not a shape.
+    """
+    if not isinstance(shape, tuple | list) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
+        raise ParityError(f"expected a shape such as (4, 32, 32, 3), found {shape!r}")
     slopes = np.zeros(shape)
     for axis, size in enumerate(shape[1:], start=1):
         slopes += np.linspace(-0.5, 0.25 * axis, size).reshape(-1, *[1] * (len(shape) - axis - 1))

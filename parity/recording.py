@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -53,6 +53,14 @@ class _Recorder:
             self.outputs.update(flatten_output(output, key))
 
 
+def _first_names(named: Iterable[tuple[str, Any]]) -> dict[int, str]:
+    """{module: path}; of a module with several, the alphabet's first, whatever the order of either framework."""
+    names: dict[int, str] = {}
+    for path, module in named:
+        names[id(module)] = min(path, names.get(id(module), path))
+    return names
+
+
 @contextlib.contextmanager
 def recording_flax(model: nnx.Module) -> Generator[_Recorder]:
     """Records the calls of `model`'s submodules; works on tracers, inside the `jax.jit` that makes them.
@@ -61,7 +69,7 @@ def recording_flax(model: nnx.Module) -> Generator[_Recorder]:
     that it adds to the model, which changes the structure that a jitted function was given.
     """
     recorder = _Recorder()
-    paths = {id(module): path for path, module in named_modules(model)}
+    paths = _first_names(named_modules(model))
     active: set[int] = set()
     patched: list[tuple[type, Any]] = []
 
@@ -110,7 +118,9 @@ def recording_torch(module: torch.nn.Module) -> Generator[_Recorder]:
         return lambda _module, _args, output: recorder.add(path, inputs.pop(path), clone(output))
 
     handles = []
-    for path, child in module.named_modules():
+    paths = _first_names(module.named_modules(remove_duplicate=False))
+    for child in module.modules():
+        path = paths[id(child)]
         handles += [child.register_forward_pre_hook(before(path)), child.register_forward_hook(after(path))]
     try:
         yield recorder

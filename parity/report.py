@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from parity.naming import ParityError
 from parity.results import Comparison, Report
 
 SCHEMA = 1
@@ -31,7 +32,13 @@ def as_renderable(report: Report) -> Group:
     """What `rich` prints: a row for each check and mode, then what failed, where and why."""
     parts: list[Any] = [_title(report), _summary(report)]
     if report.failures:
-        parts += [Text(f"\n{len(report.failures)} of {len(report.comparisons)} comparisons failed"), _failures(report)]
+        parts += [Text(f"\n{len(report.failures)} of {len(report.comparisons)} comparisons failed")]
+        notes = [f"{row.check}, {_place(row)}: {row.note}" for row in report.failures if _was_not_compared(row)]
+        parts += [Text(note) for note in notes[:FAILURES_SHOWN]]
+        if len(notes) > FAILURES_SHOWN:
+            parts += [Text(f"and {len(notes) - FAILURES_SHOWN} more")]
+        if len(notes) < len(report.failures):
+            parts += [_failures(report)]
     for finding in report.findings:
         # Text, not markup: names have brackets.
         parts += [Text(f"\n{finding.where or 'the network'}", style="bold"), Padding(Text(str(finding)), (0, 0, 0, 2))]
@@ -87,10 +94,8 @@ def _failures(report: Report) -> Table:
     for heading in ("check", "mode", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
         right = heading not in ("check", "mode", "where")
         table.add_column(heading, justify="right" if right else "left", no_wrap=not right)
-    for row in report.failures[:FAILURES_SHOWN]:
-        if row.note and math.isinf(row.error.relative):
-            table.add_row(row.check, row.mode, Text(f"{_place(row)}: {row.note}"))
-            continue
+    failures = [row for row in report.failures if not _was_not_compared(row)]
+    for row in failures[:FAILURES_SHOWN]:
         table.add_row(
             row.check,
             row.mode,
@@ -101,9 +106,13 @@ def _failures(report: Report) -> Table:
             figure(row.floor),
             figure(row.tolerance),
         )
-    if len(report.failures) > FAILURES_SHOWN:
-        table.add_row("", "", f"and {len(report.failures) - FAILURES_SHOWN} more")
+    if len(failures) > FAILURES_SHOWN:
+        table.add_row("", "", f"and {len(failures) - FAILURES_SHOWN} more")
     return table
+
+
+def _was_not_compared(row: Comparison) -> bool:
+    return bool(row.note) and math.isinf(row.error.relative)
 
 
 def _place(row: Comparison) -> str:
@@ -140,5 +149,17 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """One JSON object; its layout is versioned by the field "schema"."""
-    path.write_text(json.dumps(as_dict(report), indent=1) + "\n", encoding="utf-8")
+    """One JSON object; its layout is versioned by the field "schema".
+
+    Raises:
+        ParityError: if it cannot be written.
+    """
+    write_text(path, json.dumps(as_dict(report), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a report's text, or raises a ParityError that says why not."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ParityError(f"cannot write {path}: {error.strerror}") from error

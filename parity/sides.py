@@ -59,8 +59,17 @@ ARRANGEMENTS = (
 def require_networks(flax_model: Any, torch_model: Any) -> None:
     """Raises ParityError unless these are a Flax network and a PyTorch one."""
     if not isinstance(flax_model, nnx.Module) or not isinstance(torch_model, torch.nn.Module):
-        found = " and ".join(f"{type(model).__module__}.{type(model).__name__}" for model in (flax_model, torch_model))
+        found = " and ".join(map(_kind, (flax_model, torch_model)))
         raise ParityError(f"expected the Flax network and then the PyTorch one, found {found}")
+    if isinstance(torch_model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        raise ParityError(f"the PyTorch network is wrapped in {type(torch_model).__name__}: give its .module")
+
+
+def _kind(found: Any) -> str:
+    """Of what type it is, or which class."""
+    return (
+        f"the class {found.__name__}" if isinstance(found, type) else f"{type(found).__module__}.{type(found).__name__}"
+    )
 
 
 def torch_layout(arrays: Any) -> Any:

@@ -7,6 +7,7 @@ import torch
 from flax import nnx
 
 from parity.checks import check
+from parity.naming import ParityError
 from parity.optimizers import Optimizer
 from parity.results import Report
 
@@ -57,7 +58,10 @@ def _assert(
     flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, checks: Sequence[str], options: dict[str, Any]
 ) -> Report:
     __tracebackhide__ = True
-    report = check(flax_model, torch_model, inputs, checks=checks, **options)
+    try:
+        report = check(flax_model, torch_model, inputs, checks=checks, **options)
+    except ParityError as error:
+        raise error.with_traceback(None) from None  # its sentence is what helps, not the way there
     if not report.passed:
         raise AssertionError(str(report))
     return report

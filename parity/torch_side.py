@@ -21,10 +21,14 @@ class TorchSide:
         self.precision, self.device = precision, torch.device(device)
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         try:
-            self.module = copy.deepcopy(module).to(self.device, self.dtype)
+            self.module = copy.deepcopy(module)
         except RuntimeError as error:
             reason = str(error).split(".")[0]
             raise ParityError(f"the PyTorch network cannot be copied ({reason}): detach what it keeps") from error
+        try:
+            self.module.to(self.device, self.dtype)
+        except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
+            raise ParityError(f"PyTorch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
 
     def tensor(self, array: Any) -> Any:
         """A copy of an array (or of a dict of them) on the device; floats in the run's dtype."""

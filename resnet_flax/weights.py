@@ -14,7 +14,7 @@ from flax import nnx
 
 from parity.checkpoints import read_checkpoint, read_orbax, write_checkpoint, write_orbax
 from parity.convert import to_flax, to_torch
-from parity.naming import ParityError
+from parity.naming import NAMES_HINT, ParityError
 from resnet_flax.models import ARCHITECTURES, ResNet
 from resnet_flax.models.checkpoint_names import Identity, Naming, identify, recognise_naming
 
@@ -29,6 +29,7 @@ class Weights:
         state_dict: {torchvision's name: array}.
         identity: the network they belong to.
         origin: {name: dtype} of every entry as it first came, before any renaming, in order.
+        source: the file or directory they were read from.
         metadata: text kept beside the weights, such as the class names.
         notes: what was noticed while reading, one sentence each.
     """
@@ -36,6 +37,7 @@ class Weights:
     state_dict: dict[str, np.ndarray]
     identity: Identity
     origin: dict[str, str]
+    source: Path
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -54,7 +56,13 @@ class Weights:
                 variable.set_value(rngs())
             elif isinstance(variable, nnx.RngCount):
                 variable.set_value(jnp.zeros((), jnp.uint32))
-        return to_flax(self.state_dict, model)
+        try:
+            return to_flax(self.state_dict, model)
+        except ParityError as error:
+            what = str(error).removesuffix(NAMES_HINT)
+            raise ParityError(
+                f"{self.source} is no {self.identity.architecture}, the nearest network here: {what}"
+            ) from None
 
     @property
     def naming(self) -> Naming:
@@ -83,7 +91,7 @@ def read_weights(path: str | Path) -> Weights:
     origin: dict[str, str] = {name: array.dtype.name for name, array in checkpoint.tensors.items()}
     with contextlib.suppress(KeyError, ValueError):
         origin = json.loads(metadata.pop("origin"))
-    return Weights(state_dict, identity, origin, metadata, (*checkpoint.notes, *_oddities(state_dict, naming)))
+    return Weights(state_dict, identity, origin, path, metadata, (*checkpoint.notes, *_oddities(state_dict, naming)))
 
 
 def _read_orbax(path: Path) -> Weights:
@@ -97,7 +105,7 @@ def _read_orbax(path: Path) -> Weights:
     naming = recognise_naming(origin)
     like = {naming.to_torchvision([key])[key]: dtype for key, dtype in origin.items()}
     state_dict = {name: array.astype(like[name]) for name, array in to_torch(model).items() if name in like}
-    return Weights({name: state_dict[name] for name in like}, identity, origin, metadata)
+    return Weights({name: state_dict[name] for name in like}, identity, origin, path, metadata)
 
 
 def _oddities(state_dict: Mapping[str, np.ndarray], naming: Naming) -> list[str]:
@@ -110,7 +118,9 @@ def _oddities(state_dict: Mapping[str, np.ndarray], naming: Naming) -> list[str]
         notes.append("there is no num_batches_tracked (PyTorch before 0.4.1); the counters start at 0")
     for name, array in state_dict.items():
         if bad := array.size - np.count_nonzero(np.isfinite(array)):
-            notes.append(f"warning: {name} has {bad} values that are NaN or infinite")
+            notes.append(
+                f"warning: {name} has {bad} {'value that is' if bad == 1 else 'values that are'} NaN or infinite"
+            )
     return notes
 
 

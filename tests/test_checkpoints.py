@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import parity.__main__
 from parity.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from parity.naming import ParityError
+from parity.orbax_errors import orbax_reason
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.models.checkpoint_names import SCHEMES, Identity, identify, recognise_naming
@@ -57,6 +59,7 @@ FORMS = {
     "2017": lambda sd: {key: tensor for key, tensor in sd.items() if "num_batches" not in key},
     "float64": lambda sd: {key: double(tensor) for key, tensor in sd.items()},
     "bfloat16": lambda sd: {key: t.bfloat16() if t.is_floating_point() else t for key, t in sd.items()},
+    "beside its name": lambda sd: {"model": "resnet18", "net": sd},
     "compiled": lambda sd: {"model": {"_orig_mod." + key: tensor for key, tensor in sd.items()}},
     "Hugging Face": lambda sd: {SCHEMES["Hugging Face"](key): tensor for key, tensor in sd.items()},
 }
@@ -70,7 +73,7 @@ def test_pth_to_safetensors_to_orbax_to_pth_is_exact(form, state_dict, tmp_path,
     assert command("convert", "a.pth", "b.safetensors") == 0
     assert command("convert", "b.safetensors", "c") == 0
     assert command("convert", "c", "d.pth") == 0
-    original = content.get("state_dict", content.get("model", content))
+    original = next((entry for entry in content.values() if isinstance(entry, dict)), content)
     back = torch.load("d.pth", weights_only=True)
     assert list(back) == list(original)
     assert_same_bytes({key: parity.convert.as_numpy(tensor) for key, tensor in back.items()}, original)
@@ -81,8 +84,36 @@ def test_pth_to_safetensors_to_orbax_to_pth_is_exact(form, state_dict, tmp_path,
 
 def test_torchvision_names_on_request(state_dict, tmp_path):
     torch.save({"module." + key: tensor for key, tensor in state_dict.items()}, tmp_path / "a.pth")
-    assert command("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--names", "torchvision") == 0
-    assert_same_bytes(load_checkpoint(tmp_path / "b.pth"), state_dict)
+    assert command("convert", tmp_path / "a.pth", tmp_path / "orbax") == 0
+    for source in ("a.pth", "orbax"):
+        assert command("convert", tmp_path / source, tmp_path / "b.pth", "--names", "torchvision", "--force") == 0
+        back = load_checkpoint(tmp_path / "b.pth")
+        assert list(back) == list(state_dict)
+        assert_same_bytes(back, state_dict)
+
+
+def test_an_architecture_that_the_shapes_deny_is_not_believed(state_dict, tmp_path):
+    tensors = {name: tensor.numpy() for name, tensor in state_dict.items()}
+    write_checkpoint(tmp_path / "a.safetensors", tensors, {"architecture": "resnet50"})
+    assert read_weights(tmp_path / "a.safetensors").identity.architecture == "resnet18"
+
+
+def test_files_by_another_name(state_dict, tmp_path):
+    torch.save(state_dict, tmp_path / "a.safetensors")
+    with pytest.raises(ParityError, match=r"is a PyTorch file by another name; rename it to \.pth"):
+        read_checkpoint(tmp_path / "a.safetensors")
+    write_checkpoint(tmp_path / "b.safetensors", {"a": np.ones(3, np.float32)})
+    (tmp_path / "b.safetensors").rename(tmp_path / "b.pth")
+    with pytest.raises(ParityError, match=r"is a safetensors file by another name; rename it to \.safetensors"):
+        read_checkpoint(tmp_path / "b.pth")
+
+
+def test_a_file_that_may_not_be_read(state_dict, tmp_path, monkeypatch):
+    torch.save(state_dict, tmp_path / "a.pth")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read anything
+    for path in (tmp_path / "a.pth", tmp_path):
+        with pytest.raises(ParityError, match="cannot be read: permission denied"):
+            read_weights(path)
 
 
 def test_file_formats_before_and_after_pytorch_1_6(state_dict, tmp_path):
@@ -221,7 +252,11 @@ BAD_FILES = {
     "list": (lambda path: torch.save([torch.ones(2)], path), "holds a list, not a state_dict"),
     "no tensors": (lambda path: torch.save({"epoch": 3}, path), "holds no tensors, only epoch"),
     "another network": (_not_a_resnet, "not the weights of a ResNet.*weight, bias"),
-    "misspelt entry": (_missing_entry, r"(?s)layer1.0.bn2.weight \(64,\).*nearest: layer1.0.bn2.wieght"),
+    "complex numbers": (_entry(torch.zeros(2, dtype=torch.complex64)), r"fc\.bias has complex numbers \(complex64\)"),
+    "misspelt entry": (
+        _missing_entry,
+        r"(?s)a\.pth is no resnet18, the nearest.*layer1.0.bn2.weight \(64,\).*nearest: layer1.0.bn2.wieght",
+    ),
 }
 
 
@@ -251,7 +286,7 @@ def test_an_existing_destination_is_kept_without_force(state_dict, tmp_path, cap
     torch.save(state_dict, tmp_path / "a.pth")
     (tmp_path / "b.safetensors").write_text("precious")
     assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 2
-    assert "exists; --force overwrites it" in capsys.readouterr().err
+    assert "exists; --force overwrites a checkpoint" in capsys.readouterr().err
     assert (tmp_path / "b.safetensors").read_text() == "precious"
     assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--force") == 0
     assert_same_bytes(load_checkpoint(tmp_path / "b.safetensors"), state_dict)
@@ -265,16 +300,22 @@ def test_an_overwritten_file_appears_whole(state_dict, tmp_path):
         write_checkpoint(path, {"fc.bias": state_dict["fc.bias"].numpy()})
         assert old.read() == b"precious"
     assert list(load_checkpoint(path)) == ["fc.bias"]
+    (tmp_path / "another").touch()
+    assert path.stat().st_mode == (tmp_path / "another").stat().st_mode  # a library's own file is private
+    (tmp_path / "another").unlink()
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_force_replaces_an_orbax_checkpoint_but_no_other_directory(state_dict, tmp_path, capsys):
     torch.save(state_dict, tmp_path / "a.pth")
     assert command("convert", tmp_path / "a.pth", tmp_path / "c") == 0
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c") == 2
     assert command("convert", tmp_path / "a.pth", tmp_path / "c", "--force") == 0
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
+    capsys.readouterr()
     assert command("convert", tmp_path / "a.pth", tmp_path / "home", "--force") == 2
+    assert "home is a directory that holds no checkpoint, and is kept" in capsys.readouterr().err
     assert (tmp_path / "home" / "thesis.txt").read_text() == "precious"
 
 
@@ -325,6 +366,20 @@ def test_a_full_disk_leaves_nothing(state_dict, tmp_path, capsys, monkeypatch):
     assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_what_libraries_make_of_a_full_disk(state_dict, tmp_path, monkeypatch):
+    """Seen on a disk of 30 MB: PyTorch speaks of a position, Orbax has the reason at the end of 500 characters."""
+
+    def torchs(*args):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 25874496 vs 25874392")
+
+    monkeypatch.setattr(torch, "save", torchs)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=4096))
+    with pytest.raises(ParityError, match=r"cannot write .*d\.pth: No space left on device \(0\.0 MB\)"):
+        write_checkpoint(tmp_path / "d.pth", {"a": np.ones(3, np.float32)})
+    orbaxs = ValueError("RESOURCE_EXHAUSTED: " + 400 * "x" + " No space left on device [os_error_code='28']")
+    assert orbax_reason(orbaxs) == "No space left on device"
 
 
 def test_wrong_architecture_is_named(state_dict, tmp_path, capsys):

@@ -205,6 +205,9 @@ class Bare(nnx.Module):
             lambda: (pair()[0], pair()[1].state_dict(), parity.random_inputs(EVEN)),
             "found .* and collections.OrderedDict",
         ),
+        (lambda: (type(pair()[0]), pair()[1], parity.random_inputs(EVEN)), "found the class "),
+        (lambda: (pair()[0], nn.DataParallel(pair()[1]), parity.random_inputs(EVEN)), "give its .module"),
+        (lambda: (*pair(), EVEN), "inputs is one array .* found a tuple"),
     ],
 )
 def test_unusable_input_is_refused_in_words(arguments, message):
@@ -233,12 +236,20 @@ def test_networks_in_the_wrong_order_are_told_so():
         ({"optimizer": "adagrad"}, "no optimiser 'adagrad': sgd, adam and adamw"),
         ({"names": {"stem": "conv1"}}, "the Flax network has no module 'stem'"),
         ({"checks": ("backward",)}, "no check named backward"),
+        ({"checks": ()}, "checks is empty; there are"),
+        ({"device": "cuda:99"}, "PyTorch cannot compute on 'cuda:99'"),
         ({"precision": "float16"}, "no precision named 'float16'"),
     ],
 )
 def test_unusable_options_are_refused_in_words(options, message):
     with pytest.raises(parity.ParityError, match=message):
         parity.check(*pair(), parity.random_inputs(EVEN), **options)
+
+
+@pytest.mark.parametrize("shape", [4, (4, -1), (4, 2.0)])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(parity.ParityError, match="expected a shape such as"):
+        parity.random_inputs(shape)
 
 
 def test_a_network_without_values_is_refused():

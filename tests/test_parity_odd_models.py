@@ -374,6 +374,72 @@ def test_nothing_to_compare_is_no_agreement(pair, shape, message):
         report(pair(), shape, checks=("forward",))
 
 
+class TorchTwice(nn.Module):
+    """One layer under two names, the alphabet's second first."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = self.a = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.a(torch.relu(self.b(x)))
+
+
+class FlaxTwice(nnx.Module):
+    def __init__(self, factor=1.0):
+        self.b = self.a = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.a(self.factor * nnx.relu(self.b(x)))
+
+
+def test_a_layer_under_two_names_is_compared_at_each_call():
+    for factor, failing in ((1.0, []), (1.01, ["a#2"])):
+        pair = FlaxTwice(factor), TorchTwice()
+        parity.randomize(*pair)
+        found = report(pair, checks=("activations",))
+        assert [row.name for row in found.comparisons] == ["a", "a#2"]
+        assert [row.name for row in found.failures] == failing
+
+
+def test_flax_norms_beside_ours_need_no_counter():
+    theirs = nn.Sequential(nn.BatchNorm1d(6), nn.BatchNorm1d(6))
+    right = {"momentum": 0.9, "epsilon": 1e-5, "rngs": nnx.Rngs(0)}
+    ours = nnx.Sequential(BatchNorm(6, rngs=nnx.Rngs(0)), nnx.BatchNorm(6, **right))
+    parity.randomize(ours, theirs)
+    assert report((ours, theirs), checks=("forward", "gradients")).passed
+    counted = parity.to_torch(ours, like=theirs.state_dict())
+    assert counted.keys() == theirs.state_dict().keys()
+    del counted["0.num_batches_tracked"]  # which the first does count
+    with pytest.raises(parity.ParityError, match=r"0\.num_batches_tracked"):
+        parity.to_flax(counted, ours)
+
+
+def test_an_error_in_a_network_says_where_and_all_of_it():
+    def broken(y):
+        raise TypeError("a long story of " + "many " * 40 + "words")
+
+    found = report(dense(broken), targets=np.zeros((8, 6)), checks=("forward",))
+    words = " ".join(str(found).split())
+    assert "Flax raises TypeError at test_parity_odd_models.py:" in words
+    assert "many words; PyTorch gives a result" in words
+
+
+@pytest.mark.parametrize(("precision", "factor"), [("float64", 1 + 1e-8), ("float32", 1 + 1e-4), ("bfloat16", 1.05)])
+def test_a_small_factor_is_seen_in_each_precision(precision, factor):
+    pair = dense(lambda y: y * factor)
+    assert not report(pair, checks=("forward",), precision=precision).passed
+    assert report(pair, checks=("activations",), precision=precision).passed  # of the layer before it
+
+
+def test_the_noise_of_a_trajectory_never_shrinks():
+    found = report(dense(), checks=("trajectory",), steps=12)
+    floors = [row.floor for row in found.comparisons]
+    assert floors == sorted(floors)
+    assert floors[-1] > 0
+
+
 def test_no_submodule_in_common_is_no_agreement():
     class TorchBare(nn.Module):
         def __init__(self):

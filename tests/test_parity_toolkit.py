@@ -19,8 +19,9 @@ from torch import nn
 import parity
 from parity.commands.check import main
 from parity.flax_side import FlaxSide
-from parity.html import as_html
-from parity.report import WIDTH, as_dict
+from parity.html import as_html, write_html
+from parity.report import WIDTH, as_dict, write_json
+from parity.results import Report
 from resnet_flax.data import evaluation_transform
 from resnet_flax.errors import UserError
 from tests.parity_faults import FAULTS, norm_pair, outcome
@@ -70,6 +71,37 @@ def test_fixtures_write_reports(pytester):
     stem = "test_fixtures_write_reports.py_test_"
     assert names == {f"{stem}{which}.{kind}" for which in ("right", "wrong") for kind in ("json", "html")}
     assert json.loads((pytester.path / "reports" / f"{stem}right.json").read_text())["passed"] is True
+
+
+def test_what_cannot_be_compared_is_a_line_in_pytest(pytester):
+    pytester.makepyfile(
+        """
+        import parity
+        from flax import nnx
+        from torch import nn
+
+        def test_fixture(parity_check):
+            parity_check(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nn.Linear(4, 3), parity.random_inputs((2, 5)))
+
+        def test_names(parity_randomize):
+            ours = nnx.Sequential(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+            parity_randomize(ours, nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), (2, 4))
+
+        def test_assertion():
+            parity.assert_parity(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nn.Linear(4, 3), parity.random_inputs((2, 5)))
+        """
+    )
+    result = pytester.runpytest("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=3)
+    assert len(result.outlines) < 70
+    result.stdout.fnmatch_lines(["*neither network runs on these inputs*", "*names={Flax path: PyTorch path}*"])
+
+
+def test_a_report_that_cannot_be_written_says_so(tmp_path):
+    report = Report({"flax network": "a", "torch network": "b", "precision": "float64", "inputs": [2, 4]})
+    for write in (write_json, write_html):
+        with pytest.raises(parity.ParityError, match="cannot write .*: Is a directory"):
+            write(report, tmp_path)
 
 
 def test_the_plugin_costs_other_runs_nothing():
@@ -163,6 +195,8 @@ def test_class_numbers():
         (["resnet18", "--batch", "0"], "must be positive"),
         (["resnet18", "--checks", "forwards"], "no check named forwards"),
         (["resnet18", "--json", "/nowhere/report.json"], "is not a directory"),
+        (["resnet18", "--html", "."], "cannot write .: it is a directory"),
+        (["resnet18", "--json", "sealed/report.json"], "cannot write sealed/report.json: it is not permitted"),
         (["resnet18", "--weights", "/nowhere/weights.pth"], "does not exist"),
         (["resnet18", "--image", "/nowhere/cat.jpg"], "does not exist"),
         (["resnet18", "--device", "gpu"], "finds no GPU"),
@@ -173,6 +207,8 @@ def test_the_command_refuses_in_one_sentence(arguments, message, monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "two.pth")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "sealed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: "sealed" not in str(path))  # root may write anywhere
     with pytest.raises((parity.ParityError, UserError), match=message):
         main(arguments)
 
@@ -183,7 +219,7 @@ def test_the_command_checks_and_writes(tmp_path, capsys):
         ["resnet18", "--small-images", "--size", "9", "--batch", "2", "--checks", "weights", "--json", str(report)]
     )
     assert status == 0
-    assert "agree" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("resnet18 in Flax and resnet18 in PyTorch agree")
     assert json.loads(report.read_text())["settings"]["architecture"] == "resnet18"
 
 

@@ -99,7 +99,10 @@ def main(arguments: list[str]) -> int:
         train=train,
         device="cuda" if args.device == "gpu" else "cpu",
     )
-    report.settings |= {"architecture": args.architecture, "weights": str(args.weights or f"random, seed {args.seed}")}
+    weights = str(args.weights or f"random, seed {args.seed}")
+    network = f"{args.architecture} ({args.weights})" if args.weights else args.architecture
+    report.settings |= {"architecture": args.architecture, "weights": weights}
+    report.settings |= {"flax network": network, "torch network": args.architecture}
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_renderable(report))
     if args.json:
         write_json(report, args.json)
@@ -202,5 +205,9 @@ def _choose_device(device: str, torch: Any) -> None:
 
 def _require_writable(*paths: Path | None) -> None:
     for path in paths:
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
             raise ParityError(f"{path.absolute().parent} is not a directory")
+        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise ParityError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not permitted'}")

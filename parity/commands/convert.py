@@ -40,11 +40,13 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(Arguments, prog="python -m parity convert", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     source, destination = args.source, args.destination
     if destination.exists() and not args.force:
-        raise ParityError(f"{destination} exists; --force overwrites it")
+        raise ParityError(f"{destination} exists; --force overwrites a checkpoint")
     if not destination.absolute().parent.is_dir():
         raise ParityError(f"{destination.absolute().parent} is not a directory")
     if destination.suffix not in ("", ".safetensors", ".pth", ".pt"):
         raise ParityError(f"{destination}: the name must end in .safetensors, .pth or .pt, or have no ending for Orbax")
+    if destination.is_dir():
+        _require_checkpoint(destination)
     with jax.enable_x64(True):  # a float64 file stays one
         weights = read_weights(source)
         if args.arch:
@@ -59,12 +61,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _require_checkpoint(directory: Path) -> None:
+    try:
+        read_orbax(directory)
+    except ParityError as error:
+        message = f"{directory} is a directory that holds no checkpoint, and is kept; choose another destination"
+        raise ParityError(message) from error
+
+
 def _write(destination: Path, weights: Weights, original_names: bool) -> None:
     model = weights.to_model()
     if not destination.is_dir():
         write_weights(destination, model, weights, original_names=original_names)
         return
-    read_orbax(destination)  # raises for a directory that is anything else: only a checkpoint is replaced
     fresh = destination.with_name(f".{destination.name}-new")
     write_weights(fresh, model, weights)
     shutil.rmtree(destination)

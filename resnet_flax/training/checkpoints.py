@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from parity.orbax_errors import leave_out_abandoned_reads, orbax_reason
+from parity.orbax_errors import leave_out_abandoned_work, orbax_reason
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.state import TrainState
@@ -107,7 +107,7 @@ class Checkpoints:
         """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)), progress=ocp.args.JsonRestore())
         steps = self.steps
-        leave_out_abandoned_reads()
+        leave_out_abandoned_work()
         for step in reversed(steps):
             try:
                 restored: Any = self._manager.restore(step, args=items)
