@@ -189,6 +189,12 @@ def test_a_parameter_that_only_flax_trains():
         assert "scale is an nnx.Param in Flax, no parameter in PyTorch" in str(found)
 
 
+def test_a_parameter_that_only_one_side_has():
+    for pair, where in (((FlaxScaled(nnx.Param), TorchDense()), "Flax"), ((FlaxDense(), TorchScaled()), "PyTorch")):
+        with pytest.raises(parity.ParityError, match=rf"in the {where} network only \(1\):\n  scale"):
+            report(pair)
+
+
 def test_a_parameter_that_only_pytorch_trains():
     for kind, passes in ((nnx.Param, True), (nnx.BatchStat, False)):
         pair = FlaxScaled(kind), TorchScaled()
