@@ -305,17 +305,23 @@ def test_an_inplace_relu_does_not_reach_the_recording():
 
 
 def test_recording_numbers_repeated_calls_and_counts_super_once():
+    class Shifted(nnx.Linear):
+        def __call__(self, x):
+            return super().__call__(x) + 1
+
     class Twice(nnx.Module):
         def __init__(self):
             self.layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+            self.shifted = Shifted(3, 3, rngs=nnx.Rngs(1))
 
         def __call__(self, x):
-            return self.layer(self.layer(x))
+            return self.shifted(self.layer(self.layer(x)))
 
     model = Twice()
     with recording_flax(model) as recorder:
-        model(jnp.ones((1, 3)))
-    assert list(recorder.outputs) == ["layer", "layer#2"]
+        output = model(jnp.ones((1, 3)))
+    assert list(recorder.outputs) == ["layer", "layer#2", "shifted"]
+    assert jnp.array_equal(recorder.outputs["shifted"], output)
     assert jnp.array_equal(recorder.inputs["layer#2"], recorder.outputs["layer"])
 
 
