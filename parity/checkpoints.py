@@ -205,25 +205,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ParityError: if anything goes wrong on the way; nothing is left behind.
     """
+    target = path.resolve()  # a link stays one
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as folder:
             temporary = Path(folder) / path.name
             try:
                 write(temporary)
             except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
-                raise _disk_full(folder) or error from error
+                if shutil.disk_usage(folder).free < LITTLE:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # safetensors makes its files private
-            temporary.replace(path)
+            temporary.replace(target)
     except Exception as error:
-        raise ParityError(f"cannot write {path}: {error}") from error
-
-
-def _disk_full(folder: str | Path) -> OSError | None:
-    """What a library that was writing into `folder` might have said, if its disk is full."""
-    free = shutil.disk_usage(folder).free
-    return OSError(f"{os.strerror(errno.ENOSPC)} ({free / 1e6:.1f} MB)") if free < LITTLE else None
+        reason = getattr(error, "strerror", None) or error  # without the temporary file's name
+        raise ParityError(f"cannot write {path}: {reason}") from error
 
 
 def require_orbax_name(path: Path) -> None:

@@ -127,7 +127,7 @@ def _one_sided(row: Comparison) -> Finding:
             "one value per channel in train mode: PyTorch refuses, Flax takes the variance for 0",
             row.note,
         )
-    return Finding("", "only one side can compute this", row.note)
+    return Finding("", "only one side can compute this")
 
 
 def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:

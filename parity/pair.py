@@ -77,8 +77,8 @@ def _both(run_ours: Callable[[], Ours], run_theirs: Callable[[], Theirs]) -> tup
             f"targets; PyTorch's says{_place(errors[1])}: {errors[1]}"
         ) from errors[0]
     raising, other = ("Flax", "PyTorch") if ours is None else ("PyTorch", "Flax")
-    what = f"{type(errors[0]).__name__}{_place(errors[0])}: {errors[0]}"
-    raise OneSided(f"{raising} raises {what}; {other} gives a result") from errors[0]
+    what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", str(errors[0]).rstrip(". ")
+    raise OneSided(f"{raising} raises {what}: {words}; {other} gives a result") from errors[0]
 
 
 def _place(error: Exception) -> str:

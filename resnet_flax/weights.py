@@ -61,7 +61,7 @@ class Weights:
         except ParityError as error:
             what = str(error).removesuffix(NAMES_HINT)
             raise ParityError(
-                f"{self.source} is no {self.identity.architecture}, the nearest network here: {what}"
+                f"{self.source} does not fit {self.identity.architecture}, the nearest network here: {what}"
             ) from None
 
     @property
