@@ -25,7 +25,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 
 
-LITTLE = 2**20  # bytes: with less left, a disk counts as full
+LEAST_FREE = 2**20  # bytes; with less, a disk counts as full
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             try:
                 write(temporary)
             except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
-                if shutil.disk_usage(folder).free < LITTLE:
+                if shutil.disk_usage(folder).free < LEAST_FREE:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 raise
             umask = os.umask(0)
