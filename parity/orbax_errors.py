@@ -15,7 +15,13 @@ def leave_out_abandoned_work() -> None:
     There are hundreds, and each would print a traceback: those that fail as well, and, some long after, those that
     find their event loop closed. Orbax raises the first one's error all the same.
     """
-    for logger, said in (("asyncio", "exception was never retrieved"), ("absl", "Thread.run() raised an exception")):
+    for logger, said in (
+        ("asyncio", "exception was never retrieved"),
+        ("absl", "Thread.run() raised an exception"),
+        ("absl", "in background save thread"),
+        ("absl", "Checkpointer failed"),
+        ("absl", "Save Finalize thread"),
+    ):
         logging.getLogger(logger).addFilter(lambda record, said=said: said not in record.getMessage())
     shown = sys.unraisablehook
 

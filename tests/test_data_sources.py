@@ -145,6 +145,24 @@ def test_folder_is_torchvisions_image_folder(tmp_path):
             assert ours[i]["label"] == label
 
 
+def test_hidden_files_are_no_data_and_others_are_told_of(tmp_path, capsys):
+    make_folder(tmp_path)
+    shutil.copytree(tmp_path / "train" / "a", tmp_path / "train" / ".ipynb_checkpoints")
+    shutil.copytree(tmp_path / "train" / "a", tmp_path / "train" / "a" / ".ipynb_checkpoints")
+    shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "a" / "._0.png")
+    for name in ("x.heic", "y.heic", "README"):
+        (tmp_path / "train" / "2" / name).write_bytes(b"")
+    source = open_source(f"folder:{tmp_path}")
+    assert (len(source), source.class_names) == (9, ("10", "2", "a"))
+    assert main(["data", "show", f"folder:{tmp_path}"]) == 0
+    assert "passed over, as no images: 2 .heic, 1 no ending\n" in capsys.readouterr().out
+
+
+def test_hidden_parents_hide_nothing(tmp_path):
+    make_folder(tmp_path / ".data")
+    assert len(open_source(f"folder:{tmp_path / '.data'}")) == 9
+
+
 def test_test_images_without_classes_are_passed_over(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "test").mkdir()
@@ -178,7 +196,6 @@ def variants():
     yield "transparent.png", encode(rgb.quantize(16), "PNG", transparency=b"\x00\x80" + b"\xff" * 14)
     yield "alpha.png", encode(Image.fromarray(noise(9, 8, 4)), "PNG")
     yield "grey-alpha.png", encode(rgb.convert("LA"), "PNG")
-    yield "16-bit.png", encode(Image.fromarray(RNG.integers(0, 65536, (9, 8), np.uint16)), "PNG")
     yield "one-bit.png", encode(grey.convert("1"), "PNG")
     yield "pixel.png", encode(Image.fromarray(noise(1, 1).reshape(1, 1, 3)), "PNG")
     yield "pixel.jpg", encode(Image.fromarray(noise(1, 1).reshape(1, 1, 3)), "JPEG")
@@ -204,6 +221,8 @@ def test_colours_that_cannot_be_grey_are_named():
         (b"", "it is empty"),
         (b"plain text", "not an image"),
         (encode(Image.fromarray(noise(40, 40)), "PNG")[:400], "truncated"),
+        (encode(Image.fromarray(RNG.integers(0, 65536, (9, 8), np.uint16)), "PNG"), "more than 8 bits; store it with"),
+        (encode(Image.fromarray(RNG.random((9, 8), np.float32)), "TIFF"), "more than 8 bits"),
     ]
     + [(encode(Image.fromarray(noise(40, 40)), "JPEG")[:n], "cannot read image x.jpg") for n in (2, 100, 700)],
 )
@@ -220,6 +239,11 @@ def empty_class(root):
     (root / "train" / "empty").mkdir()
 
 
+def single_images(root):
+    shutil.rmtree(root)
+    make_folder(root, splits=(".",), count=1)
+
+
 @pytest.mark.parametrize(
     ("breaking", "split", "message"),
     [
@@ -229,6 +253,7 @@ def empty_class(root):
         (lambda root: shutil.rmtree(root), "train", "no directory"),
         (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train", "no class folders"),
         (lambda root: None, "dev", "no split 'dev'"),
+        (single_images, "test", "no class has two, one of which could be held back"),
     ],
 )
 def test_unusable_folders(tmp_path, breaking, split, message):

@@ -77,3 +77,12 @@ def test_evaluation_asks_the_weights_for_what_the_command_line_leaves_open(capsy
         assert f"resnet18 from w[x].safetensors on synthetic:12x12x1:7 (7 images), 1 x CPU\nimages: {used}\n" in (
             capsys.readouterr().out
         )
+
+
+@pytest.mark.parametrize("names", [[*"0123456"], [*"01x3456"]])
+def test_other_names_of_classes_are_pointed_out(capsys, names):
+    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
+    write_checkpoint("w.safetensors", to_torch(model), {"class_names": json.dumps(names)})
+    assert run("--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "7") == 0
+    text = capsys.readouterr().out
+    assert ("note: class 2 is 'x' in w.safetensors and '2' in synthetic:8x8x1:7" in text) == ("x" in names)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,11 +215,13 @@ def test_resuming_takes_the_run_before_a_damaged_checkpoint(caplog):
     assert_same_state(final_state(Path("damaged")), final_state(Path("whole")))
 
 
-def test_losses_that_are_not_finite():
+def test_losses_that_are_not_finite(capsys):
     options = ["digits", *OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e30", "--schedule", "constant"]
     with pytest.raises(UserError, match=r"of step \d+ is not finite .* learning rate 1e\+30\); there is no checkpoint"):
         run(*options, "--workdir", "nan")
     assert run(*options, "--workdir", "skip", "--on-nan", "skip") == 0
+    assert "epoch 3/3  train nan nan%  4 of 4 updates skipped" in capsys.readouterr().out
+    assert run("--compare", "skip", "skip") == 0
     assert "NaN" not in Path("skip/metrics.jsonl").read_text()
     assert [row["loss"] for row in read_metrics(Path("skip")) if row["kind"] == "train"][-1] is None
 
@@ -227,9 +230,9 @@ def test_workdirs_are_kept_apart():
     assert run("digits", *OPTIONS, "--workdir", "one") == 0
     with pytest.raises(UserError, match="one holds another run"):
         run("digits", *OPTIONS, "--workdir", "one")
-    with pytest.raises(UserError, match="other settings .*learning-rate: 0.002 there, 0.1 here"):
+    with pytest.raises(UserError, match="other settings .--learning-rate 0.002 there, 0.1 here"):
         run("--resume", "--workdir", "one", "--learning-rate", "0.1")
-    with pytest.raises(UserError, match="other settings .*recipe: digits there, cifar10 here"):
+    with pytest.raises(UserError, match="other settings .recipe digits there, cifar10 here; "):
         run("cifar10", "--resume", "--workdir", "one", *OPTIONS)
     with pytest.raises(UserError, match="nothing to resume: two holds no run"):
         run("--resume", "--workdir", "two")
@@ -238,14 +241,55 @@ def test_workdirs_are_kept_apart():
     assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
 
 
-def test_a_run_on_a_folder_resumes_from_anywhere_and_where_the_folder_has_moved(monkeypatch, capsys):
+def test_a_workdir_has_one_run_at_a_time():
+    assert run("digits", *OPTIONS, "--workdir", "one") == 0
+    with workdir.locked(Path("one")), pytest.raises(UserError, match="another process is training in one"):
+        run("--resume", "--workdir", "one")
+    assert run("--resume", "--workdir", "one") == 0
+
+
+def make_folder(folder="images", classes="ab"):
     random = np.random.default_rng(0)
     for split in ("train", "test"):
-        for name in "ab":
-            Path("images", split, name).mkdir(parents=True)
+        for name in classes:
+            Path(folder, split, name).mkdir(parents=True)
             for i in range(8):
                 picture = Image.fromarray(random.integers(0, 256, (8, 8), np.uint8))
-                picture.save(Path("images", split, name, f"{i}.png"))
+                picture.save(Path(folder, split, name, f"{i}.png"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda train: (train / "a" / "7.png").unlink(), "16 images then, 15 now"),
+        (lambda train: shutil.copytree(train / "a", train / "c"), "16 images then, 24 now; new: c"),
+        (lambda train: (train / "b").rename(train / "z"), "no longer there: b; new: z"),
+    ],
+)
+def test_resuming_with_other_data_is_refused_and_changes_nothing(change, message):
+    make_folder()
+    assert run("digits", *OPTIONS, "--data", "folder:images", "--batch-size", "8", "--workdir", "here") == 0
+    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+    train = Path("images/train")
+    change(train)
+    for folder in train.iterdir():  # the test set follows
+        (train.parent / "test" / folder.name).mkdir(exist_ok=True)
+        shutil.copy(next(folder.iterdir()), train.parent / "test" / folder.name)
+    if not (train / "b").exists():
+        shutil.rmtree(train.parent / "test" / "b")
+    with pytest.raises(UserError, match=f"has changed since the run in here began .{message}.; restore it, or begin"):
+        run("--resume", "--workdir", "here")
+    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+
+
+def test_one_class_is_none_to_tell_apart():
+    make_folder(classes="a")
+    with pytest.raises(UserError, match="images has one class only"):
+        run("digits", *OPTIONS, "--data", "folder:images", "--batch-size", "8")
+
+
+def test_a_run_on_a_folder_resumes_from_anywhere_and_where_the_folder_has_moved(monkeypatch, capsys):
+    make_folder()
     assert run("digits", *OPTIONS, "--data", "folder:images", "--workdir", "here") == 0
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -255,7 +299,7 @@ def test_a_run_on_a_folder_resumes_from_anywhere_and_where_the_folder_has_moved(
         run("--resume", "--workdir", "../here")
     assert run("--resume", "--workdir", "../here", "--data", "folder:moved") == 0
     assert "resumed behind step 3" in capsys.readouterr().out
-    with pytest.raises(UserError, match="data.data: folder: there, digits here"):
+    with pytest.raises(UserError, match="--data folder: there, digits here"):
         run("--resume", "--workdir", "../here", "--data", "digits")
 
 
@@ -359,7 +403,7 @@ def test_a_start_that_fails_leaves_the_workdir_free():
     impossible = ["--image-size", "1", "--batch-size", "1", "--train-transform.size", "1"]
     with pytest.raises(UserError, match=r"a step on images of \(1, 1, 1, 1\) is not possible: .* more than one value"):
         run("digits", *OPTIONS, *impossible, "--workdir", "again")
-    assert not Path("again/config.json").exists()
+    assert not Path("again").exists()
 
 
 def test_a_workdir_that_cannot_be_made():
@@ -402,6 +446,33 @@ def test_a_full_disk(monkeypatch):
 
     monkeypatch.setattr(Journal, "write", full)
     with pytest.raises(UserError, match="No space left on device.*--resume"):
+        run("digits", *OPTIONS)
+
+
+def test_a_disk_too_full_for_the_weights(monkeypatch):
+    written = loop.write_checkpoint
+
+    def full(path, tensors, metadata):
+        if metadata["step"] != "4":
+            raise ParityError(f"cannot write {path}: No space left on device")
+        written(path, tensors, metadata)
+
+    monkeypatch.setattr(loop, "write_checkpoint", full)
+    monkeypatch.setattr(loop.Run, "_seconds", lambda self: 0.0)
+    better = iter([0.1, 0.2, 0.3])
+    evaluate = setup.Setup.evaluate.func
+
+    def improving(self):
+        real = evaluate(self)
+        return lambda *batches: replace_accuracy(real(*batches), next(better))
+
+    def replace_accuracy(result, value):
+        return SimpleNamespace(loss=result.loss, top5=result.top5, accuracy=value)
+
+    monkeypatch.setattr(setup.Setup, "evaluate", property(improving))
+    with pytest.raises(
+        UserError, match=r"cannot write .*best.safetensors: No space .*; the checkpoint of step 4 is intact"
+    ):
         run("digits", *OPTIONS)
 
 

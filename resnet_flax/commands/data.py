@@ -89,8 +89,8 @@ def show(arguments: Show) -> int:
         print(
             f"  ... and {len(found.counts) - 50} more classes, {min(found.counts.values()):,} to {most:,} images each"
         )
-    for message in found.damaged:
-        print(f"damaged: {message}")
+    for message in (*source.notes(), *(f"damaged: {message}" for message in found.damaged)):
+        print(message)
     if arguments.sheet:
         contact_sheet(source, arguments.sheet)
         print(f"contact sheet: {arguments.sheet}")

@@ -1,7 +1,8 @@
 """Encoded image -> RGB pixels, the same that Pillow's `Image.open(...).convert("RGB")` gives, as fast as that allows.
 
 That conversion is what torchvision's ImageFolder does with every file: EXIF orientation is not applied, alpha is
-dropped, palettes are looked up, and what Pillow makes of CMYK and 16 bits is taken as it comes.
+dropped, palettes are looked up, and what Pillow makes of CMYK is taken as it comes. Only grey of 16 or 32 bits, which
+Pillow would turn into plain white, is refused.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def _decode_with_pillow(data: bytes, name: str, mode: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):  # Pillow would make all above 255 white
+            raise ValueError("its grey values have more than 8 bits; store it with 8")
         # The same colours, without Pillow's warning about a palette's transparency.
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,27 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def class_folders(directory: Path) -> tuple[str, ...]:
-    """Names of the folders in `directory`, sorted as strings ("10" before "2"): their order numbers the classes."""
-    return tuple(sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()))
+    """Names of the folders in `directory`, sorted as strings ("10" before "2"): their order numbers the classes.
+
+    Hidden ones, such as Jupyter's .ipynb_checkpoints, are left out.
+    """
+    return tuple(sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != "."))
 
 
-def image_files(directory: Path) -> list[str]:
-    """Paths of all images below `directory`, in torchvision's order."""
+def visible_files(directory: Path) -> list[str]:
+    """Paths of all files below `directory`, in torchvision's order, without hidden ones, such as macOS's ._1.jpg."""
     return [
         os.path.join(parent, name)  # noqa: PTH118 - a million Path objects are slow and large
         for parent, _, names in sorted(os.walk(directory, followlinks=True))
+        if f"{os.sep}." not in parent[len(str(directory)) :]
         for name in sorted(names)
-        if name.lower().endswith(EXTENSIONS)
+        if name[0] != "."
     ]
+
+
+def image_files(directory: Path) -> list[str]:
+    """Those of the visible files that torchvision takes for images."""
+    return [path for path in visible_files(directory) if path.lower().endswith(EXTENSIONS)]
 
 
 class FolderSource(Source):
@@ -59,13 +69,14 @@ class FolderSource(Source):
         self.class_names = class_folders(train)
         if not self.class_names:
             raise UserError(f"no class folders in {train}; expected one folder of images per class")
+        self._directory = chosen
         self.paths, self._labels = self._list(chosen, may_lack_classes=chosen != train)
         if train == root:
             kept = stratified_split(self._labels, split)
             self.paths, self._labels = [self.paths[i] for i in kept], self._labels[kept]
-        if not self.paths:
+        if not self.paths:  # a class that is there and empty was refused above
             raise UserError(
-                f"no images for split {split!r} in {chosen}; expected files ending in " + ", ".join(EXTENSIONS)
+                f"no images for split {split!r} in {root}: no class has two, one of which could be held back"
             )
 
     def _list(self, directory: Path, *, may_lack_classes: bool) -> tuple[list[str], np.ndarray]:
@@ -89,6 +100,12 @@ class FolderSource(Source):
     @property
     def labels(self) -> np.ndarray:
         return self._labels
+
+    def notes(self) -> list[str]:
+        files = [path for name in self.class_names for path in visible_files(self._directory / name)]
+        endings = Counter(Path(path).suffix or "no ending" for path in files if not path.lower().endswith(EXTENSIONS))
+        counts = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(10))
+        return [f"passed over, as no images: {counts}"] if counts else []
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -56,6 +56,10 @@ class Source:
         """The image's file as it is stored; None where there is none."""
         return None
 
+    def notes(self) -> list[str]:
+        """What a look at the source should tell beside its figures, one sentence each."""
+        return []
+
     def __repr__(self) -> str:
         return f"<{self.spec} {self.split}: {len(self):,} images, {self.num_classes} classes>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from parity.orbax_errors import leave_out_abandoned_work, orbax_reason
 from resnet_flax.errors import UserError
@@ -51,13 +53,26 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        leave_out_abandoned_work()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "progress"))
         self._pending: int | None = None
 
     @property
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
+
+    @property
+    def _whole(self) -> list[int]:
+        return [step for step in self.steps if step != self._pending]
+
+    def last_whole(self) -> int | None:
+        """The last step whose checkpoint is complete; waits for the one that is being written."""
+        with contextlib.suppress(UserError):
+            self.wait()
+        return max(self._whole, default=None)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Begins to write the state and returns; `progress` is whatever JSON holds.
@@ -88,7 +103,7 @@ class Checkpoints:
         self._pending = None
 
     def _failure(self, error: Exception) -> UserError:
-        whole = [step for step in self.steps if step != self._pending]
+        whole = self._whole
         intact = (
             f"the earlier ones are intact (the last is of step {whole[-1]})" if whole else "there is no earlier one"
         )
@@ -100,33 +115,40 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The last complete state and its progress, laid out as `like`; None if there is none.
 
-        A damaged one is moved aside, with a warning, and the one before it is used.
+        Damaged ones are passed over and, where an older one can be read, moved aside, with a warning.
 
         Raises:
-            UserError: if all there are are damaged.
+            UserError: if none of those there can be read; they are left as they are.
         """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)), progress=ocp.args.JsonRestore())
-        steps = self.steps
-        leave_out_abandoned_work()
-        for step in reversed(steps):
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
             try:
                 restored: Any = self._manager.restore(step, args=items)
                 if int(fingerprint(restored.state)) == restored.progress["fingerprint"]:
+                    self._move_aside(damaged)
                     return restored.state, restored.progress
-                reason = "its contents have changed since it was written"
+                damaged[step] = "its contents have changed since it was written"
             except Exception as error:  # whatever Orbax and its storage make of a damaged file
                 if _is_shortage(error):
                     raise
-                reason = f"it cannot be read ({orbax_reason(error)})"
+                damaged[step] = f"it cannot be read ({orbax_reason(error)})"
+        if damaged:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged, or not of this network ({reasons}); start anew "
+                "elsewhere"
+            )
+        return None
+
+    def _move_aside(self, damaged: dict[int, str]) -> None:
+        for step, reason in damaged.items():
             logger.warning("skipped the damaged checkpoint of step %d (now damaged-%d): %s", step, step, reason)
             if jax.process_index() == 0:
                 (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+        if damaged:
+            multihost_utils.sync_global_devices("damaged checkpoints moved aside")
             self._manager.reload()
-        if steps:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged ({', '.join(map(str, steps))}); start anew elsewhere"
-            )
-        return None
 
     def close(self) -> None:
         """Waits as `wait` does, and ends the writing threads."""

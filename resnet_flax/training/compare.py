@@ -37,7 +37,7 @@ def compare(workdirs: Sequence[str], console: Console, out: Path = Path("compare
             f"{best['accuracy']:.2%}",
             f"{best['epoch']:g}",
             f"{last['accuracy']:.2%}",
-            f"{last['train_loss']:.4f}",
+            "-" if last["train_loss"] is None else f"{last['train_loss']:.4f}",
             duration(last["seconds"]),
         )
     console.print(table)

@@ -48,6 +48,15 @@ def evaluate_weights(config: TrainConfig, console: Console) -> int:
             f"{config.model.weights} tells {loaded.model.num_classes} classes apart and {config.data.data} has "
             f"{test.num_classes}; evaluate on the data it was trained for, or train a new head"
         )
+    if is_file and loaded.class_names not in (None, test.class_names):
+        pairs = zip(loaded.class_names or (), test.class_names, strict=True)
+        number, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        console.print(
+            f"note: class {number} is {theirs!r} in {config.model.weights} and {ours!r} in {config.data.data}: "
+            "if that is more than another name, the figures mean nothing",
+            highlight=False,
+            soft_wrap=True,
+        )
     data, preset = config.data, RECIPES[config.recipe].config.data
     if loaded.says_preprocessing:
         kept, size = loaded.preprocessing, asked.image_size

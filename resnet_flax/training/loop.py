@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import shlex
+import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from parity import to_torch
+from parity import ParityError, to_torch
 from parity.checkpoints import write_checkpoint
 from resnet_flax.data import Source, open_source, steps_per_epoch
 from resnet_flax.data.preprocessing import Preprocessing
@@ -31,7 +33,7 @@ from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
-from resnet_flax.training.workdir import check_same_run, choose_workdir, save_config
+from resnet_flax.training.workdir import check_same_data, check_same_run, choose_workdir, locked, save_config
 
 PROFILED = (11, 21)  # the first of this run's steps in the trace, and the first behind it
 PLOT_SECONDS = 60.0  # at most one plot so often while the run goes on
@@ -52,6 +54,12 @@ class Progress:
     accuracy: float = 0.0
     steps: int = 0
     seconds: float = 0.0
+
+    @property
+    def train(self) -> dict[str, float]:
+        """Means over the current epoch, NaN where every update of it was skipped."""
+        loss, accuracy = (x / self.steps if self.steps else math.nan for x in (self.loss, self.accuracy))
+        return {"train_loss": loss, "train_accuracy": accuracy}
 
 
 class Run:
@@ -74,8 +82,20 @@ class Run:
         setup = self.setup
         # Most of what may be wrong with the settings shows here, before anything is written.
         state = setup.state(setup.initial_arrays())
+        is_new = not self.workdir.exists()
         if self.first and not self.config.resume:
-            save_config(setup.config)
+            save_config(setup.config, self.source)
+        try:
+            with locked(self.workdir) if self.first else nullcontext():
+                return self._execute(state)
+        finally:
+            if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
+                (self.workdir / "config.json").unlink(missing_ok=True)
+                if is_new:
+                    shutil.rmtree(self.workdir, ignore_errors=True)
+
+    def _execute(self, state: TrainState) -> int:
+        setup = self.setup
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)
         if self.config.resume and (restored := self.checkpoints.restore(state)):
             state, kept = restored
@@ -96,19 +116,17 @@ class Run:
                 if int(state["step"]) < setup.total_steps:
                     return self._interrupted(state, interruption)
             self._finish(state)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, ParityError) as error:  # the second is of the weights' file, and says what of it
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise UserError(
-                f"{self.workdir}: {error.strerror}; the checkpoints of steps "
-                f"{', '.join(map(str, self.checkpoints.steps)) or 'none'} are intact; make room and go on with --resume"
-            ) from error
+            what = f"{self.workdir}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            last = self.checkpoints.last_whole()
+            intact = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is intact"
+            raise UserError(f"{what}; {intact}; make room and go on with --resume") from error
         finally:
             self.display.stop()
             if self.journal:
                 self.journal.close()
-            if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
-                (self.workdir / "config.json").unlink(missing_ok=True)
         self.checkpoints.close()
         return 0
 
@@ -116,9 +134,10 @@ class Run:
         setup, facts = self.setup, self.setup.facts
         resumed = f", resumed behind step {start:,}" if start else ""
         steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
+        data = f"{facts.images:,} images and {len(self.test):,} to test, {facts.num_classes} classes"
         return (
-            f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({facts.images:,} images, "
-            f"{facts.num_classes} classes), {steps}, batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
+            f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
+            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
         )
 
     def _steps(self, state: TrainState, start: int, interruption: Interruption) -> TrainState:
@@ -190,12 +209,11 @@ class Run:
             progress.loss += metrics["loss"]
             progress.accuracy += metrics["accuracy"]
             progress.steps += 1
-        count = max(progress.steps, 1)
         self.display.step(
             step,
             epoch=f"{-(-step // per_epoch)}/{self.setup.config.schedule.epochs}",
-            loss=progress.loss / count,
-            accuracy=progress.accuracy / count,
+            loss=progress.train["train_loss"],
+            accuracy=progress.train["train_accuracy"],
             memory=memory_in_use(),
         )
         if self.journal and (step % self.config.log_every == 0 or step % per_epoch == 0):
@@ -230,9 +248,10 @@ class Run:
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
-        count = max(progress.steps, 1)
-        train = {"train_loss": progress.loss / count, "train_accuracy": progress.accuracy / count}
+        train = progress.train
         parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
+        if skipped := per_epoch - progress.steps:
+            parts.append(f"{skipped:,} of {counted(per_epoch, 'update')} skipped")
         for weights in ("model", "ema") if self.setup.uses_ema else ("model",):
             arrays = model_arrays(state, ema=weights == "ema")
             result = self.setup.evaluate(arrays, self.setup.evaluation_batches(self.test))
@@ -328,6 +347,9 @@ def train(config: TrainConfig, console: Console) -> int:
     open_split = partial(open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed)
     source, test = open_split("train"), open_split("test")
     steps_per_epoch(source, config.batch_size)
+    if config.run.resume:
+        assert config.run.workdir is not None
+        check_same_data(config.run.workdir, source)
     setup = Setup(config, mesh, facts_of(source))
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)

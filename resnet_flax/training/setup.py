@@ -162,6 +162,8 @@ class Setup:
     def __post_init__(self):
         check_batch_size(self.config.batch_size, self.mesh.size, self.config.optimizer.accumulate)
         data = self.config.data
+        if self.facts.num_classes < 2:
+            raise UserError(f"{data.data} has one class only; there is nothing to tell apart")
         for name, values in (("mean", data.mean), ("std", data.std)):
             if len(values) not in (1, self.facts.channels):
                 raise UserError(

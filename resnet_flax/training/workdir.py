@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import platform
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import Any
 import jax
 
 from parity.checkpoints import require_orbax_name
-from resnet_flax.data import transforms
+from resnet_flax.data import Source, transforms
 from resnet_flax.data.source import LOCATED, absolute
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
@@ -72,8 +76,8 @@ def choose_workdir(config: TrainConfig) -> TrainConfig:
     return replace(config, data=data, model=model, run=replace(run, workdir=workdir))
 
 
-def save_config(config: TrainConfig) -> None:
-    """Writes config.json: every setting, and the versions that the run began with. With it the workdir is taken.
+def save_config(config: TrainConfig, source: Source) -> None:
+    """Writes config.json: every setting, and the data and versions the run began with. With it the workdir is taken.
 
     Raises:
         UserError: if another run has taken it since it was chosen.
@@ -86,6 +90,7 @@ def save_config(config: TrainConfig) -> None:
         raise UserError(f"cannot make the directory {workdir}: {error.strerror}; choose another --workdir") from error
     content = {
         "config": as_json(config),
+        "data": {"images": len(source), "class_names": list(source.class_names)},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -103,6 +108,25 @@ def save_config(config: TrainConfig) -> None:
     except OSError:  # a full disk: half a file would take the workdir for good
         path.unlink()
         raise
+
+
+@contextmanager
+def locked(workdir: Path) -> Generator[None]:
+    """While in its context, no other process trains in `workdir`; the lock ends with the process, however it ends.
+
+    Raises:
+        UserError: if another does already.
+    """
+    with (workdir / "config.json").open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"another process is training in {workdir} at this moment; wait for its end, or stop it"
+                ) from error
+            # A file system without locks: the run goes on, unguarded.
+        yield
 
 
 def as_json(config: Any) -> Any:
@@ -152,7 +176,7 @@ def check_same_run(config: TrainConfig) -> None:
         scheme = settings["data"]["data"].partition(":")[0]
         settings["data"] |= {"data_dir": None} | ({"data": f"{scheme}:"} if scheme in LOCATED else {})
     changed = [
-        f"{name}: {old} there, {new} here"
+        f"{_option(name)} {old} there, {new} here"
         for group in wanted
         if group != "run"
         for name, old, new in _differences(group, saved.get(group), wanted[group])
@@ -165,3 +189,30 @@ def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [row for key in {**old, **new} for row in _differences(f"{name}.{key}", old.get(key), new.get(key))]
     return [] if old == new else [(name.replace("_", "-"), old, new)]
+
+
+def _option(name: str) -> str:
+    """The option that sets a field such as `optimizer.learning-rate`."""
+    group, _, option = name.partition(".")
+    return {"recipe": "recipe", "model.name": "--model"}.get(name, f"--{option or group}")
+
+
+def check_same_data(workdir: Path, source: Source) -> None:
+    """Raises UserError if the training set is not as large, or not of the classes, as when the workdir's run began."""
+    began = json.loads((workdir / "config.json").read_text()).get("data")
+    if began is None:  # an earlier version's run
+        return
+    images, classes = began["images"], began["class_names"]
+    changed = [] if images == len(source) else [f"{images:,} images then, {len(source):,} now"]
+    for said, names in (
+        ("no longer there", set(classes) - set(source.class_names)),
+        ("new", set(source.class_names) - set(classes)),
+    ):
+        changed += [f"{said}: {', '.join(sorted(names)[:5])}"] if names else []
+    if not changed and classes != list(source.class_names):
+        changed = ["the classes are in another order"]
+    if changed:
+        raise UserError(
+            f"{source.spec} has changed since the run in {workdir} began ({'; '.join(changed)}); restore it, or begin "
+            f"a new run, with --weights {workdir / 'best.safetensors'} from what this one has learnt"
+        )
