@@ -85,14 +85,14 @@ class Run:
         is_new = not self.workdir.exists()
         if self.first and not self.config.resume:
             save_config(setup.config, self.source)
-        try:
-            with locked(self.workdir) if self.first else nullcontext():
+        with locked(self.workdir) if self.first else nullcontext():
+            try:
                 return self._execute(state)
-        finally:
-            if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
-                (self.workdir / "config.json").unlink(missing_ok=True)
-                if is_new:
-                    shutil.rmtree(self.workdir, ignore_errors=True)
+            finally:
+                if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
+                    (self.workdir / "config.json").unlink(missing_ok=True)
+                    if is_new:
+                        shutil.rmtree(self.workdir, ignore_errors=True)
 
     def _execute(self, state: TrainState) -> int:
         setup = self.setup
@@ -122,7 +122,7 @@ class Run:
             what = f"{self.workdir}: {error.strerror}" if isinstance(error, OSError) else str(error)
             last = self.checkpoints.last_whole()
             intact = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is intact"
-            raise UserError(f"{what}; {intact}; make room and go on with --resume") from error
+            raise UserError(f"{what}; {intact}; mend that and go on with --resume") from error
         finally:
             self.display.stop()
             if self.journal:
