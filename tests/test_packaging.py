@@ -36,7 +36,6 @@ MAY_IMPORT = {
     "resnet_flax/export.py": ("parity.checkpoints", "resnet_flax.models"),
     "resnet_flax/training": (
         *CONVERSION,
-        "parity.to_torch",
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "pretrained", "training")),
     ),
     "resnet_flax": ("resnet_flax", *CONVERSION, "parity.command_line"),

@@ -15,8 +15,9 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from parity import ParityError, to_torch
 from parity.checkpoints import write_checkpoint
+from parity.convert import to_torch
+from parity.naming import ParityError
 from resnet_flax.data import Source, open_source, steps_per_epoch
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
