@@ -1,12 +1,13 @@
 """The stream of batches: the same for every number of workers and hosts, exact epochs, nothing left behind at exit."""
 
 import hashlib
+import io
 import itertools
 import logging
+import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from resnet_flax.data import (
     steps_per_epoch,
     training_batches,
 )
-from resnet_flax.data.arrays import ArraySource
 from resnet_flax.data.pipeline import TrainingOrder
 from resnet_flax.data.prepare import write_tfds
 from resnet_flax.errors import UserError
@@ -211,21 +211,42 @@ def test_a_set_without_one_readable_image(tmp_path):
         take(training_batches(open_source(f"folder:{tmp_path}"), TRANSFORM, batch_size=1, seed=0, skip_corrupt=1), 1)
 
 
-def test_idx_and_array_record_give_the_same_stream(tmp_path):
-    fashion = Path("/usr/share/datasets/fashion-mnist")
-    if not fashion.is_dir():
-        pytest.skip("needs Debian's package dataset-fashion-mnist")
-    whole = open_source(f"idx:{fashion}", "test")
-    source = ArraySource(
-        whole.images[:2000], whole.labels[:2000], spec="idx", split="train", class_names=whole.class_names
-    )
-    write_tfds("fashion", tmp_path, {"train": source, "test": source})
-    copy = open_source("tfds:fashion", data_dir=tmp_path)
-    for transform in (evaluation_transform(32, 32), SmallImageTransform(padding=2)):
-        streams = [
-            take(training_batches(s, transform, batch_size=64, seed=9, start_step=25), 12) for s in (source, copy)
-        ]
-        same(*streams)
+@pytest.fixture
+def digits_as_records(tmp_path):
+    digits = open_source("digits")
+    write_tfds("eights", tmp_path, {"train": digits, "test": open_source("digits", "test")})
+    return digits, open_source("tfds:eights", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["held in memory", "read one by one"])
+@pytest.mark.parametrize("transform", [evaluation_transform(12, 12), SmallImageTransform(padding=2)], ids=["12", "8"])
+def test_an_array_and_records_give_the_same_stream(digits_as_records, monkeypatch, cache_bytes, transform):
+    array, records = digits_as_records
+    expected = take(training_batches(array, transform, batch_size=64, seed=9, start_step=20), 4)
+    monkeypatch.setattr("resnet_flax.data.arrays.CACHE_BYTES", cache_bytes)
+    same(expected, take(training_batches(records, transform, batch_size=64, seed=9, start_step=20), 4))
+    assert (records._array is not None) == bool(cache_bytes)
+    restored = pickle.loads(pickle.dumps(records))  # as for a worker: without the images in memory
+    assert restored._array is None
+    np.testing.assert_array_equal(restored.labels, records.labels)
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)], ids=["damaged", "wider"])
+@pytest.mark.parametrize("place", [0, 5])
+def test_one_odd_image_among_records_of_one_size(digits_as_records, monkeypatch, place, image):
+    _, records = digits_as_records
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    stored = data.getvalue() if image.shape == (8, 9) else data.getvalue()[:40]
+    read = records._record
+    monkeypatch.setattr(records, "_record", lambda i: {**read(i), "image": stored} if i == place else read(i))
+    batches = evaluation_batches(records, evaluation_transform(8, 8), batch_size=16, skip_corrupt=1)
+    assert next(batches)["mask"].tolist() == [i != place or image.shape == (8, 9) for i in range(16)]
+    batches.close()
+    with pytest.raises(
+        CorruptImage if image.shape == (8, 8) else UserError, match=f"^cannot read image {place} of|share"
+    ):
+        take(training_batches(records, SmallImageTransform(), batch_size=len(records), seed=0), 1)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 
 
+def fits(source: Source, transform: EvaluationTransform | None) -> bool:
+    """Whether all images of a source of one size are at most 1 GiB after the transform."""
+    image = source[0]["image"]
+    return (image if transform is None else transform(image)).nbytes * len(source) <= CACHE_BYTES
+
+
 class ArraySource(Source):
     """Images of one size in a single uint8 array (N, H, W, C), labels int64 (N,)."""
 
@@ -41,13 +47,12 @@ class ArraySource(Source):
         return {**self.__dict__, "_transformed": {}}
 
     def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
-        """All images through a deterministic transform, done once and kept; None where that needs over 1 GiB."""
         if transform is None:
             return self.images
         if transform not in self._transformed:
-            first = transform(self.images[0])
-            if first.nbytes * len(self) > CACHE_BYTES:
+            if not fits(self, transform):
                 return None
+            first = transform(self.images[0])
             unchanged = first.shape == self.images[0].shape and transform.keeps(first.shape)
             self._transformed[transform] = (
                 self.images if unchanged else np.stack([transform(image) for image in self.images])

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from resnet_flax.data.arrays import ArraySource
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.source import Source
 from resnet_flax.data.stream import BatchStream, cores
@@ -82,12 +81,12 @@ class TrainingOrder:
 
 
 class Reader:
-    """Samples by index, transformed; whole batches at once where the source is an array and the transform allows it."""
+    """Samples by index, transformed; whole batches at once where source and transform allow to hold all in memory."""
 
     def __init__(self, source: Source, transform: Transform, skip_corrupt: int):
         self.source, self.transform, self.skip_corrupt = source, transform, skip_corrupt
         self.images: np.ndarray | None = None
-        if isinstance(source, ArraySource) and isinstance(transform, EvaluationTransform | SmallImageTransform):
+        if isinstance(transform, EvaluationTransform | SmallImageTransform):
             self.images, self.augment_batch = source.transformed(transform.fixed), transform.augment_batch
 
     def training(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Any]:

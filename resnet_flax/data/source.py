@@ -13,6 +13,8 @@ from resnet_flax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resnet_flax.data.transforms import EvaluationTransform
+
 FORMS = "digits, idx:DIR, folder:DIR, tfds:NAME[/CONFIG][:VERSION] or synthetic:HxWxC:N"
 LOCATED = ("idx", "folder")  # forms whose rest is a directory
 EVALUATION_SPLITS = ("test", "val", "validation", "valid")
@@ -54,6 +56,13 @@ class Source:
 
     def encoded(self, index: int) -> bytes | None:
         """The image's file as it is stored; None where there is none."""
+        return None
+
+    def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
+        """All images through a deterministic transform, uint8 (N, H, W, C), done once and kept.
+
+        None where they differ in size or need over 1 GiB: then they are read one by one.
+        """
         return None
 
     def notes(self) -> list[str]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from resnet_flax.data.arrays import ArraySource, fits
 from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import disk_trouble
 from resnet_flax.data.source import EVALUATION_SPLITS, Sample, Source, split_names, stratified_split
 from resnet_flax.errors import UserError
+
+if TYPE_CHECKING:
+    from resnet_flax.data.transforms import EvaluationTransform
 
 
 def find_builder(name: str, data_dir: str | Path | None) -> Any:
@@ -77,6 +81,8 @@ class TfdsSource(Source):
         features = builder.info.features
         self.class_names = tuple(features[self._label].names or map(str, range(features[self._label].num_classes)))
         self.channels = 1 if features[self._image].shape[-1] == 1 else 3
+        self._of_one_size = None not in features[self._image].shape
+        self._array: ArraySource | None = None
         self._records, self._kept = self._choose(builder, split)
 
     def _keys(self, info: Any) -> tuple[str, str]:
@@ -119,8 +125,13 @@ class TfdsSource(Source):
                 "cannot be read at random; prepare it as array_record, in another --data-dir"
             ) from error
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_array": None}
+
     @property
     def labels(self) -> np.ndarray:
+        if self._array is not None:
+            return self._array.labels
         return np.array([int(self._record(i)[self._label]) for i in range(len(self))], np.int64)
 
     def __len__(self) -> int:
@@ -138,3 +149,20 @@ class TfdsSource(Source):
         decode = decode_grey if self.channels == 1 else decode_rgb
         image = decode(record[self._image], f"{index} of {self.spec} {self.split}")
         return {"image": image, "label": int(record[self._label])}
+
+    def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
+        # Of CIFAR's size, reading a record and its PNG costs a hundred times what cutting it out of an array does.
+        if self._array is None and self._of_one_size:
+            try:
+                self._array = self._decode_all() if fits(self, None) and fits(self, transform) else None
+            except ValueError:  # an image is damaged or of another size: whoever reads one by one is told which
+                self._of_one_size = False
+        return None if self._array is None else self._array.transformed(transform)
+
+    def _decode_all(self) -> ArraySource:
+        images = np.empty((len(self), *self[0]["image"].shape), np.uint8)
+        labels = np.empty(len(self), np.int64)
+        for index in range(len(self)):
+            sample = self[index]
+            images[index], labels[index] = sample["image"], sample["label"]
+        return ArraySource(images, labels, spec=self.spec, split=self.split, class_names=self.class_names)
