@@ -22,7 +22,7 @@ from flax import nnx
 from PIL import Image
 
 import parity
-from parity.checkpoints import write_checkpoint
+from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax import create_model
 from resnet_flax.data import open_source
 from resnet_flax.training.metrics import read_metrics

@@ -45,7 +45,7 @@ class Compiler:
     """Compiles ours and the peer's steps for one target; `batch_size` is always one device's."""
 
     def __init__(self, options: argparse.Namespace, layout: str = "1x1", *, sync_bn: bool = False):
-        from resnet_flax.training.absent_gpu import absent_mesh
+        from resnet_flax.compiled.absent_gpu import absent_mesh
         from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
         from resnet_flax.training.setup import DataFacts, Setup
 
@@ -62,8 +62,8 @@ class Compiler:
     def compile(self, what: str, function: Any, state: Any, batch: Any, *, donate: bool) -> Compiled:
         import jax
 
-        from resnet_flax.training.compiled_program import CompiledProgram
-        from resnet_flax.training.step import abstract, replicated, sharded
+        from resnet_flax.compiled.program import CompiledProgram
+        from resnet_flax.training.sharding import abstract, replicated, sharded
 
         jitted = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=(0,) if donate else ())
         batch = abstract(batch, sharded(self.mesh))
@@ -156,7 +156,7 @@ class Report:
 
     def compare(self, what: str, ours: Compiled, peer: Compiled, *, limits: bool) -> None:
         """The figures that both have."""
-        from resnet_flax.training.absent_gpu import memory_bandwidth
+        from resnet_flax.compiled.absent_gpu import memory_bandwidth
 
         bandwidth = memory_bandwidth("h100") / 1e6
         traffic, peer_traffic = ours.megabytes_per_image, peer.megabytes_per_image
@@ -226,7 +226,7 @@ def print_movers(compiled: Compiled, count: int) -> None:
 
 def largest_batch(compiler: Compiler) -> tuple[int, int]:
     """The largest multiple of 32 images whose step's peak memory fits on the device, and that peak; by bisection."""
-    from resnet_flax.training.absent_gpu import memory_size
+    from resnet_flax.compiled.absent_gpu import memory_size
 
     room = int(memory_size("h100") * 0.92)  # XLA's allocator, the CUDA context and cuDNN's workspace take the rest
     fits, peak = 0, 0

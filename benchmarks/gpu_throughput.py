@@ -45,11 +45,11 @@ def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from resnet_flax.compiled.program import CompiledProgram
     from resnet_flax.data.on_device import normalize
-    from resnet_flax.training.compiled_program import CompiledProgram
     from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
     from resnet_flax.training.setup import DataFacts, Setup
-    from resnet_flax.training.step import data_mesh
+    from resnet_flax.training.sharding import data_mesh
 
     jax.config.update("jax_default_matmul_precision", "highest" if options.precision == "float32" else "default")
     device = jax.devices()[0]

@@ -24,7 +24,7 @@ import numpy as np
 from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
 from resnet_flax.training.metrics import Backlog
 from resnet_flax.training.setup import DataFacts, Setup, resolve
-from resnet_flax.training.step import data_mesh
+from resnet_flax.training.sharding import data_mesh
 
 LIMIT = 1.5
 

@@ -22,7 +22,7 @@ import tyro
 
 from parity import Optimizer, check, random_inputs
 from parity.commands.check import networks
-from parity.report import worst
+from parity.reports.terminal import worst
 from resnet_flax.models import ARCHITECTURES
 
 # At 0.05, five steps of residual18_3x3 from random weights explode, and biases before a norm are all rounding.

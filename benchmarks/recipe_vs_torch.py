@@ -21,9 +21,9 @@ import torch
 from flax import nnx
 
 from parity import to_flax, to_torch
-from parity.commands.torch_networks import torch_network
 from resnet_flax.data import Source, open_source, training_batches
 from resnet_flax.models import build_model
+from resnet_flax.models.originals import torch_network
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.loss import make_loss
 from resnet_flax.training.optimizers import make_optimizer, make_schedule

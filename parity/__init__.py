@@ -8,14 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parity.checkpoints import load_checkpoint
-    from parity.checks import CHECKS, check
-    from parity.convert import to_flax, to_torch
-    from parity.data_checks import check_classes, check_preprocessing
-    from parity.naming import LeafRule, ParityError, register_layer
-    from parity.optimizers import Optimizer
-    from parity.random_weights import random_inputs, randomize
-    from parity.results import Comparison, Finding, Report
+    from parity.checks.data import check_classes, check_preprocessing
+    from parity.checks.optimizers import Optimizer
+    from parity.checks.table import CHECKS, check
+    from parity.conversion.checkpoints import load_checkpoint
+    from parity.conversion.convert import to_flax, to_torch
+    from parity.conversion.rules import LeafRule, register_layer
+    from parity.errors import ParityError
+    from parity.reports.results import Comparison, Finding, Report
+    from parity.sides.random_weights import random_inputs, randomize
     from parity.testing import assert_gradient_parity, assert_parity, assert_train_parity
 
 __all__ = [
@@ -41,14 +42,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "checkpoints": ("load_checkpoint",),
-    "checks": ("CHECKS", "check"),
-    "convert": ("to_flax", "to_torch"),
-    "data_checks": ("check_classes", "check_preprocessing"),
-    "naming": ("LeafRule", "ParityError", "register_layer"),
-    "optimizers": ("Optimizer",),
-    "random_weights": ("random_inputs", "randomize"),
-    "results": ("Comparison", "Finding", "Report"),
+    "checks.data": ("check_classes", "check_preprocessing"),
+    "checks.optimizers": ("Optimizer",),
+    "checks.table": ("CHECKS", "check"),
+    "conversion.checkpoints": ("load_checkpoint",),
+    "conversion.convert": ("to_flax", "to_torch"),
+    "conversion.rules": ("LeafRule", "register_layer"),
+    "errors": ("ParityError",),
+    "reports.results": ("Comparison", "Finding", "Report"),
+    "sides.random_weights": ("random_inputs", "randomize"),
     "testing": ("assert_gradient_parity", "assert_parity", "assert_train_parity"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

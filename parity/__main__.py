@@ -2,9 +2,7 @@
 
 import sys
 
-from parity.command_line import dispatch
-from parity.naming import ParityError
-from resnet_flax.errors import UserError
+from parity.errors import dispatch
 
 COMMANDS = {
     "convert": ("parity.commands.convert", "turn a checkpoint into another format: .pth, .safetensors, Orbax"),
@@ -14,7 +12,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    return dispatch("parity", COMMANDS, arguments, (ParityError, UserError))
+    return dispatch("parity", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

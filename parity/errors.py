@@ -1,156 +1,67 @@
-"""How far two tensors are apart, and how far they may be.
+"""Errors that a user can correct, and the one place where a command turns them into a message and exit status 2."""
 
-The oracle is PyTorch in float64. The floor of a tensor is the largest error of PyTorch itself, in the precision under
-test, over several arrangements of the same computation that round differently. A tensor of ours may be `k` floors away.
-"""
-
-import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
-
-MASK = 1e8  # the size from which a value is taken for a mask's, such as -1e9 or the smallest float32
-
-Groups = Mapping[str, Mapping[str, np.ndarray]]
+import difflib
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What a precision allows.
+class UsageError(ValueError):
+    """Unusable input: the message is one sentence that names the thing, what was expected and found, and the way on.
 
-    Attributes:
-        dtype: of the computation.
-        k: how many floors an error may be. The floor is the largest of a handful of samples of rounding noise and ours
-            is one more sample, from other kernels; k leaves room for that and for no fault.
-        least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
-        least_alone: the same for a layer on its own, which has no errors from before it to answer for.
-        least_gradient: the same for gradients. In low precision a value near zero can have another sign on the other
-            side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
-            happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
-            Faults in gradients are for float64 to catch.
-        most: the largest floor that is believed. A larger one is not rounding: PyTorch does not agree with itself, as
-            where dropout is a function, or where the first axis is not the batch's.
+    A command prints it without a traceback and exits with status 2.
     """
 
-    dtype: str
-    k: float
-    least: float
-    least_alone: float
-    least_gradient: float
-    most: float
+
+class ParityError(UsageError):
+    """What was given cannot be converted or compared; the message says what, where, and the way on."""
 
 
-PROFILES = {
-    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10, most=1e-6),
-    "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2, most=3e-2),
-    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1, most=3e-1),
-}
+Commands = Mapping[str, tuple[str, str]]
+"""{name: (its module, one line about it)}. Each is imported only when asked for: none pays for another's libraries."""
 
 
-@dataclass(frozen=True)
-class Error:
-    """The distance of a tensor from the oracle's.
+def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
+    """Runs `python -m PACKAGE COMMAND ...`: imports the command's module, calls its `main`, returns the exit status.
 
-    Attributes:
-        max_abs: the largest absolute difference.
-        relative: the L2 norm of the difference over that of the oracle, or over a larger scale where one is given.
-        ulp: `max_abs` in units of the last place that the precision has at the oracle's largest value.
-        cosine: of the angle between the two.
+    A `UsageError`, or XLA running out of memory, becomes a message on stderr and status 2; Ctrl-C gives status 130, and
+    a pipe whose reader has gone (`| head`) 141, as in a shell.
     """
-
-    max_abs: float
-    relative: float
-    ulp: float
-    cosine: float
-
-
-def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
-    """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
-
-    Values of a mask (`MASK` and more, or infinite) that both have exactly are left out, since beside them nothing else
-    would count.
-
-    Args:
-        scale: a root-mean-square size below which values count as this large. For gradients it is that of the model's
-            whole gradient: a convolution's bias in front of a BatchNorm has a true gradient of zero, and what either
-            framework computes there is rounding.
-    """
-    actual, oracle = np.asarray(actual, np.float64), np.asarray(oracle, np.float64)
-    actual, oracle = _unmasked(actual, oracle)
-    if not actual.size:
-        return Error(0.0, 0.0, 0.0, 1.0)
-    max_abs = float(np.abs(actual - oracle).max())
-    norms = _norm(actual) * _norm(oracle)
-    return Error(
-        max_abs=max_abs,
-        relative=relative(actual, oracle, scale),
-        ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
-        cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
-    )
-
-
-def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0) -> float:
-    """`measure(...).relative` alone."""
-    actual, oracle = _unmasked(actual, oracle)
-    distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
-    size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
-    return distance / size if size else (math.inf if distance else distance)
-
-
-def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    actual, oracle = np.asarray(actual), np.asarray(oracle)
-    if not oracle.size or np.abs(oracle).max() < MASK:
-        return actual, oracle
-    counts = ~((actual == oracle) & (np.abs(oracle) >= MASK))
-    return actual[counts], oracle[counts]
-
-
-def _norm(array: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(array, np.float64)))
-
-
-class Noise:
-    """The floors of groups of tensors, {group: {name: array}}, from one arrangement of PyTorch's after the other.
-
-    Of an arrangement nothing is kept but its distances from the oracle: a large network's gradients are gigabytes.
-
-    Attributes:
-        oracle: the groups in float64.
-        scales: {group: size below which its values count as this large}, see `measure`.
-        floors: {group: {name: largest relative error so far}}.
-    """
-
-    def __init__(self, oracle: Groups, *, scaled: Collection[str] = ()):
-        """The groups in `scaled` are gradients and their like: measured against the size of the group as a whole."""
-        self.oracle = oracle
-        self.scales = {group: rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
-        self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
-
-    def add(self, arranged: Groups) -> None:
-        for group, floors in self.floors.items():
-            for name in floors:
-                error = relative(arranged[group][name], self.oracle[group][name], self.scales.get(group, 0.0))
-                floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
-
-
-def rms(tensors: Iterable[np.ndarray]) -> float:
-    """The root mean square over all values of all tensors: the scale of a model's gradient."""
-    tensors = [np.asarray(tensor, np.float64) for tensor in tensors]
-    count = sum(tensor.size for tensor in tensors)
-    return float(np.sqrt(sum(np.square(tensor).sum() for tensor in tensors) / count)) if count else 0.0
-
-
-def agreement(actual: np.ndarray, oracle: np.ndarray, k: int) -> float:
-    """The share of rows (..., classes) whose largest `k` logits are the same set."""
-    classes = oracle.shape[-1]
-    top = lambda logits: np.sort(np.argsort(logits.reshape(-1, classes), axis=1)[:, -k:], axis=1)  # noqa: E731
-    return float((top(actual) == top(oracle)).all(axis=1).mean())
-
-
-_MANTISSA_BITS = {"float64": 52, "float32": 23, "bfloat16": 7}
-
-
-def _spacing(value: float, precision: str) -> float:
-    exponent = np.floor(np.log2(value)) if value > 0 and np.isfinite(value) else -126.0
-    return float(2.0 ** (exponent - _MANTISSA_BITS[precision]))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        rows = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in commands.items())
+        print(f"usage: python -m {package} COMMAND [...]\n\n{rows}\n\npython -m {package} COMMAND --help explains one.")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(commands)}"
+        print(f"error: no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(levelname)s: %(message)s")  # of warnings and errors, on stderr
+    try:
+        try:
+            return importlib.import_module(commands[name][0]).main(rest)
+        finally:
+            sys.stdout.flush()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: out of memory ({reason}); a smaller batch or smaller images need less", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go
+        return 141
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("interrupted", file=sys.stderr, flush=True)
+    gc.collect()  # frees what the command held, now that its frames are gone, and with it ends its worker processes
+    os._exit(130)  # the usual way out waits for the threads of JAX, PyTorch and Orbax, or crashes under them

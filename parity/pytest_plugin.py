@@ -33,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
-    from parity.checks import check
-    from parity.naming import ParityError
+    from parity.checks.table import check
+    from parity.errors import ParityError
 
     count = 0
 
@@ -46,8 +46,8 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
         except ParityError as error:
             raise error.with_traceback(None) from None  # its sentence is what helps, not the way there
         if directory := request.config.stash.get(_DIRECTORY, None):
-            from parity.html import write_html
-            from parity.report import write_json
+            from parity.reports.html import write_html
+            from parity.reports.json import write_json
 
             directory.mkdir(parents=True, exist_ok=True)
             count += 1
@@ -64,8 +64,8 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.fixture
 def parity_randomize() -> "Callable[..., np.ndarray]":
     """(flax_model, torch_model, input_shape) -> inputs: fills both with the same values, which hide nothing."""
-    from parity.naming import ParityError
-    from parity.random_weights import random_inputs, randomize
+    from parity.errors import ParityError
+    from parity.sides.random_weights import random_inputs, randomize
 
     def fill(flax_model: Any, torch_model: Any, shape: tuple[int, ...], *, seed: int = 0, names: Any = None) -> Any:
         __tracebackhide__ = True

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from flax import nnx
 
-from parity.checks import check
-from parity.naming import ParityError
-from parity.optimizers import Optimizer
-from parity.results import Report
+from parity.checks.optimizers import Optimizer
+from parity.checks.table import check
+from parity.errors import ParityError
+from parity.reports.results import Report
 
 
 def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:

@@ -2,7 +2,7 @@
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
-from resnet_flax.pretrained import Pretrained, create_model, load_pretrained
+from resnet_flax.weights.load import Pretrained, create_model, load_pretrained
 
 __all__ = [
     "ARCHITECTURES",

@@ -2,9 +2,7 @@
 
 import sys
 
-from parity.command_line import dispatch
-from parity.naming import ParityError
-from resnet_flax.errors import UserError
+from parity.errors import dispatch
 
 COMMANDS = {
     "train": ("resnet_flax.commands.train", "train a model, resume a run, or evaluate weights"),
@@ -17,7 +15,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    return dispatch("resnet_flax", COMMANDS, arguments, (UserError, ParityError))
+    return dispatch("resnet_flax", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception that means "the user can correct this"."""
+
+from parity.errors import UsageError
 
 
-class UserError(ValueError):
-    """Unusable input: the message is one sentence that names the thing, what was found, and the way out.
-
-    The command line prints it without a traceback and exits with status 2.
-    """
+class UserError(UsageError):
+    """Unusable input: the message is one sentence that names the thing, what was expected and found, and the way on."""

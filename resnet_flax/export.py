@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import export
 
-from parity.checkpoints import write_whole
+from parity.conversion.files import write_whole
 from resnet_flax.models import ResNet
 
 

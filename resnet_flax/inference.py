@@ -15,7 +15,7 @@ from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
 from resnet_flax.data.folder import image_files
 from resnet_flax.data.on_device import normalize
 from resnet_flax.errors import UserError
-from resnet_flax.pretrained import Pretrained
+from resnet_flax.weights.load import Pretrained
 
 Outputs = dict[str, np.ndarray]
 

@@ -16,8 +16,9 @@ from resnet_flax.training.config import LossConfig, OptimizerConfig
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss
 from resnet_flax.training.optimizers import make_optimizer
+from resnet_flax.training.sharding import AXIS, data_mesh, replicated, sharded
 from resnet_flax.training.state import Network, create_state, model_arrays
-from resnet_flax.training.step import AXIS, data_mesh, make_train_step, replicated, sharded
+from resnet_flax.training.step import make_train_step
 from tests.tiny import CLASSES, Tiny, batches, randomised
 
 BATCH = 32

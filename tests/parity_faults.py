@@ -15,7 +15,7 @@ from flax import nnx
 from torch import nn
 
 import parity
-from parity.results import Report
+from parity.reports.results import Report
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, initializers, max_pool
 from resnet_flax.models import Bottleneck
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import parity.__main__
-from parity.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
-from parity.naming import ParityError
-from parity.orbax_errors import orbax_reason
+from parity.conversion.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
+from parity.conversion.orbax import orbax_reason
+from parity.errors import ParityError
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.models.checkpoint_names import SCHEMES, Identity, identify, recognise_naming
-from resnet_flax.weights import read_weights
+from resnet_flax.weights.files import read_weights
+from resnet_flax.weights.identify import Identity, identify
+from resnet_flax.weights.names import SCHEMES, recognise_naming
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -76,7 +77,7 @@ def test_pth_to_safetensors_to_orbax_to_pth_is_exact(form, state_dict, tmp_path,
     original = next((entry for entry in content.values() if isinstance(entry, dict)), content)
     back = torch.load("d.pth", weights_only=True)
     assert list(back) == list(original)
-    assert_same_bytes({key: parity.convert.as_numpy(tensor) for key, tensor in back.items()}, original)
+    assert_same_bytes({key: parity.conversion.convert.as_numpy(tensor) for key, tensor in back.items()}, original)
     in_between = load_checkpoint("b.safetensors")
     assert in_between.keys() <= state_dict.keys()
     assert not list(tmp_path.glob(".*"))

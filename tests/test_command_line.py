@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from parity.command_line import dispatch
+from parity.errors import dispatch
 
 
 class Unusable(Exception):
@@ -73,7 +73,7 @@ def test_ctrl_c_ends_the_process_at_once():
     """Also one whose threads would keep it."""
     program = """
 import sys, threading, time, types
-from parity.command_line import dispatch
+from parity.errors import dispatch
 
 def main(arguments):
     threading.Thread(target=time.sleep, args=(100,)).start()

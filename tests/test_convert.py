@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 import parity
-from parity.convert import copied, to_flax, to_torch
-from parity.naming import ParityError, _renamed, find_prefix, leaves
+from parity.conversion.convert import copied, to_flax, to_torch
+from parity.conversion.naming import _renamed, find_prefix, leaves
+from parity.errors import ParityError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 
 torch = pytest.importorskip("torch")
@@ -21,7 +22,7 @@ def assert_same_bytes(back, original):
     """Names, dtypes, shapes and bits."""
     assert back.keys() == original.keys()
     for name, tensor in original.items():
-        theirs = parity.convert.as_numpy(tensor)
+        theirs = parity.conversion.convert.as_numpy(tensor)
         assert (back[name].dtype, back[name].shape) == (theirs.dtype, theirs.shape), name
         assert back[name].tobytes() == theirs.tobytes(), name
 
@@ -313,7 +314,7 @@ def test_model_without_parameters_is_refused():
 
 
 def test_registered_rule_is_used(monkeypatch):
-    monkeypatch.setattr(parity.naming, "_RULES", dict(parity.naming._RULES))
+    monkeypatch.setattr(parity.conversion.naming, "_RULES", dict(parity.conversion.naming._RULES))
 
     class Scale(nnx.Module):
         def __init__(self):

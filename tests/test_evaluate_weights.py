@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from parity import to_torch
-from parity.checkpoints import write_checkpoint
+from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax.commands import train as command
 from resnet_flax.data import EvaluationTransform, open_source
 from resnet_flax.data.preprocessing import Preprocessing

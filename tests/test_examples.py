@@ -10,7 +10,7 @@ from flax import nnx
 from PIL import Image
 
 from parity import to_torch
-from parity.checkpoints import write_checkpoint
+from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax.data import EvaluationTransform, open_source
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.models import build_model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from parity.checkpoints import read_checkpoint
+from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.commands import train as command
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear

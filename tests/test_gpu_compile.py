@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_flax.compiled import absent_gpu
+from resnet_flax.compiled.program import CompiledProgram
 from resnet_flax.errors import UserError
-from resnet_flax.training import absent_gpu
-from resnet_flax.training.compiled_program import CompiledProgram
 
 HEADER = (
     "HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, may-alias) }"

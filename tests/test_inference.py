@@ -15,7 +15,7 @@ from PIL import Image
 from resnet_flax.__main__ import main
 from resnet_flax.commands.models import markdown
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.pretrained import load_pretrained
+from resnet_flax.weights.load import load_pretrained
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import resnet_flax
-from parity.naming import leaves
+from parity.conversion.naming import leaves
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
 

@@ -10,35 +10,44 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "grain", "matplotlib", "huggingface_hub")
 
-CONVERSION = ("parity.naming", "parity.convert", "parity.checkpoints", "parity.orbax_errors")
+CONVERSION = (
+    "parity.conversion.naming",
+    "parity.conversion.convert",
+    "parity.conversion.checkpoints",
+    "parity.conversion.orbax",
+)
 # Everything of this project that the modules under a path may import; the first path that fits counts.
 MAY_IMPORT = {
     "parity/commands": ("parity", "resnet_flax"),
     "parity/__main__.py": ("parity", "resnet_flax.errors"),
-    "parity/naming.py": (),
-    "parity/convert.py": ("parity.naming",),
-    "parity/checkpoints.py": ("parity.naming", "parity.convert", "parity.orbax_errors"),
-    "parity/orbax_errors.py": (),
+    "parity/conversion/naming.py": (),
+    "parity/conversion/convert.py": ("parity.conversion.naming",),
+    "parity/conversion/checkpoints.py": (
+        "parity.conversion.naming",
+        "parity.conversion.convert",
+        "parity.conversion.orbax",
+    ),
+    "parity/conversion/orbax.py": (),
     "parity": ("parity",),
     "resnet_flax/errors.py": (),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
     "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors"),
     "resnet_flax/weights.py": (*CONVERSION, "resnet_flax.models"),
-    "resnet_flax/hub.py": ("resnet_flax.data", "resnet_flax.errors"),
-    "resnet_flax/weight_table.py": ("resnet_flax.data",),
-    "resnet_flax/pretrained.py": (
-        "parity.convert",
+    "resnet_flax/weights/hub.py": ("resnet_flax.data", "resnet_flax.errors"),
+    "resnet_flax/weights/published.py": ("resnet_flax.data",),
+    "resnet_flax/weights/load.py": (
+        "parity.conversion.convert",
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "hub", "layers", "models", "weight_table")),
         "resnet_flax.weights",
     ),
-    "resnet_flax/inference.py": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.pretrained"),
-    "resnet_flax/export.py": ("parity.checkpoints", "resnet_flax.models"),
+    "resnet_flax/inference.py": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.weights.load"),
+    "resnet_flax/export.py": ("parity.conversion.checkpoints", "resnet_flax.models"),
     "resnet_flax/training": (
         *CONVERSION,
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "pretrained", "training")),
     ),
-    "resnet_flax": ("resnet_flax", *CONVERSION, "parity.command_line"),
+    "resnet_flax": ("resnet_flax", *CONVERSION, "parity.errors"),
 }
 
 

@@ -15,12 +15,12 @@ from flax import nnx
 from torch import nn
 
 import parity
-from parity.checks import CHECKS
-from parity.errors import PROFILES, Noise, agreement, measure
-from parity.pair import Pair
-from parity.recording import recording_flax, recording_torch
-from parity.torch_side import TorchSide
-from parity.training_checks import FlaxTrainer, TorchTrainer
+from parity.checks.pair import Pair
+from parity.checks.table import CHECKS
+from parity.checks.tolerance import PROFILES, Noise, agreement, measure
+from parity.checks.training import FlaxTrainer, TorchTrainer
+from parity.sides.recording import recording_flax, recording_torch
+from parity.sides.torch import TorchSide
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
 from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net

@@ -10,10 +10,10 @@ from flax import nnx
 
 import parity
 from parity.commands.check import networks
-from parity.commands.torch_networks import ResidualNet
-from parity.commands.training_loop import digit_batches, train
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual3x3, ResNet
+from resnet_flax.models.originals import ResidualNet
 from resnet_flax.models.registry import _PLAIN
+from resnet_flax.parity_networks import digit_batches, train
 
 CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
 

@@ -18,10 +18,11 @@ from torch import nn
 
 import parity
 from parity.commands.check import main
-from parity.flax_side import FlaxSide
-from parity.html import as_html, write_html
-from parity.report import WIDTH, as_dict, write_json
-from parity.results import Report
+from parity.reports.html import as_html, write_html
+from parity.reports.json import as_dict, write_json
+from parity.reports.results import Report
+from parity.reports.terminal import WIDTH
+from parity.sides.flax import FlaxSide
 from resnet_flax.data import evaluation_transform
 from resnet_flax.errors import UserError
 from tests.parity_faults import FAULTS, norm_pair, outcome

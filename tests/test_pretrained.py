@@ -12,13 +12,14 @@ from flax import nnx
 
 import resnet_flax
 from parity import to_torch
-from parity.checkpoints import write_checkpoint
+from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.data.transforms import EvaluationTransform
 from resnet_flax.inference import make_apply
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.pretrained import adapt_stem, create_model, load_pretrained
-from resnet_flax.weight_table import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
+from resnet_flax.weights.adapt import adapt_stem
+from resnet_flax.weights.load import create_model, load_pretrained
+from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -194,7 +195,7 @@ def test_stem_change_is_noted(file):
 
 
 def test_what_a_file_says_of_itself_is_used(tmp_path, original):
-    from parity.checkpoints import write_checkpoint
+    from parity.conversion.checkpoints import write_checkpoint
 
     preprocessing = Preprocessing(EvaluationTransform(30, 28), (0.5,), (0.25,))
     names = [f"class {i}" for i in range(1000)]
@@ -242,7 +243,7 @@ def test_hub_weights_come_with_timms_preprocessing(tmp_path, original, monkeypat
 def test_hub_weights_of_transformers(tmp_path, original, monkeypatch):
     from safetensors.torch import save_file
 
-    from resnet_flax.models.checkpoint_names import SCHEMES
+    from resnet_flax.weights.names import SCHEMES
 
     to_theirs = SCHEMES["Hugging Face"]
     save_file({to_theirs(k): t for k, t in original.state_dict().items()}, tmp_path / "model.safetensors")

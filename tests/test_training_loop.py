@@ -21,7 +21,7 @@ from flax import nnx
 from PIL import Image
 
 from parity import ParityError
-from parity.checkpoints import read_checkpoint
+from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.commands import train as command
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from resnet_flax.commands import dry_run
 from resnet_flax.commands import train as command
 from resnet_flax.data.transforms import EvaluationTransform
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.training import dry_run
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import resolve
 

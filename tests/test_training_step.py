@@ -15,8 +15,9 @@ from resnet_flax.models import build_model
 from resnet_flax.training.config import LossConfig, OptimizerConfig
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import make_optimizer
+from resnet_flax.training.sharding import check_batch_size
 from resnet_flax.training.state import Network, create_state, model_arrays
-from resnet_flax.training.step import check_batch_size, make_train_step
+from resnet_flax.training.step import make_train_step
 from tests.tiny import CLASSES, Tiny, batches, randomised
 
 RATE = 0.1

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from parity.commands.torch_networks import ResidualNet, stage
+from resnet_flax.models.originals import ResidualNet, stage
 
 
 def residual_blocks() -> nn.Sequential:

@@ -13,7 +13,7 @@ import tyro
 from flax import nnx
 from rich.console import Console
 
-from parity.naming import ParityError
+from parity.errors import ParityError
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.errors import UserError
 from resnet_flax.models import build_model, get_architecture
@@ -73,10 +73,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"checking against PyTorch needs it: pip install 'resnet-flax[torch]' ({error})") from error
     _choose_device(args.device, torch)
 
-    from parity.checks import check
-    from parity.commands.training_loop import digit_batches, train
-    from parity.optimizers import Optimizer
-    from parity.report import as_renderable, write_json
+    from parity.checks.optimizers import Optimizer
+    from parity.checks.table import check
+    from parity.reports.json import write_json
+    from parity.reports.terminal import as_renderable
+    from resnet_flax.parity_networks import digit_batches, train
 
     checks = [name.strip() for name in args.checks.split(",") if name.strip()]
     flax_model, torch_model, shape = networks(args.architecture, args.weights, args.seed, args.small_images)
@@ -107,7 +108,7 @@ def main(arguments: list[str]) -> int:
     if args.json:
         write_json(report, args.json)
     if args.html:
-        from parity.html import write_html
+        from parity.reports.html import write_html
 
         write_html(report, args.html)
     return 0 if report.passed else 1
@@ -128,8 +129,8 @@ def networks(
     name: str, weights: Path | None, seed: int, small_images: bool = False
 ) -> tuple[nnx.Module, Any, dict[str, Any]]:
     """The Flax network, the PyTorch one, and the options that both were built with."""
-    from parity.commands.torch_networks import torch_network
-    from parity.random_weights import randomize
+    from parity.sides.random_weights import randomize
+    from resnet_flax.models.originals import torch_network
 
     row = get_architecture(name)
     if weights is None:
@@ -145,7 +146,7 @@ def networks(
 
     import torch
 
-    from resnet_flax.weights import read_weights
+    from resnet_flax.weights.files import read_weights
 
     with jax.enable_x64(True):
         read = read_weights(weights)
@@ -167,7 +168,7 @@ def networks(
 
 def images(args: Arguments, shape: dict[str, Any]) -> np.ndarray:
     """float32 images (batch, size, size, channels): random, or cut from a file and normalised."""
-    from parity.random_weights import random_inputs
+    from parity.sides.random_weights import random_inputs
 
     if args.image is None:
         return random_inputs((args.batch, args.size, args.size, shape["in_channels"]), seed=args.seed)

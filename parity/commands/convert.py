@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from parity.checkpoints import read_orbax
-from parity.naming import ParityError
+from parity.conversion.orbax import read_orbax
+from parity.errors import ParityError
 from resnet_flax.models import get_architecture
-from resnet_flax.weights import Weights, read_weights, write_weights
+from resnet_flax.weights.files import Weights, read_weights, write_weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from resnet_flax.weights import read_weights
+from resnet_flax.weights.files import read_weights
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, find_images, read_batches
-from resnet_flax.pretrained import Pretrained, load_pretrained
+from resnet_flax.weights.load import Pretrained, load_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import tyro
 
-from parity.checkpoints import write_checkpoint
-from parity.convert import to_torch
+from parity.conversion.checkpoints import write_checkpoint
+from parity.conversion.convert import to_torch
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
-from resnet_flax.pretrained import metadata_of
+from resnet_flax.weights.metadata import metadata_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from parity.checkpoints import write_whole
+from parity.conversion.files import write_whole
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import make_apply

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.weight_table import PUBLISHED_WEIGHTS
+from resnet_flax.weights.published import PUBLISHED_WEIGHTS
 
 
 @dataclass(frozen=True)

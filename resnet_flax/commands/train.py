@@ -43,17 +43,17 @@ def main(arguments: list[str]) -> int:
                 show(name, _recipe(name), console)
             return 0
         case ["--compare", *workdirs]:
-            from resnet_flax.training.compare import compare
+            from resnet_flax.commands.compare import compare
 
             return compare(workdirs, console)
 
     config = parse(arguments)
     if config.run.evaluate:
-        from resnet_flax.training.evaluate_weights import evaluate_weights
+        from resnet_flax.commands.evaluate import evaluate_weights
 
         return evaluate_weights(config, console)
     if config.run.dry_run:
-        from resnet_flax.training.dry_run import describe_run
+        from resnet_flax.commands.dry_run import describe_run
 
         return describe_run(config, console)
     from resnet_flax.training.loop import train

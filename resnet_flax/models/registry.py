@@ -11,8 +11,9 @@ from flax import nnx
 from resnet_flax.errors import UserError
 from resnet_flax.layers import Conv, Linear
 from resnet_flax.layers.initializers import torch_default, xavier_uniform
+from resnet_flax.models.blocks import BasicBlock, Bottleneck
 from resnet_flax.models.residual import Residual, Residual3x3
-from resnet_flax.models.resnet import BasicBlock, Bottleneck, ResNet
+from resnet_flax.models.resnet import ResNet
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from resnet_flax.layers import residual_relu
-from resnet_flax.models.resnet import Layer, kept
+from resnet_flax.models.blocks import Layer, kept
 
 
 class Residual(nnx.Module):

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from parity.orbax_errors import leave_out_abandoned_work, orbax_reason
+from parity.conversion.orbax import leave_out_abandoned_work, orbax_reason
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
+from resnet_flax.training.sharding import abstract
 from resnet_flax.training.state import TrainState
-from resnet_flax.training.step import abstract
 
 logger = logging.getLogger("resnet_flax.training")
 

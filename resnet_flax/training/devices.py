@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from resnet_flax.cache import cache_directory
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import RunConfig
-from resnet_flax.training.step import data_mesh
+from resnet_flax.training.sharding import data_mesh
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 

@@ -14,8 +14,9 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from resnet_flax.training.sharding import AXIS, replicated
 from resnet_flax.training.state import Arrays, Network
-from resnet_flax.training.step import AXIS, Forward, replicated
+from resnet_flax.training.step import Forward
 
 Totals = dict[str, jax.Array]
 

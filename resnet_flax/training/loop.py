@@ -15,13 +15,12 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from parity.checkpoints import write_checkpoint
-from parity.convert import to_torch
-from parity.naming import ParityError
+from parity.conversion.checkpoints import write_checkpoint
+from parity.conversion.convert import to_torch
+from parity.errors import ParityError
 from resnet_flax.data import Source, open_source, steps_per_epoch
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
-from resnet_flax.pretrained import metadata_of
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
@@ -35,6 +34,7 @@ from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import check_same_data, check_same_run, choose_workdir, locked, save_config
+from resnet_flax.weights.metadata import metadata_of
 
 PROFILED = (11, 21)  # the first of this run's steps in the trace, and the first behind it
 PLOT_SECONDS = 60.0  # at most one plot so often while the run goes on

@@ -8,7 +8,7 @@ import jax
 
 from resnet_flax.errors import UserError
 from resnet_flax.training.setup import Setup
-from resnet_flax.training.step import abstract
+from resnet_flax.training.sharding import abstract
 
 
 def is_out_of_memory(error: Exception) -> bool:

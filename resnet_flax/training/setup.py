@@ -30,13 +30,14 @@ from resnet_flax.data.transforms import Transform
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet
-from resnet_flax.pretrained import create_model
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
+from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
-from resnet_flax.training.step import AXIS, Prepare, check_batch_size, make_train_step, replicated, sharded
+from resnet_flax.training.step import Prepare, make_train_step
+from resnet_flax.weights.load import create_model
 
 HEAD = "fc."
 ALL_BUT_HEAD = f"(?!{re.escape(HEAD)})"  # matches every path that does not begin so

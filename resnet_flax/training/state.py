@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from parity.naming import leaves
+from parity.conversion.naming import leaves
 from resnet_flax.errors import UserError
 
 Arrays = dict[str, jax.Array]

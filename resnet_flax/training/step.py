@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
-from resnet_flax.errors import UserError
 from resnet_flax.training.optimizers import Schedule
+from resnet_flax.training.sharding import AXIS
 from resnet_flax.training.state import Arrays, Network, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -24,28 +23,7 @@ Prepare = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Forward = Callable[[Any, jax.Array], jax.Array]
 
-AXIS = "data"
 BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel
-
-
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes, or those given, along one axis called "data"."""
-    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, P())
-
-
-def sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis cut into one part per device."""
-    return NamedSharding(mesh, P(AXIS))
-
-
-def abstract(tree: Any, sharding: Sharding | None = None) -> Any:
-    """The shapes and dtypes of `tree` without its values, laid out by `sharding`, or as they are."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
 
 
 Bucket = tuple[list[str], jax.Array]
@@ -226,13 +204,3 @@ def _averaged(average: Any, new: TrainState, decay: float, every: int, start: in
     if every == 1:
         return moved(average)
     return jax.lax.cond(new["step"] % every == 0, moved, lambda average: average, average)
-
-
-def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None:
-    """Raises UserError unless the batch can be cut evenly."""
-    parts = devices * accumulate
-    if batch_size < 1 or batch_size % parts:
-        what = f"{devices} device{'s' * (devices > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
-        below, above = batch_size // parts * parts, math.ceil(batch_size / parts) * parts
-        choice = f"{below} or {above}" if below else f"{max(above, parts)}"
-        raise UserError(f"a batch of {batch_size} cannot be split evenly over {what}; use --batch-size {choice}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from parity.checkpoints import require_orbax_name
+from parity.conversion.orbax import require_orbax_name
 from resnet_flax.data import Source, transforms
 from resnet_flax.data.source import LOCATED, absolute
 from resnet_flax.errors import UserError

@@ -1,0 +1,226 @@
+"""The checks, and the function that runs them on any NNX module and torch module whose names correspond."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+from parity.checks.optimizers import Optimizer
+from parity.checks.pair import OneSided, Pair, Train
+from parity.checks.tolerance import PROFILES, Error, agreement, measure
+from parity.checks.training import optimizer as optimizer_steps
+from parity.checks.training import trajectory
+from parity.checks.values import initialization, weights
+from parity.conversion.convert import require_values
+from parity.errors import ParityError
+from parity.reports.results import Comparison, Finding, Report
+from parity.sides.base import OUTPUT, Loss, require_networks
+from parity.sides.isolation import isolate, record
+from parity.sides.precision import exact_arithmetic
+
+BATCHES = 3  # for running statistics
+
+
+def forward(pair: Pair) -> list[Comparison]:
+    """The outputs, in eval and in train mode."""
+    found = []
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        for row in pair.judge("forward", mode, "outputs", runs.ours.outputs, runs.noise):
+            found.append(_with_agreement(row, runs.ours.outputs[row.name], runs.noise.oracle["outputs"][row.name]))
+    return found
+
+
+def activations(pair: Pair) -> list[Comparison]:
+    """The output of every submodule that both sides have, in order of computation, in eval and in train mode."""
+    found = []
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        found += pair.judge("activations", mode, "activations", runs.ours.activations, runs.noise)
+    if not found:
+        pair.note("activations: the two networks have no submodule in common")
+    return found
+
+
+def gradients(pair: Pair) -> list[Comparison]:
+    """The loss's gradient for every parameter and for the inputs, relative to the model's whole gradient."""
+    found = pair.require_same_parameters("gradients")
+    for mode, train in pair.modes.items():
+        runs = pair.runs(train)
+        found += pair.judge("gradients", mode, "gradients", runs.ours.gradients, runs.noise)
+    return found
+
+
+def batch_stats(pair: Pair) -> list[Comparison]:
+    """Running statistics after each of three train-mode batches; every batch but the first starts from PyTorch's."""
+    found = []
+    if "train" not in pair.modes:
+        pair.note("batch_stats: the networks keep no statistics")
+        return found
+    with pair.restored():
+        for step in range(BATCHES):
+            runs = pair.run_from_here(*pair.batch(step), train=True, backward=False)
+            found += pair.judge("batch_stats", "train", "statistics", runs.ours.statistics, runs.noise, step + 1)
+            pair.load(runs.theirs.statistics)
+    return found
+
+
+def layers(pair: Pair) -> list[Comparison]:
+    """Every layer alone on the input that PyTorch's had, in eval mode: what low precision costs it, and no more."""
+    found = []
+    recorded = record(pair, train=False)
+    parents = {path.rpartition(".")[0] for path in recorded.their_inputs}
+    for path in recorded.their_inputs:
+        layer = isolate(pair, recorded, path, train=False) if path not in parents else None
+        if layer is not None:
+            output = layer.output()
+            error = measure(output, layer.expected, precision=pair.precision)
+            found.append(Comparison("layers", "eval", path, error, layer.floor, layer.limit))
+    return found
+
+
+CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
+    "weights": weights,
+    "initialization": initialization,
+    "forward": forward,
+    "activations": activations,
+    "layers": layers,
+    "gradients": gradients,
+    "batch_stats": batch_stats,
+    "optimizer": optimizer_steps,
+    "trajectory": trajectory,
+}
+DEFAULT = ("forward", "activations", "gradients", "batch_stats", "optimizer")
+_WITHOUT_GRADIENTS = {"weights", "initialization", "forward", "activations", "layers", "batch_stats"}
+
+
+def check(
+    flax_model: nnx.Module,
+    torch_model: torch.nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    checks: Sequence[str] = DEFAULT,
+    precision: str = "float64",
+    torch_inputs: Any = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | str | None = None,
+    steps: int = 5,
+    batches: Sequence[tuple[Any, Any]] | None = None,
+    train: Train | None = None,
+    names: Mapping[str, str] | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Compares a Flax network with its PyTorch original; neither is changed.
+
+    Args:
+        flax_model: any NNX module, filled with the PyTorch network's weights (`parity.to_flax`).
+        torch_model: the module whose submodules have corresponding names.
+        inputs: one batch, as Flax takes it: (N, H, W, C) images, (N, features), (N, L) token ids...
+        targets: what `loss` takes beside the outputs, in Flax's layout. Random by default.
+        checks: some of `parity.CHECKS`.
+        precision: "float64", which finds faults; "float32" or "bfloat16", which show what they cost.
+        torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes.
+        loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar. By default cross-entropy for
+            integer targets and otherwise the mean squared difference.
+        optimizer, steps: for "optimizer" and "trajectory"; "sgd", "adam", "adamw", or an `Optimizer` with settings.
+        batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
+        train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
+            update; it leaves the trained values in the model. A plain one by default.
+        names: {Flax module path: PyTorch module path} where the names differ.
+        device: PyTorch's.
+
+    Raises:
+        ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
+            integer images, a loss that is not a scalar, NaN on both sides.
+    """
+    require_networks(flax_model, torch_model)
+    require_values(flax_model)
+    checks = [checks] if isinstance(checks, str) else checks
+    if unknown := [name for name in checks if name not in CHECKS]:
+        raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
+    if not checks:
+        raise ParityError(f"checks is empty; there are {', '.join(CHECKS)}")
+    if isinstance(inputs, tuple):
+        raise ParityError("inputs is one array (N, ..., C), found a tuple; parity.random_inputs(shape) makes an array")
+    if steps < 1:
+        raise ParityError(f"steps is {steps}; it must be at least 1")
+    if loss is not None and not (isinstance(loss, tuple | list) and len(loss) == 2 and all(map(callable, loss))):
+        raise ParityError("loss is a pair of functions (outputs, targets) -> scalar: one in JAX, one in PyTorch")
+    if precision not in PROFILES:
+        raise ParityError(f"no precision named {precision!r}; there are {', '.join(PROFILES)}")
+    with exact_arithmetic(precision) as switches:
+        pair = Pair(
+            flax_model,
+            torch_model,
+            np.asarray(inputs),
+            targets,
+            torch_inputs if torch_inputs is None else np.asarray(torch_inputs),
+            loss,
+            precision,
+            Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer(),
+            steps,
+            batches,
+            train,
+            names,
+            device,
+            differentiate=not _WITHOUT_GRADIENTS.issuperset(checks),
+        )
+        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
+        for name in checks:
+            started = time.perf_counter()
+            try:
+                report.comparisons += CHECKS[name](pair)
+            except OneSided as error:  # that is a difference, too
+                report.comparisons.append(
+                    Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
+                )
+            report.seconds[name] = time.perf_counter() - started
+        if not report.comparisons:
+            pair.note("nothing was compared")
+        elif not report.passed:
+            from parity.diagnosis.diagnose import diagnose
+
+            try:
+                report.findings = diagnose(pair, report)
+            except Exception as error:  # a guess at the cause must never cost the verdict
+                report.findings = [Finding("", f"no cause was found: looking for it raised {type(error).__name__}")]
+    return report
+
+
+def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    return {
+        "precision": pair.precision,
+        "k": pair.profile.k,
+        "least tolerance": pair.profile.least,
+        "inputs": list(pair.inputs.shape),
+        "flax network": type(pair.flax_model).__name__,
+        "torch network": type(pair.torch_model).__name__,
+        "jax device": jax.devices()[0].device_kind,
+        "torch device": str(pair.oracle.device),
+        **switches,
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _with_agreement(comparison: Comparison, ours: np.ndarray, oracle: np.ndarray) -> Comparison:
+    if comparison.note or oracle.ndim != 2 or oracle.shape[1] < 2:
+        return comparison
+    ks = [k for k in (1, 5) if k < oracle.shape[1]]
+    shares = ", ".join(f"top-{k} {agreement(ours, oracle, k):.0%}" for k in ks)
+    return replace(comparison, note=shares)

@@ -1,0 +1,156 @@
+"""How far two tensors are apart, and how far they may be.
+
+The oracle is PyTorch in float64. The floor of a tensor is the largest error of PyTorch itself, in the precision under
+test, over several arrangements of the same computation that round differently. A tensor of ours may be `k` floors away.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+MASK = 1e8  # the size from which a value is taken for a mask's, such as -1e9 or the smallest float32
+
+Groups = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a precision allows.
+
+    Attributes:
+        dtype: of the computation.
+        k: how many floors an error may be. The floor is the largest of a handful of samples of rounding noise and ours
+            is one more sample, from other kernels; k leaves room for that and for no fault.
+        least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
+        least_alone: the same for a layer on its own, which has no errors from before it to answer for.
+        least_gradient: the same for gradients. In low precision a value near zero can have another sign on the other
+            side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
+            happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
+            Faults in gradients are for float64 to catch.
+        most: the largest floor that is believed. A larger one is not rounding: PyTorch does not agree with itself, as
+            where dropout is a function, or where the first axis is not the batch's.
+    """
+
+    dtype: str
+    k: float
+    least: float
+    least_alone: float
+    least_gradient: float
+    most: float
+
+
+PROFILES = {
+    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10, most=1e-6),
+    "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2, most=3e-2),
+    "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1, most=3e-1),
+}
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distance of a tensor from the oracle's.
+
+    Attributes:
+        max_abs: the largest absolute difference.
+        relative: the L2 norm of the difference over that of the oracle, or over a larger scale where one is given.
+        ulp: `max_abs` in units of the last place that the precision has at the oracle's largest value.
+        cosine: of the angle between the two.
+    """
+
+    max_abs: float
+    relative: float
+    ulp: float
+    cosine: float
+
+
+def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
+    """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
+
+    Values of a mask (`MASK` and more, or infinite) that both have exactly are left out, since beside them nothing else
+    would count.
+
+    Args:
+        scale: a root-mean-square size below which values count as this large. For gradients it is that of the model's
+            whole gradient: a convolution's bias in front of a BatchNorm has a true gradient of zero, and what either
+            framework computes there is rounding.
+    """
+    actual, oracle = np.asarray(actual, np.float64), np.asarray(oracle, np.float64)
+    actual, oracle = _unmasked(actual, oracle)
+    if not actual.size:
+        return Error(0.0, 0.0, 0.0, 1.0)
+    max_abs = float(np.abs(actual - oracle).max())
+    norms = _norm(actual) * _norm(oracle)
+    return Error(
+        max_abs=max_abs,
+        relative=relative(actual, oracle, scale),
+        ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
+        cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
+    )
+
+
+def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0) -> float:
+    """`measure(...).relative` alone."""
+    actual, oracle = _unmasked(actual, oracle)
+    distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
+    size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
+    return distance / size if size else (math.inf if distance else distance)
+
+
+def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    actual, oracle = np.asarray(actual), np.asarray(oracle)
+    if not oracle.size or np.abs(oracle).max() < MASK:
+        return actual, oracle
+    counts = ~((actual == oracle) & (np.abs(oracle) >= MASK))
+    return actual[counts], oracle[counts]
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+class Noise:
+    """The floors of groups of tensors, {group: {name: array}}, from one arrangement of PyTorch's after the other.
+
+    Of an arrangement nothing is kept but its distances from the oracle: a large network's gradients are gigabytes.
+
+    Attributes:
+        oracle: the groups in float64.
+        scales: {group: size below which its values count as this large}, see `measure`.
+        floors: {group: {name: largest relative error so far}}.
+    """
+
+    def __init__(self, oracle: Groups, *, scaled: Collection[str] = ()):
+        """The groups in `scaled` are gradients and their like: measured against the size of the group as a whole."""
+        self.oracle = oracle
+        self.scales = {group: rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
+        self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
+
+    def add(self, arranged: Groups) -> None:
+        for group, floors in self.floors.items():
+            for name in floors:
+                error = relative(arranged[group][name], self.oracle[group][name], self.scales.get(group, 0.0))
+                floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
+
+
+def rms(tensors: Iterable[np.ndarray]) -> float:
+    """The root mean square over all values of all tensors: the scale of a model's gradient."""
+    tensors = [np.asarray(tensor, np.float64) for tensor in tensors]
+    count = sum(tensor.size for tensor in tensors)
+    return float(np.sqrt(sum(np.square(tensor).sum() for tensor in tensors) / count)) if count else 0.0
+
+
+def agreement(actual: np.ndarray, oracle: np.ndarray, k: int) -> float:
+    """The share of rows (..., classes) whose largest `k` logits are the same set."""
+    classes = oracle.shape[-1]
+    top = lambda logits: np.sort(np.argsort(logits.reshape(-1, classes), axis=1)[:, -k:], axis=1)  # noqa: E731
+    return float((top(actual) == top(oracle)).all(axis=1).mean())
+
+
+_MANTISSA_BITS = {"float64": 52, "float32": 23, "bfloat16": 7}
+
+
+def _spacing(value: float, precision: str) -> float:
+    exponent = np.floor(np.log2(value)) if value > 0 and np.isfinite(value) else -126.0
+    return float(2.0 ** (exponent - _MANTISSA_BITS[precision]))

@@ -1,0 +1,113 @@
+"""The checks that compute nothing: the same values, or values from the same distribution."""
+
+import math
+
+import jax
+import numpy as np
+import scipy.stats
+import torch
+
+from parity.checks.pair import Pair
+from parity.checks.tolerance import Error, measure
+from parity.conversion.convert import as_numpy
+from parity.conversion.naming import leaves
+from parity.reports.results import Comparison
+from parity.sides.base import Arrays
+
+SMALLEST_SAMPLE = 64
+CHANCE = 1e-7
+"""Of one parameter failing the initialisation check although both sides draw from the same distribution."""
+
+
+def weights(pair: Pair) -> list[Comparison]:
+    """Every parameter, statistic and counter has PyTorch's very value, in memory of its own."""
+    theirs = {name: tensor.detach().cpu() for name, tensor in pair.torch_model.state_dict().items()}
+    given = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(pair.flax_model, pair.names)}
+    wanted = pair.theirs.state()
+    found = []
+    for name, ours in pair.ours.state().items():
+        error, note = measure(ours, wanted[name], precision=pair.precision), ""
+        if _overlap(given[name], theirs[name]):
+            error, note = Error(math.inf, math.inf, math.inf, 1.0), "shares its memory with PyTorch's tensor: copy it"
+        found.append(Comparison("weights", "", name, error, note=note))
+    return found
+
+
+def _overlap(array: jax.Array | np.ndarray, tensor: torch.Tensor) -> bool:
+    """Whether an array is a view of a tensor, which PyTorch's updates in place would change."""
+    if isinstance(array, np.ndarray):
+        return tensor.device.type == "cpu" and np.shares_memory(array, as_numpy(tensor))
+    if len(array.devices()) != 1 or next(iter(array.devices())).platform != "cpu":
+        return False
+    start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+    return array.size > 0 and start <= array.unsafe_buffer_pointer() < start + size
+
+
+def initialization(pair: Pair) -> list[Comparison]:
+    """The initial values of two fresh networks come from the same distributions.
+
+    The error is the distance between the two distribution functions (Kolmogorov-Smirnov), or between the shares of
+    their tails. Parameters of fewer than 64 values are held to their constant, if PyTorch's have one, and otherwise
+    left out.
+    """
+    ours, theirs = pair.ours.state(pair.ours.parts()[0]), pair.theirs.state()
+    found = []
+    for name, values in ours.items():
+        oracle = theirs[name]
+        constant = oracle.size > 1 and np.ptp(oracle) == 0
+        if not constant and values.size < SMALLEST_SAMPLE:
+            continue
+        if constant:
+            distance, limit = float(not np.array_equal(values, oracle)), 0.0
+        else:
+            distance, limit = max(_distances(values, oracle), key=lambda pair: pair[0] / pair[1])
+        note = ""
+        if distance > limit:
+            note = f"{name} starts from {_described(name, ours)}, PyTorch's from {_described(name, theirs)}"
+        error = Error(abs(float(values.std() - oracle.std())), distance, math.nan, math.nan)
+        found.append(Comparison("initialization", "", name, error, tolerance=limit, note=note))
+    return found
+
+
+def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Two distances between the distributions of two samples of one size, each with what chance allows."""
+    size = values.size
+    kolmogorov_smirnov = float(scipy.stats.ks_2samp(values.ravel(), oracle.ravel(), method="asymp").statistic)
+    # The share in the tails, for which the first has no eye: a normal distribution cut off has none.
+    far = 2.3 * oracle.std()
+    shares = [float((np.abs(sample - oracle.mean()) > far).mean()) for sample in (values, oracle)]
+    likely = max(sum(shares) / 2, 1 / size)
+    deviations = scipy.stats.norm.isf(CHANCE / 2)
+    return (
+        (kolmogorov_smirnov, math.sqrt(-math.log(CHANCE / 2) / size)),
+        (abs(shares[0] - shares[1]), float(deviations * math.sqrt(2 * likely / size))),
+    )
+
+
+def _described(name: str, values: Arrays) -> str:
+    """The distribution that a parameter was drawn from, in PyTorch's layout, as far as it is a known one."""
+    value = values[name].astype(np.float64)
+    if np.ptp(value) == 0:
+        return f"{value.flat[0]:g}"
+    weight = values.get(f"{name.rpartition('.')[0]}.weight", value)
+    receptive = math.prod(weight.shape[2:])
+    fan_in, fan_out = weight.shape[min(1, weight.ndim - 1)] * receptive, weight.shape[0] * receptive
+    # A normal distribution cut off at two deviations is narrower than its parameter by this factor.
+    cut = 0.87962566103423978
+    known = {
+        "N(0, 2 / fan_out) (Kaiming)": scipy.stats.norm(0, math.sqrt(2 / fan_out)),
+        "N(0, 2 / fan_in) (Kaiming)": scipy.stats.norm(0, math.sqrt(2 / fan_in)),
+        "a truncated N(0, 1 / fan_in) (LeCun, Flax's default)": scipy.stats.truncnorm(
+            -2, 2, 0, math.sqrt(1 / fan_in) / cut
+        ),
+        "U(+-1 / sqrt(fan_in)) (PyTorch's default)": _uniform(1 / math.sqrt(fan_in)),
+        "U(+-sqrt(6 / (fan_in + fan_out))) (Xavier)": _uniform(math.sqrt(6 / (fan_in + fan_out))),
+    }
+    distances = {words: scipy.stats.ks_1samp(value.ravel(), law.cdf).statistic for words, law in known.items()}
+    best = min(distances, key=lambda words: distances[words])
+    fits = distances[best] <= math.sqrt(-math.log(CHANCE / 2) / (2 * value.size))
+    return best if fits else f"mean {value.mean():.2g}, deviation {value.std():.2g}"
+
+
+def _uniform(bound: float):
+    return scipy.stats.uniform(-bound, 2 * bound)

@@ -1,0 +1,187 @@
+"""Reading and writing weights: .pth, .safetensors, and Orbax directories."""
+
+import argparse
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.conversion.convert import as_numpy
+from parity.conversion.files import require_readable, write_whole
+from parity.errors import ParityError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+# What training scripts wrap a state_dict in, the first that is there being taken.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state_dict as a file has it.
+
+    Attributes:
+        tensors: {name: array}; the arrays may be views of the file.
+        metadata: text that was kept beside the weights.
+        notes: what was passed over on the way, one sentence each.
+    """
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The state_dict in a .safetensors file (PyTorch is not needed) or a .pth file, as numpy arrays.
+
+    Raises:
+        ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
+    """
+    return read_checkpoint(path).tensors
+
+
+def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """As `load_checkpoint`, with what the file says beside the tensors."""
+    path = Path(path)
+    if path.is_dir():
+        raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
+    if not path.exists():
+        raise ParityError(f"{path} does not exist")
+    require_readable(path)
+    if path.stat().st_size == 0:
+        raise ParityError(f"{path} is empty (0 bytes)")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch(path)
+    raise ParityError(f"{path}: the name must end in .safetensors or one of {', '.join(TORCH_SUFFIXES)}")
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+    except AttributeError as error:  # float8 has no counterpart in numpy
+        raise ParityError(f"{path} holds a type that numpy does not have ({error})") from error
+    except (SafetensorError, OSError) as error:
+        if _is_zip(path):
+            raise ParityError(f"{path} is a PyTorch file by another name; rename it to .pth") from error
+        raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
+
+
+def _import_torch(path: Path):
+    try:
+        import torch
+    except ImportError as error:
+        raise ParityError(
+            f"{path} is a PyTorch file and PyTorch is not installed: "
+            "pip install 'resnet-flax[torch]', or use a .safetensors file"
+        ) from error
+    return torch
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    torch = _import_torch(path)
+    try:
+        # Training scripts keep their arguments in the file; a Namespace is plain data.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of a pickle protocol, before the error that matters
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        _require_no_safetensors(path, error)
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"a Python object ({found[1]})" if found else "something other than tensors"
+        raise ParityError(
+            f"{path} holds {what}; nothing in it was executed. If it is a whole saved model from someone you trust, "
+            "load it with its own code and save model.state_dict() instead"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch's readers make of a damaged file
+        _require_no_safetensors(path, error)
+        # A KeyError's is the byte that is no opcode of a pickle.
+        reason = "" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0].split(". ")[0]
+        reason = f" ({reason})" if reason else ""
+        raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
+    tensors, notes = _unwrap(content, path, torch.Tensor)
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = as_numpy(tensor)
+        except (TypeError, RuntimeError) as error:
+            if tensor.is_meta:
+                raise ParityError(f"{path}: {name} has no values (it was saved on PyTorch's device meta)") from error
+            kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
+            raise ParityError(f"{path}: {name} is a tensor ({kind}) that numpy has no type for") from error
+    return Checkpoint(arrays, notes=notes)
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch can map the file into memory: it has been a zip archive since PyTorch 1.6."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _require_no_safetensors(path: Path, error: Exception) -> None:
+    with path.open("rb") as file:
+        start = file.read(9)  # of a safetensors file: the length of a JSON object, and its first brace
+    if start[8:] == b"{":
+        raise ParityError(f"{path} is a safetensors file by another name; rename it to .safetensors") from error
+
+
+def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    notes = []
+    while isinstance(content, Mapping):  # a best accuracy beside the entry may be a tensor as well
+        wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not wrappers:
+            break
+        others = [str(key) for key in content if key != wrappers[0]]
+        notes.append(f"took the entry {wrappers[0]!r}" + (f" and left {', '.join(others)}" if others else ""))
+        content = content[wrappers[0]]
+    if not isinstance(content, Mapping):
+        raise ParityError(f"{path} holds a {type(content).__name__}, not a state_dict")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, tensor_type)}
+    if not tensors:
+        keys = f", only {', '.join(str(key) for key in list(content)[:5])}" if content else ""
+        raise ParityError(f"{path} holds no tensors{keys}: it is not a state_dict")
+    if len(tensors) < len(content):
+        notes.append(
+            f"left entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"
+        )
+    return tensors, tuple(notes)
+
+
+def write_checkpoint(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a state_dict as .safetensors (with text metadata) or, by its name, as a .pth file.
+
+    The file appears whole or not at all: it is written beside its destination and renamed.
+
+    Raises:
+        ParityError: if the name has neither ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
+    elif path.suffix in (".pth", ".pt"):
+        torch = _import_torch(path)
+
+        def as_tensor(array: np.ndarray):
+            if array.dtype.name == "bfloat16":
+                return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            return torch.from_numpy(array)
+
+        state_dict = {name: as_tensor(array) for name, array in tensors.items()}
+        write_whole(path, lambda temporary: torch.save(state_dict, temporary))
+    else:
+        raise ParityError(f"{path}: the name must end in .safetensors, .pth or .pt")

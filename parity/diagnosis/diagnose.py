@@ -1,0 +1,217 @@
+"""Where two networks part, and why: the first difference that the floor does not explain, then hypotheses."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.checks.pair import Pair, first_not_finite
+from parity.checks.tolerance import relative
+from parity.diagnosis import between, optimizers
+from parity.diagnosis.between import as_pair
+from parity.diagnosis.layers import why
+from parity.diagnosis.statistics import why_statistics
+from parity.reports.results import Comparison, Finding, Report
+from parity.sides.base import OUTPUT
+from parity.sides.isolation import Isolated, Recorded, isolate, record
+
+
+def diagnose(pair: Pair, report: Report) -> list[Finding]:
+    """One finding for each kind of disagreement; those that follow from an earlier one are left out."""
+    failures = {check: [row for row in report.of(check) if not row.passed] for check in report.seconds}
+    findings = [
+        finding
+        for check in ("weights", "initialization")
+        for row in failures.get(check, [])
+        if (finding := _noted(row))
+    ]
+    if not findings and (finding := _different_weights(pair)):
+        findings.append(finding)
+    if findings:
+        return findings
+    first = next(rows[0] for rows in failures.values() if rows)
+    if not first.mode and first.check not in ("weights", "initialization"):
+        return [_one_sided(first)]
+    for check in ("forward", "activations", "layers"):
+        if failures.get(check):
+            return [_activations(pair, failures[check][0])]
+    for check, explain in _OTHERS.items():
+        if failures.get(check):
+            return [explain(pair, failures[check])]
+    return findings
+
+
+def _noted(row: Comparison) -> Finding | None:
+    return Finding(row.name, row.note, _evidence(row)) if row.note else None
+
+
+def _evidence(row: Comparison) -> str:
+    return f"relative error {row.error.relative:.1e}, PyTorch's own {row.floor:.1e}"
+
+
+def _different_weights(pair: Pair) -> Finding | None:
+    """Parameters or statistics that were not the same to begin with."""
+    theirs = pair.theirs.state()
+    different = [
+        name
+        for name, ours in pair.ours.state().items()
+        if not np.array_equal(ours, theirs[name].astype(ours.dtype), equal_nan=True)
+    ]
+    if not different:
+        return None
+    first, total = different[0], len(pair.ours.values)
+    ours, oracle = pair.ours.state()[first], theirs[first]
+    how = explain_values(ours, oracle) or "another value; parity.to_flax or parity.randomize gives both the same"
+    others = f" and {len(different) - 1} more of {total} differ" if len(different) > 1 else " differs"
+    return Finding(first, f"{first}{others} from PyTorch's before anything is computed: {how}")
+
+
+def explain_values(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Why a parameter's value differs, where it is PyTorch's in another layout or type."""
+    for axes, words in (((1, 0), "input and output channels"), ((0, 1, 3, 2), "height and width")):
+        axes = (*axes, *range(len(axes), ours.ndim)) if ours.ndim >= len(axes) else ()
+        if axes and theirs.transpose(axes).shape == ours.shape and np.array_equal(ours, theirs.transpose(axes)):
+            return f"the kernel is not transposed as PyTorch's: {words} are swapped"
+    if np.array_equal(ours, theirs.astype(np.float16).astype(ours.dtype)):
+        return "PyTorch's value rounded to float16"
+    if ours.dtype != np.float32 and np.array_equal(ours, theirs.astype(np.float32).astype(ours.dtype)):
+        return "PyTorch's value rounded to float32"
+    return ""
+
+
+def _activations(pair: Pair, row: Comparison) -> Finding:
+    train = row.mode == "train"
+    if row.check == "layers":
+        recorded = record(pair, train=train)
+        layer = isolate(pair, recorded, row.name, train=train)
+        return Finding(row.name, (why(layer) if layer else "") or f"{row.name} alone differs", _evidence(row))
+    runs = pair.runs(train)
+    nan = first_not_finite(runs.ours)
+    if nan:
+        return Finding(nan, f"{nan} is the first of Flax's submodules to give NaN or infinite values", _evidence(row))
+    rows = pair.judge("activations", row.mode, "activations", runs.ours.activations, runs.noise)
+    failing = [candidate for candidate in rows if not candidate.passed]
+    if not failing:
+        return Finding("output", "every submodule agrees: the difference arises after the last of them", _evidence(row))
+    first = failing[0]
+    position = rows.index(first)
+    before = rows[position - 1].name if position else "the inputs"
+    recorded = record(pair, train=train)
+    agrees = f"{before} agrees" if position else "it is the first"
+    growth = f"; by the output {_output_error(pair, train):.1e}"
+    layer = isolate(pair, recorded, first.name, train=train)
+    if layer is None:
+        where = f"{first.name} is the first to differ"
+        return Finding(first.name, where, _evidence(first) + growth)
+    if layer.error() > layer.limit:
+        explanation = _moved_stride(pair, recorded, layer) or why(layer) or f"{first.name} is the first to differ"
+        return Finding(first.name, explanation, f"{_evidence(first)}{growth}; {agrees}")
+    explanation = between.why(pair, recorded, before, layer) or (
+        f"{first.name} agrees on PyTorch's input: the difference arises between {before} and {first.name}"
+    )
+    return Finding(f"between {before} and {first.name}", explanation, _evidence(first) + growth)
+
+
+def _output_error(pair: Pair, train: bool) -> float:
+    rows = pair.judge("forward", "", "outputs", pair.runs(train).ours.outputs, pair.runs(train).noise)
+    return max(row.error.relative for row in rows)
+
+
+def _one_sided(row: Comparison) -> Finding:
+    """What one network has or can compute and the other not."""
+    if row.name != OUTPUT:
+        return Finding(row.name, f"{row.name} is {row.note}")
+    if "more than 1 value per channel" in row.note:
+        return Finding(
+            "train mode",
+            "one value per channel in train mode: PyTorch refuses, Flax takes the variance for 0",
+            row.note,
+        )
+    return Finding("", "only one side can compute this")
+
+
+def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
+    """The stride in the first 1x1 convolution of a bottleneck (v1) instead of in the 3x3 (v1.5)."""
+    parent, _, _name = layer.path.rpartition(".")
+    block = isolate(pair, recorded, parent, train=layer.train) if parent else None
+    if block is None:
+        return ""
+    convs = {
+        name: child for name, child in block.theirs.named_children() if isinstance(child, torch.nn.modules.conv._ConvNd)
+    }
+    ours: dict[str, Any] = {name: getattr(block.ours, name, None) for name in convs}
+    moved = {
+        name: as_pair(child.stride)
+        for name, child in convs.items()
+        if hasattr(ours[name], "strides") and as_pair(ours[name].strides) != as_pair(child.stride)
+    }
+    if len(moved) < 2:
+        return ""
+    have = [name for name in moved if max(as_pair(ours[name].strides)) > 1]
+    for name, stride in moved.items():
+        ours[name].strides = stride
+    if not have or block.error() > max(block.limit, 1e-9):
+        return ""
+    want = [name for name, stride in moved.items() if max(stride) > 1]
+    return f"the stride of {parent} sits in {', '.join(have)}, in PyTorch in {', '.join(want)}" + (
+        " (v1 has it in the first 1x1, torchvision's v1.5 in the 3x3)" if have == ["conv1"] else ""
+    )
+
+
+def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
+    runs = pair.runs(failures[0].mode == "train")
+    oracle = runs.noise.oracle["gradients"]
+    ours = {name: value for name, value in runs.ours.gradients.items() if name in oracle}
+    factor = _common_factor(ours, oracle)
+    last = failures[-1] if failures[-1].name in ours else failures[0]
+    if factor is not None:
+        return Finding(
+            "", f"every gradient is {factor:g} times PyTorch's: summed where PyTorch averages?", _evidence(last)
+        )
+    if not np.any(ours[last.name]):
+        return Finding(last.name, f"the gradient of {last.name} is zero: it is stopped on the way", _evidence(last))
+    # Gradients run backwards: the last parameter that differs is the nearest to the fault.
+    parameters = [row.name for row in failures if not row.name.startswith("(")]
+    nearest = parameters[-1] if parameters else failures[0].name
+    return Finding(
+        nearest,
+        f"outputs agree but gradients do not, from {nearest} backwards ({len(failures)} tensors)",
+        _evidence(next(row for row in failures if row.name == nearest)),
+    )
+
+
+def _common_factor(ours: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarray]) -> float | None:
+    """c, where every tensor is c times the oracle's."""
+    factors = [float(np.vdot(oracle[name], ours[name]) / np.vdot(oracle[name], oracle[name])) for name in ours
+               if np.vdot(oracle[name], oracle[name]) > 0]  # fmt: skip
+    factor = float(np.median(factors)) if factors else 1.0
+    scaled = all(relative(ours[name], factor * oracle[name]) < 1e-6 for name in ours if np.any(oracle[name]))
+    return round(factor, 6) if scaled and abs(factor - 1) > 1e-6 else None
+
+
+def _batch_stats(pair: Pair, failures: list[Comparison]) -> Finding:
+    first = failures[0]
+    path = first.name.rpartition(".")[0]
+    layer = isolate(pair, record(pair, train=True), path, train=True)
+    explanation = (why_statistics(layer) if layer else "") or f"{first.name} is the first statistic to differ"
+    return Finding(path, explanation, f"{_evidence(first)}; {len(failures)} statistics differ")
+
+
+def _optimizer(pair: Pair, failures: list[Comparison]) -> Finding:
+    first = failures[0]
+    explanation = optimizers.why(pair) or f"{first.name} is the first to differ, in step {first.step}"
+    return Finding(f"step {first.step}", explanation, f"{_evidence(first)}; {len(failures)} tensors differ")
+
+
+def _trajectory(pair: Pair, failures: list[Comparison]) -> Finding:
+    first = failures[0]
+    return Finding(f"step {first.step}", f"the losses part at step {first.step}", _evidence(first))
+
+
+_OTHERS: dict[str, Callable[[Pair, list[Comparison]], Finding]] = {
+    "gradients": _gradients,
+    "batch_stats": _batch_stats,
+    "optimizer": _optimizer,
+    "trajectory": _trajectory,
+}

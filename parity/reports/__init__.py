@@ -1,0 +1,1 @@
+"""What a check found, as objects, a terminal table, JSON and a page."""

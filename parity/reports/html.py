@@ -1,0 +1,205 @@
+"""A report as one self-contained HTML page with plots."""
+
+import html
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from parity.reports.json import write_text
+from parity.reports.results import Comparison, Report
+from parity.reports.terminal import figure, worst
+
+_OURS, _THEIRS, _LIMIT = "#c2410c", "#1d4ed8", "#6b7280"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2937; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } code { font-size: 0.9em; }
+th, td { padding: 0.15rem 0.9rem 0.15rem 0; text-align: left; border-bottom: 1px solid #e5e7eb; }
+td.n, th.n { text-align: right; } .ok { color: #15803d; } .bad { color: #b91c1c; font-weight: 600; }
+svg { width: 100%; height: auto; } details { margin-top: 1rem; } figure { margin: 0; }
+"""
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Writes the page; it needs no other file.
+
+    Raises:
+        ParityError: if it cannot be written.
+    """
+    write_text(path, as_html(report))
+
+
+def _tolerance(settings: dict) -> str:
+    if "k" not in settings:  # pixels and class names have no noise
+        return ""
+    return (
+        f" The oracle is PyTorch in float64. An error may be {settings['k']:g} times the largest that PyTorch itself "
+        "makes when it computes the same thing in another arrangement, or "
+        f"{settings['least tolerance']:.1e}, whichever is larger."
+    )
+
+
+def as_html(report: Report) -> str:
+    settings = report.settings
+    title = f"{settings['flax network']} in Flax, {settings['torch network']} in PyTorch"
+    verdict = '<span class="ok">agree</span>' if report.passed else '<span class="bad">do not agree</span>'
+    body = [
+        f"<h1>{html.escape(str(settings.get('architecture', title)))}: the two networks {verdict}</h1>",
+        f"<p>{html.escape(title)}, computed in {settings['precision']}.{_tolerance(settings)}</p>",
+        _findings(report),
+        _summary(report),
+        *_plots(report),
+        _failures(report),
+        f"<details><summary>Settings</summary>{_settings(report)}</details>",
+    ]
+    page = "\n".join(part for part in body if part)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style>\n{page}\n</html>\n"
+    )
+
+
+def _findings(report: Report) -> str:
+    items = [
+        f"<li><code>{html.escape(f.where or 'the network')}</code>: {html.escape(str(f))}</li>" for f in report.findings
+    ]
+    return f"<h2>Where they part, and why</h2><ul>{''.join(items)}</ul>" if items else ""
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', headings)}</tr>{body}</table>"
+
+
+def _summary(report: Report) -> str:
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for row in report.comparisons:
+        groups.setdefault((row.check, row.mode), []).append(row)
+    rows = []
+    for (check, mode), members in groups.items():
+        failed, top = sum(not row.passed for row in members), worst(members)
+        verdict = f'<span class="bad">{failed} failed</span>' if failed else '<span class="ok">ok</span>'
+        figures = map(figure, (top.error.relative, top.floor, top.tolerance))
+        rows.append([check, mode, str(len(members)), f"<code>{html.escape(top.name)}</code>", *figures, verdict])
+    headings = ["check", "mode", "tensors", "nearest the limit", "error", "PyTorch's own", "allowed", ""]
+    return "<h2>Summary</h2>" + _table(headings, rows, (2, 4, 5, 6))
+
+
+def _failures(report: Report) -> str:
+    rows = [
+        [
+            row.check + (f" ({row.mode})" if row.mode else ""),
+            f"<code>{html.escape(row.name)}</code>" + (f", step {row.step}" if row.step else ""),
+            *map(figure, (row.error.relative, row.error.max_abs, row.error.ulp)),
+            f"{row.error.cosine:.6f}",
+            *map(figure, (row.floor, row.tolerance)),
+            html.escape(row.note),
+        ]
+        for row in report.failures[:200]
+    ]
+    headings = ["check", "tensor", "error", "largest", "ulp", "cosine", "PyTorch's own", "allowed", ""]
+    return f"<h2>What failed ({len(report.failures)})</h2>" + _table(headings, rows, range(2, 8)) if rows else ""
+
+
+def _settings(report: Report) -> str:
+    flat = {**report.settings, **report.settings.get("versions", {})}
+    flat.pop("versions", None)
+    rows = [[html.escape(str(key)), html.escape(str(value))] for key, value in flat.items()]
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in report.notes)
+    return _table(["", ""], rows, ()) + notes
+
+
+def _plots(report: Report) -> list[str]:
+    sections = []
+    for check, title, axis in (
+        ("activations", "Error of the activations, along the network", "submodule, in order of computation"),
+        ("gradients", "Error of the gradients, by parameter", "parameter, in order of definition"),
+        ("batch_stats", "Error of the running statistics", "statistic, batch after batch"),
+        ("optimizer", "Error after each optimiser step", "parameter or moment, step after step"),
+    ):
+        rows = [row for row in report.of(check) if row.error.relative < float("inf")]
+        if len(rows) > 1:
+            sections.append(f"<h2>{title}</h2>{_figure(lambda f, r=rows, a=axis: _errors(f, r, a), 3.2)}")
+    if report.curves:
+        height = 3.2
+        sections.append(f"<h2>Loss, step by step</h2>{_figure(lambda f: _losses(f, report), height)}")
+    return sections
+
+
+def _figure(draw: Callable[[Figure], None], height: float) -> str:
+    picture = Figure(figsize=(10, height), layout="constrained")
+    draw(picture)
+    stream = io.StringIO()
+    picture.savefig(stream, format="svg", metadata={"Date": None})
+    svg = stream.getvalue()
+    return f"<figure>{svg[svg.index('<svg') :]}</figure>"
+
+
+def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    panels = picture.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    smallest = min((value for row in rows for value in (row.error.relative, row.floor) if value > 0), default=1e-17)
+    for panel, mode in zip(panels, modes, strict=True):
+        members = [row for row in rows if row.mode == mode]
+        position = range(len(members))
+        # An error of exactly zero sits on the bottom line.
+        visible = lambda values: [max(value, smallest / 2) for value in values]  # noqa: E731
+        floors = visible(row.floor for row in members)
+        panel.fill_between(position, smallest / 2, floors, color=_THEIRS, alpha=0.15, linewidth=0)
+        panel.plot(position, floors, color=_THEIRS, linewidth=1, label="PyTorch's own noise")
+        panel.plot(
+            position, [row.tolerance for row in members], color=_LIMIT, linewidth=1, linestyle="--", label="allowed"
+        )
+        panel.plot(
+            position, visible(row.error.relative for row in members), ".", color=_OURS, markersize=4, label="Flax"
+        )
+        panel.set(yscale="log", title=f"{mode} mode" if mode else "", xlabel=axis_label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        failed = [(index, row) for index, row in enumerate(members) if not row.passed]
+        if failed:
+            index, row = failed[0]
+            panel.annotate(
+                row.name,
+                (index, row.error.relative),
+                xytext=(0, -8),
+                textcoords="offset points",
+                va="top",
+                ha="right" if index > len(members) / 2 else "left",
+                fontsize=8,
+                color=_OURS,
+            )
+        panel.grid(axis="y", alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("relative error (L2)")
+    panels[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=3, bbox_to_anchor=(0, -0.18))
+
+
+def _losses(picture: Figure, report: Report) -> None:
+    left, right = picture.subplots(1, 2)
+    oracle = report.curves["PyTorch, float64"]
+    labelled: set[str] = set()
+    for name, curve in report.curves.items():
+        steps = range(1, len(curve) + 1)
+        ours = name.startswith("Flax")
+        style = {"color": _OURS if ours else _THEIRS, "linewidth": 1.6 if ours else 1.0, "alpha": 1.0 if ours else 0.6}
+        if ours:
+            style["linestyle"] = "--"
+        arranged = not ours and curve is not oracle
+        label = "PyTorch, in other arrangements" if arranged else name
+        left.plot(steps, curve, label=None if label in labelled else label, **style)
+        labelled.add(label)
+        if curve is not oracle:
+            away = [abs(a - b) or float("nan") for a, b in zip(curve, oracle, strict=True)]
+            right.plot(steps, away, **style)
+    left.set(xlabel="step", ylabel="training loss")
+    right.set(xlabel="step", ylabel="distance from PyTorch in float64", yscale="log")
+    left.legend(frameon=False, fontsize=7)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", alpha=0.25)

@@ -1,0 +1,99 @@
+"""What a check found."""
+
+import math
+from dataclasses import dataclass, field
+
+from parity.checks.tolerance import Error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor of ours against the oracle's.
+
+    Attributes:
+        check: the check it belongs to.
+        mode: "eval" or "train", "" where there is no such thing.
+        name: PyTorch's name for it.
+        error: its distance from the oracle.
+        floor: the largest distance of PyTorch's own arrangements.
+        tolerance: the relative error allowed.
+        step: of an optimiser or a trajectory, counted from 1.
+        note: what else there is to say; for a comparison that could not be made, why.
+    """
+
+    check: str
+    mode: str
+    name: str
+    error: Error
+    floor: float = 0.0
+    tolerance: float = 0.0
+    step: int | None = None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error.relative <= self.tolerance  # False for NaN
+
+    @property
+    def excess(self) -> float:
+        """The error in units of the tolerance; infinite for NaN."""
+        if math.isnan(self.error.relative):
+            return math.inf
+        return self.error.relative / self.tolerance if self.tolerance else (math.inf if self.error.relative else 0.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where two networks part, and why if that is known.
+
+    Attributes:
+        where: the module, parameter or step; "" for the whole.
+        cause: in plain words; "" if no hypothesis explains it.
+        evidence: what was measured.
+    """
+
+    where: str
+    cause: str
+    evidence: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.cause, f"({self.evidence})" if self.evidence else "") if part)
+
+
+@dataclass
+class Report:
+    """The outcome of `parity.check`; `print(report)` shows a table.
+
+    Attributes:
+        settings: precision, versions, switches, sizes.
+        comparisons: every tensor compared, in order of computation.
+        findings: where the two part and why; empty if everything passed.
+        curves: {name: loss at each step}, from the trajectory check.
+        notes: what was left out and why.
+        seconds: time taken by each check.
+    """
+
+    settings: dict
+    comparisons: list[Comparison] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and all of it agreed."""
+        return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
+
+    @property
+    def failures(self) -> list[Comparison]:
+        return [comparison for comparison in self.comparisons if not comparison.passed]
+
+    def of(self, check: str) -> list[Comparison]:
+        """The comparisons of one check."""
+        return [comparison for comparison in self.comparisons if comparison.check == check]
+
+    def __str__(self) -> str:
+        from parity.reports.terminal import as_text
+
+        return as_text(self)

@@ -1,0 +1,118 @@
+"""A report as a terminal table and as JSON; the page with plots is in `parity.reports.html`."""
+
+import io
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from parity.reports.results import Comparison, Report
+
+WIDTH = 100
+FAILURES_SHOWN = 8
+
+
+def worst(comparisons: Iterable[Comparison]) -> Comparison:
+    """The one nearest to its tolerance, or furthest beyond."""
+    return max(comparisons, key=lambda comparison: comparison.excess)
+
+
+def as_renderable(report: Report) -> Group:
+    """What `rich` prints: a row for each check and mode, then what failed, where and why."""
+    parts: list[Any] = [_title(report), _summary(report)]
+    if report.failures:
+        parts += [Text(f"\n{len(report.failures)} of {len(report.comparisons)} comparisons failed")]
+        notes = [f"{row.check}, {_place(row)}: {row.note}" for row in report.failures if _was_not_compared(row)]
+        parts += [Text(note) for note in notes[:FAILURES_SHOWN]]
+        if len(notes) > FAILURES_SHOWN:
+            parts += [Text(f"and {len(notes) - FAILURES_SHOWN} more")]
+        if len(notes) < len(report.failures):
+            parts += [_failures(report)]
+    for finding in report.findings:
+        # Text, not markup: names have brackets.
+        parts += [Text(f"\n{finding.where or 'the network'}", style="bold"), Padding(Text(str(finding)), (0, 0, 0, 2))]
+    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    return Group(*parts)
+
+
+def as_text(report: Report) -> str:
+    """The table as plain text, 100 columns wide."""
+    stream = io.StringIO()
+    Console(file=stream, width=WIDTH, color_system=None).print(as_renderable(report))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def figure(value: float) -> str:
+    """Two digits: 0, 3.1e-16, inf."""
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def _title(report: Report) -> Text:
+    settings = report.settings
+    networks = f"{settings['flax network']} in Flax and {settings['torch network']} in PyTorch"
+    inputs = "x".join(map(str, settings["inputs"]))
+    verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
+    return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
+
+
+def _summary(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("check", "mode", "tensors", "failed", "nearest the limit", "error", "PyTorch's", "allowed", ""):
+        right = heading in ("tensors", "failed", "error", "PyTorch's", "allowed")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):
+        rows = list(group)
+        top = worst(rows)
+        failed = sum(not row.passed for row in rows)
+        table.add_row(
+            check,
+            mode,
+            str(len(rows)),
+            str(failed),
+            _shortened(_place(top), 24),
+            figure(top.error.relative),
+            figure(top.floor),
+            figure(top.tolerance),
+            Text("FAILED", "bold red") if failed else Text("ok", "green"),
+        )
+    return table
+
+
+def _failures(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("check", "mode", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
+        right = heading not in ("check", "mode", "where")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=not right)
+    failures = [row for row in report.failures if not _was_not_compared(row)]
+    for row in failures[:FAILURES_SHOWN]:
+        table.add_row(
+            row.check,
+            row.mode,
+            _shortened(_place(row), 31),
+            figure(row.error.relative),
+            figure(row.error.max_abs),
+            f"{row.error.cosine:.4f}",
+            figure(row.floor),
+            figure(row.tolerance),
+        )
+    if len(failures) > FAILURES_SHOWN:
+        table.add_row("", "", f"and {len(failures) - FAILURES_SHOWN} more")
+    return table
+
+
+def _was_not_compared(row: Comparison) -> bool:
+    return bool(row.note) and math.isinf(row.error.relative)
+
+
+def _place(row: Comparison) -> str:
+    return row.name + (f", step {row.step}" if row.step else "")
+
+
+def _shortened(text: str, width: int) -> str:
+    """The end of a path says more than its beginning."""
+    return text if len(text) <= width else "…" + text[1 - width :]

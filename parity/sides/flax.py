@@ -1,0 +1,191 @@
+"""The Flax network, as a compiled function of its parameters and statistics."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from parity.conversion.naming import Leaf, leaves
+from parity.sides.base import INPUTS, OUTPUT, Arrays, Loss, Run
+from parity.sides.losses import require_scalar
+from parity.sides.recording import flatten_output, recording_flax
+
+
+class FlaxSide:
+    """A private copy of an NNX network in one precision, as a pure function of its parameters and statistics.
+
+    Attributes:
+        values: {PyTorch name: array in Flax's layout}, every parameter and statistic.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        precision: str,
+        names: Mapping[str, str] | None = None,
+        torch_names: Collection[str] = (),
+    ):
+        """A variable with several names goes by the one that is among `torch_names`."""
+        self.precision = precision
+        self.dtype = jnp.float64 if precision == "float64" else jnp.float32
+        self.names = dict(names or {})
+        self._model = at_precision(nnx.clone(model), precision)
+        self.leaves: dict[str, Leaf] = {}
+        for leaf in sorted(leaves(self._model, self.names), key=lambda leaf: leaf.torch_name not in torch_names):
+            if not any(leaf.variable is other.variable for other in self.leaves.values()):
+                self.leaves[leaf.torch_name] = leaf
+        self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
+        self.values = {name: leaf.variable.get_value() for name, leaf in self.leaves.items()}
+        self._compiled: dict[tuple[bool, int | None], Callable] = {}
+
+    def take(self, model: nnx.Module) -> None:
+        """Takes the parameters and statistics of a model that `self.model` gave."""
+        values = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(model, self.names)}
+        self.values = {name: values[name] for name in self.values}
+
+    def load(self, state: Arrays) -> None:
+        """Takes parameters and statistics from a PyTorch state_dict, by copies."""
+        self.values |= self.from_torch_layout(state)
+
+    def from_torch_layout(self, arrays: Arrays) -> dict[str, jax.Array]:
+        """Parameters, or anything shaped like them, in Flax's layout and this network's precision, by copies."""
+        return {
+            name: jnp.array(self.leaves[name].rule.to_flax(array), dtype=self.values[name].dtype)
+            for name, array in arrays.items()
+            if name in self.leaves
+        }
+
+    def state(self, values: Mapping[str, jax.Array] | None = None) -> Arrays:
+        """`values` (by default this network's own) in PyTorch's layout."""
+        values = self.values if values is None else values
+        return {name: np.array(self.leaves[name].rule.to_torch(np.asarray(value))) for name, value in values.items()}
+
+    def array(self, array: Any) -> Any:
+        if isinstance(array, Mapping):
+            return {name: self.array(value) for name, value in array.items()}
+        array = np.asarray(array)
+        return jnp.array(array, dtype=self.dtype if np.issubdtype(array.dtype, np.floating) else None)
+
+    def model(self, values: Mapping[str, jax.Array] | None = None, *, train: bool) -> nnx.Module:
+        """A new module with these values, in that mode; dropout stays off."""
+        model = nnx.clone(self._model)
+        model.train() if train else model.eval()
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.Dropout):
+                module.deterministic = True
+        values = self.values if values is None else values
+        for leaf in leaves(model, self.names):
+            if leaf.torch_name in values:
+                leaf.variable.set_value(values[leaf.torch_name])
+        return model
+
+    def _pass(self, train: bool, loss: Callable | None) -> Callable:
+        """The compiled pass, and one back where there is a loss."""
+        key = train, id(loss) if loss else None
+        if key in self._compiled:
+            return self._compiled[key]
+        graphdef, state = nnx.split(self.model(train=train))
+        names = self.names  # without `self`, which then goes with its arrays as soon as nothing else holds it
+
+        def forward(parameters, statistics, inputs, targets):
+            model = nnx.merge(graphdef, state, copy=True)
+            ours = {leaf.torch_name: leaf.variable for leaf in leaves(model, names)}
+            values = parameters | statistics
+            for name, value in values.items():
+                ours[name].set_value(value)
+            with recording_flax(model) as recorder:
+                outputs = model(inputs)
+            value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
+            after = {name: ours[name].get_value() for name in statistics}
+            return value, (flatten_output(outputs, OUTPUT), recorder.outputs, after)
+
+        if loss is None:
+            compiled = jax.jit(lambda *arguments: (forward(*arguments), ({}, None)))
+        else:
+            compiled = jax.jit(self._with_gradients(forward))
+        # The loss is kept alive with its entry, so that no other can get its id.
+        self._compiled[key] = lambda *arguments, _loss=loss: compiled(*arguments)
+        return self._compiled[key]
+
+    @staticmethod
+    def _with_gradients(forward: Callable) -> Callable:
+        def run(parameters, statistics, inputs, targets):
+            argnums = (0, 2) if _is_float(inputs.dtype) else (0,)
+            result, gradients = jax.value_and_grad(forward, argnums=argnums, has_aux=True)(
+                parameters, statistics, inputs, targets
+            )
+            return result, (*gradients, None)[:2]
+
+        return run
+
+    def run(self, inputs: np.ndarray, targets: Any = None, loss: Loss | None = None, *, train: bool) -> Run:
+        """A pass over inputs in Flax's layout, and one back where there is a loss; `values` are left unchanged."""
+        parameters, statistics = self.parts()
+        (value, (outputs, activations, after)), (gradients, input_gradient) = self._pass(train, loss and loss[0])(
+            parameters, statistics, self.array(inputs), None if targets is None else self.array(targets)
+        )
+        wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
+        return Run(
+            outputs=wide(outputs),
+            activations={self.torch_path(name): array for name, array in wide(activations).items()},
+            statistics=self.state(after),
+            loss=float(value) if loss else float("nan"),
+            gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
+        )
+
+    def record(self, inputs: np.ndarray, *, train: bool) -> tuple[Arrays, Arrays]:
+        """First inputs and outputs of every submodule in a forward pass, by PyTorch's path, in Flax's layout."""
+        graphdef, state = nnx.split(self.model(train=train))
+
+        def forward(state, x):
+            model = nnx.merge(graphdef, state, copy=True)
+            with recording_flax(model) as recorder:
+                model(x)
+            return {k: v for k, v in recorder.inputs.items() if isinstance(v, jax.Array)}, recorder.outputs
+
+        taken, given = jax.jit(forward)(state, self.array(inputs))
+        return (
+            {self.torch_path(name): _wide(array) for name, array in taken.items()},
+            {self.torch_path(name): _wide(array) for name, array in given.items()},
+        )
+
+    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
+        """The shapes of the outputs in eval mode; nothing is computed."""
+        _, (outputs, _, _) = jax.eval_shape(self._pass(False, None), *self.parts(), self.array(inputs), None)[0]
+        return {name: array.shape for name, array in outputs.items()}
+
+    def parts(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Parameters, and everything else."""
+        parameters = {name: self.values[name] for name in self.parameters}
+        return parameters, {name: value for name, value in self.values.items() if name not in parameters}
+
+    def torch_path(self, path: str) -> str:
+        for theirs in sorted(self.names, key=len, reverse=True):
+            if path == theirs or path.startswith((theirs + ".", theirs + "#")):
+                return self.names[theirs] + path[len(theirs) :]
+        return path
+
+
+def _is_float(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def _wide(array: jax.Array) -> np.ndarray:
+    return np.asarray(array).astype(np.float64) if _is_float(array.dtype) else np.array(array)
+
+
+def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
+    """Changes a module's parameters, statistics and compute dtype in place; bfloat16 keeps float32 parameters."""
+    dtype = jnp.float64 if precision == "float64" else jnp.float32
+    compute = jnp.bfloat16 if precision == "bfloat16" else dtype
+    for _, module in nnx.iter_modules(model):
+        for attribute, value in (("dtype", compute), ("param_dtype", dtype)):
+            if hasattr(module, attribute):
+                setattr(module, attribute, value)
+    for _, variable in nnx.iter_graph(model):
+        if isinstance(variable, nnx.Variable) and _is_float(variable.dtype):
+            variable.set_value(jnp.array(variable.get_value(), dtype))
+    return model

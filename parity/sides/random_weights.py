@@ -1,0 +1,69 @@
+"""Weights, statistics and inputs that hide nothing."""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from flax import nnx
+
+from parity.conversion.convert import to_flax
+from parity.errors import ParityError
+from parity.sides.base import require_networks
+
+
+def randomize(
+    flax_model: nnx.Module | None,
+    torch_model: torch.nn.Module,
+    *,
+    seed: int = 0,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Fills a Flax network, if given one, and a PyTorch network with the same values: every part shows in the output.
+
+    A fresh network hides faults: gammas of 1 and statistics of 0 and 1 leave a BatchNorm without effect, a last gamma
+    of 0 a whole branch. Here weights have the size that keeps a signal's (He et al. 2015) and a mean that is not zero,
+    gammas lie in 0.4..0.8 or 1.2..1.6, some negative, and statistics around, but not at, the ones of a unit signal.
+
+    Raises:
+        ParityError: if the two do not correspond, or are given the other way round.
+    """
+    if flax_model is not None:
+        require_networks(flax_model, torch_model)
+    rng = np.random.default_rng(seed)
+    norms = torch.nn.modules.batchnorm._NormBase | torch.nn.GroupNorm | torch.nn.LayerNorm
+    gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}
+    values: dict[str, Any] = {}
+    for name, tensor in torch_model.state_dict().items():
+        shape = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            value = rng.integers(1, 100, shape)
+        elif name.endswith("running_var"):
+            value = rng.uniform(0.5, 2.0, shape)
+        elif name in gammas:
+            value = rng.uniform(0.4, 0.8, shape) + 0.8 * (rng.random(shape) < 0.2)
+            value *= np.where(rng.random(shape) < 0.2, -1, 1)
+        elif len(shape) >= 2:
+            fan_in = np.prod(shape[1:])
+            value = rng.normal(0.1 / np.sqrt(fan_in), np.sqrt(2 / fan_in), shape)
+        else:  # biases, running means
+            value = rng.normal(0.05, 0.2, shape)
+        values[name] = torch.tensor(value, dtype=tensor.dtype)
+    torch_model.load_state_dict(values)
+    if flax_model is not None:
+        to_flax(torch_model.state_dict(), flax_model, names=names)
+
+
+def random_inputs(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
+    """float32 inputs (N, ..., C) about unit normal, with a slope along every axis, so that none can be mistaken.
+
+    Raises:
+        ParityError: if `shape` is not a shape.
+    """
+    if not isinstance(shape, tuple | list) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
+        raise ParityError(f"expected a shape such as (4, 32, 32, 3), found {shape!r}")
+    slopes = np.zeros(shape)
+    for axis, size in enumerate(shape[1:], start=1):
+        slopes += np.linspace(-0.5, 0.25 * axis, size).reshape(-1, *[1] * (len(shape) - axis - 1))
+    return (np.random.default_rng(seed).normal(size=shape) + slopes).astype(np.float32)

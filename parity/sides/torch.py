@@ -1,0 +1,132 @@
+"""PyTorch's network, run in several arrangements that mean the same."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree
+
+from parity.conversion.convert import as_numpy
+from parity.errors import ParityError
+from parity.sides.base import INPUTS, OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run
+from parity.sides.losses import require_scalar
+from parity.sides.recording import flatten_output, recording_torch
+
+
+class TorchSide:
+    """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
+
+    def __init__(self, module: torch.nn.Module, precision: str, device: str = "cpu"):
+        self.precision, self.device = precision, torch.device(device)
+        self.dtype = torch.float64 if precision == "float64" else torch.float32
+        try:
+            self.module = copy.deepcopy(module)
+        except RuntimeError as error:
+            reason = str(error).split(".")[0]
+            raise ParityError(f"the PyTorch network cannot be copied ({reason}): detach what it keeps") from error
+        try:
+            self.module.to(self.device, self.dtype)
+        except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
+            raise ParityError(f"PyTorch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
+
+    def tensor(self, array: Any) -> Any:
+        """A copy of an array (or of a dict of them) on the device; floats in the run's dtype."""
+        if isinstance(array, Mapping):
+            return {name: self.tensor(value) for name, value in array.items()}
+        tensor = torch.tensor(np.ascontiguousarray(array), device=self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.long()
+
+    def state(self) -> Arrays:
+        return {name: as_numpy(tensor).copy() for name, tensor in self.module.state_dict().items()}
+
+    def load(self, state: Arrays) -> None:
+        """Takes some or all parameters and statistics, by copies."""
+        tensors = self.module.state_dict()
+        for name, array in state.items():
+            tensors[name].copy_(torch.from_numpy(np.array(array)))
+
+    def set_mode(self, train: bool) -> None:
+        """Train or eval mode; dropout stays off, since its masks cannot correspond."""
+        self.module.train(train)
+        for child in self.module.modules():
+            if isinstance(child, torch.nn.modules.dropout._DropoutNd):
+                child.eval()
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.module(inputs)
+
+    def run(
+        self,
+        inputs: np.ndarray,
+        targets: Any = None,
+        loss: Loss | None = None,
+        *,
+        train: bool,
+        arrangement: Arrangement = PLAIN,
+        record: bool = True,
+    ) -> Run:
+        """A pass over inputs in PyTorch's layout, and one back where there is a loss; the network is left unchanged."""
+        statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        self.set_mode(train)
+        order = np.arange(len(inputs))
+        if arrangement.permutation_seed is not None:
+            order = np.random.default_rng(arrangement.permutation_seed).permutation(len(inputs))
+        back = np.argsort(order)
+        x = self.tensor(_jittered(inputs, arrangement.noise_seed, self.dtype)[order])
+        if arrangement.channels_last and x.ndim == 4:
+            self.module.to(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=torch.channels_last)
+        differentiate = loss is not None
+        x.requires_grad_(differentiate and x.is_floating_point())
+
+        def in_order(value: Any) -> Any:
+            permuted = arrangement.permutation_seed is not None and isinstance(value, torch.Tensor) and value.ndim
+            if permuted and len(value) % len(back) == 0:
+                return value.unflatten(0, (len(back), -1))[back].flatten(0, 1)
+            return value
+
+        try:
+            with (
+                recording_torch(self.module if record else torch.nn.Identity()) as recorder,
+                torch.set_grad_enabled(differentiate),
+            ):
+                outputs = _pytree.tree_map(in_order, self.forward(x))
+            result = Run(
+                outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
+                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
+                statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
+            )
+            if loss is not None:
+                value = require_scalar(loss[1](outputs, self.tensor(targets)), "PyTorch")
+                value.backward()
+                result.loss = value.item()
+                result.gradients = {
+                    name: _numpy(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
+                    for name, parameter in self.module.named_parameters()
+                    if parameter.requires_grad
+                }
+                if x.grad is not None:
+                    result.gradients[INPUTS] = _numpy(in_order(x.grad))
+            return result
+        finally:
+            self.module.zero_grad(set_to_none=True)
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(statistics[name])
+            if arrangement.channels_last:
+                self.module.to(memory_format=torch.contiguous_format)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return as_numpy(tensor).astype(np.float64, copy=False) if tensor.is_floating_point() else as_numpy(tensor).copy()
+
+
+def _jittered(inputs: np.ndarray, seed: int | None, dtype: torch.dtype) -> np.ndarray:
+    """The inputs, each moved by one unit in the last place, up or down."""
+    if seed is None or not np.issubdtype(inputs.dtype, np.floating):
+        return inputs
+    inputs = inputs.astype(np.float64 if dtype is torch.float64 else np.float32)
+    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
+    return np.nextafter(inputs, np.where(up, np.inf, -np.inf).astype(inputs.dtype))

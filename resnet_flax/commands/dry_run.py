@@ -1,0 +1,104 @@
+"""What a run would cost: model size, steps, memory, and one compiled step, without its data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from resnet_flax.compiled.absent_gpu import absent_mesh, memory_bandwidth, memory_size
+from resnet_flax.compiled.program import CompiledProgram
+from resnet_flax.data import SmallImageTransform, open_source
+from resnet_flax.errors import UserError
+from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.devices import describe, open_devices
+from resnet_flax.training.display import counted, duration
+from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
+from resnet_flax.training.sharding import abstract
+from resnet_flax.weights.load import load_pretrained
+
+
+def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) -> tuple[int, int, int]:
+    """The shape of a training image behind its transform; `image` is one of the source, if there is one."""
+    if image is not None:
+        return config.data.train_transform(image, np.random.default_rng(0)).shape
+    transform = config.data.train_transform
+    side = (transform.size or 32) if isinstance(transform, SmallImageTransform) else (transform.crop_size or 224)
+    return side, side, channels
+
+
+def describe_run(config: TrainConfig, console: Console) -> int:
+    """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
+    weights = config.model.weights
+    small_images = config.model.small_images
+    if weights is not None and Path(weights).expanduser().exists():  # of a file nothing but the stem makes a difference
+        small_images = load_pretrained(config.model.name, weights).model.small_images
+    config = resolve(replace(config, model=replace(config.model, weights=None, small_images=small_images)))
+    mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
+    image = None
+    try:
+        source = open_source(config.data.data, "train", data_dir=config.data.data_dir, may_prepare=False)
+        facts, origin = facts_of(source), "found"
+        image = source[0]["image"]
+    except UserError:
+        recipe = RECIPES.get(config.recipe)
+        if recipe is None or recipe.config.data.data != config.data.data:
+            raise
+        facts, origin = DataFacts(*recipe.data), "as published: it is not here"
+    setup = Setup(config, mesh, facts)
+    shape = image_shape(config, image, facts.channels)
+
+    state = jax.eval_shape(lambda: setup.state(setup.network.arrays(setup.build_model())))
+    state = abstract(state, setup.replicated)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=setup.sharded),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32, sharding=setup.sharded),
+    }
+    trained, frozen = (sum(x.size for x in state[name].values()) for name in ("params", "frozen"))
+    frozen_note = f", {frozen:,} of them frozen" if frozen else ""
+
+    def say(name: str, value: str) -> None:
+        console.print(f"{name:<12}{value}", highlight=False, soft_wrap=True)
+
+    say("recipe", config.recipe)
+    say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
+    say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
+    if weights is not None:
+        say("weights", f"{weights} (their values make no difference here)")
+    say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
+    say(
+        "steps",
+        f"{setup.total_steps:,} ({counted(config.schedule.epochs, 'epoch')} of {setup.steps_per_epoch:,}, batch "
+        f"{config.batch_size:,})",
+    )
+    say("devices", describe(mesh))
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    say("state", f"{state_bytes / 1e6:,.1f} MB on each device")
+
+    forward = jax.jit(lambda arrays, images: setup.network.model(arrays)(images))
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    arrays = {**state["params"], **state["frozen"], **state["statistics"]}
+    if cost := forward.lower(arrays, one).cost_analysis():
+        say("cost", f"{cost['flops'] / 1e9:,.2f} GFLOP an image forward, about three times that to train")
+    lowered = setup.train_step.lower(state, batch)
+    began = time.monotonic()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    if config.run.target is not None and memory is not None:
+        room = f", of {memory_size(config.run.target) / 1e9:.0f}"
+        say("memory", f"{memory.peak_memory_in_bytes / 1e9:,.2f} GB on each device{room}")
+        program, images = CompiledProgram(compiled.as_text() or ""), config.batch_size // mesh.size
+        bound = int(memory_bandwidth(config.run.target) / program.traffic * config.batch_size)
+        say("kernels", f"{program.launches:,} a step, {len(program.collectives)} of them collectives")
+        say("traffic", f"{program.traffic / images / 1e6:,.1f} MB an image, on each device")
+        say("bound", f"{bound:,} images/s if nothing but memory bounds it; compiled, not measured")
+    elif memory is not None:
+        say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
+    say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")
+    return 0

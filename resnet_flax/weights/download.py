@@ -1,0 +1,53 @@
+"""torchvision's published weights: from the cache, or a file that someone put there, or torchvision's server."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from resnet_flax.cache import cache_directory
+from resnet_flax.errors import UserError
+from resnet_flax.weights.files import Weights, read_weights, write_weights
+from resnet_flax.weights.hub import HUB
+from resnet_flax.weights.published import PublishedWeights
+
+
+def fetch_published(row: PublishedWeights) -> Weights:
+    """From the cache, or a file that someone put there, or torchvision's server; then converted and cached."""
+    folder = cache_directory("weights")
+    cached = (folder / row.file_name).with_suffix(".safetensors")
+    if cached.exists():
+        return read_weights(cached)
+    torch_home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
+    placed = [folder / row.file_name, torch_home / "hub" / "checkpoints" / row.file_name]
+    source = next((path for path in placed if path.exists()), None)
+    if source and not _sha256(source).startswith(row.hash):
+        raise UserError(f"{source} is damaged: its SHA-256 does not begin with {row.hash}; remove it and try again")
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be at the same
+        weights = read_weights(source or _download(row, Path(own), place=placed[0]))
+        write_weights(cached, weights.to_model(), replace(weights, metadata=row.preprocessing.to_metadata()))
+    return read_weights(cached)
+
+
+def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{row.url} is a PyTorch file, which takes PyTorch to read once: pip install 'resnet-flax[torch]', "
+            f"or use {HUB}timm/{row.architecture}.tv_in1k"
+        ) from error
+    path = folder / row.file_name
+    try:
+        torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.hash)
+    except OSError as error:
+        raise UserError(f"cannot download {row.url} ({error}): fetch it elsewhere and put it at {place}") from error
+    except RuntimeError as error:  # the hash
+        raise UserError(f"{row.url} arrived damaged ({error}): try again") from error
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

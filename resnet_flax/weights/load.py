@@ -1,0 +1,162 @@
+"""Named weights, a hub repository or a file -> a ready model, with what one needs to use it."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from resnet_flax.data.preprocessing import Preprocessing
+from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES, ResNet, build_model, get_architecture
+from resnet_flax.weights.adapt import adapted
+from resnet_flax.weights.download import fetch_published
+from resnet_flax.weights.files import Weights, read_weights
+from resnet_flax.weights.hub import HUB, fetch_from_hub
+from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
+
+logger = logging.getLogger("resnet_flax")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with weights, in eval mode, and what belongs to them.
+
+    Attributes:
+        model: the network.
+        architecture: its name in the table of architectures.
+        source: where the weights came from.
+        preprocessing: what images have to go through.
+        says_preprocessing: whether the weights say so themselves; else ImageNet's is assumed.
+        class_names: of the logits; None where they are not known, or the head is new.
+        notes: what was assumed or changed on the way, one sentence each.
+    """
+
+    model: ResNet
+    architecture: str
+    source: str
+    preprocessing: Preprocessing
+    says_preprocessing: bool
+    class_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+def create_model(
+    name: str,
+    *,
+    weights: str | os.PathLike | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    rngs: nnx.Rngs | None = None,
+    **options: Any,
+) -> ResNet:
+    """A network of the family in eval mode, random or with weights.
+
+    What is changed on the way to fit `num_classes` or `in_channels` is logged as a warning.
+
+    Args:
+        name: one of `ARCHITECTURES`.
+        weights: see `load_pretrained`; None for random ones.
+        num_classes: of the head; another number than the weights' makes a new head, 0 drops it. None keeps theirs.
+        in_channels: of the images; another number than the weights' adapts the first convolution. None keeps theirs.
+        rngs: for random parameters; `nnx.Rngs(0)` by default.
+        options: of `ResNet`, such as `dtype`, `norm_layer` or `zero_init_residual`.
+
+    Raises:
+        UserError, ParityError: an unknown name, or weights that cannot be had, read, or used for this network.
+    """
+    rngs = rngs or nnx.Rngs(0)
+    if weights is None:
+        return build_model(name, num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options)
+    loaded = load_pretrained(name, weights, num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options)
+    for note in loaded.notes:
+        logger.warning(note)
+    return loaded.model
+
+
+def load_pretrained(
+    name: str | None,
+    weights: str | os.PathLike,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    rngs: nnx.Rngs | None = None,
+    **options: Any,
+) -> Pretrained:
+    """A network with weights, together with its preprocessing and class names.
+
+    Args:
+        name: the architecture; None takes the one that the weights are of.
+        weights: torchvision's name ("IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT" for the best), downloaded once and
+            cached; "hf-hub:OWNER/REPOSITORY" for a model.safetensors on the Hugging Face hub; or a file that
+            `python -m parity inspect` understands.
+        num_classes, in_channels, rngs, options: as in `create_model`.
+    """
+    row = get_architecture(name) if name is not None else None
+    found, preprocessing, class_names, notes = _find(name, str(weights))
+    theirs = ARCHITECTURES[found.identity.architecture]
+    if row is None:
+        row = theirs
+    elif not row.has_shapes_of(theirs):
+        raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
+
+    rngs = rngs or nnx.Rngs(0)
+    found, changes = adapted(found, num_classes, in_channels, rngs)
+    if "fc" in changes:
+        class_names = None
+    identity = replace(found.identity, architecture=row.name)
+    prepared = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
+    if preprocessing is None:
+        notes.append(f"{weights} does not say how its images were prepared; assumed: {prepared}")
+    model = replace(found, identity=identity).to_model(rngs, **options)
+    notes += changes.values()
+    return Pretrained(model, row.name, str(weights), prepared, preprocessing is not None, class_names, tuple(notes))
+
+
+def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:
+    """The weights with their preprocessing, class names, and what was assumed about either."""
+    if weights.startswith(HUB):
+        path, preprocessing, class_names = fetch_from_hub(weights.removeprefix(HUB))
+    elif weights == "DEFAULT" or any(weights == known for _, known in PUBLISHED_WEIGHTS):
+        if name is None:
+            raise UserError(f"{weights} names the weights of several networks; say which one with --model")
+        row = _published(name, weights)
+        return fetch_published(row), row.preprocessing, imagenet_classes(), []
+    else:
+        path, preprocessing, class_names = _local(weights, name)
+    found = read_weights(path)
+    notes = [note for note in found.notes if note.startswith("warning")]
+    preprocessing = preprocessing or Preprocessing.from_metadata(found.metadata)
+    if class_names is None and "class_names" in found.metadata:
+        class_names = tuple(json.loads(found.metadata["class_names"]))
+    if class_names is None and found.identity.num_classes == 1000:
+        class_names = imagenet_classes()
+        notes.append(f"{weights} does not name its 1000 classes; assumed: ImageNet's")
+    return found, preprocessing, class_names, notes
+
+
+def _local(weights: str, name: str | None) -> tuple[Path, Preprocessing | None, None]:
+    path = Path(weights).expanduser()
+    if not path.exists():
+        known = ", ".join(published_weights(name)) if name else "IMAGENET1K_V1, IMAGENET1K_V2"
+        raise UserError(
+            f"no weights {weights!r}: neither a file, nor {HUB}OWNER/REPOSITORY, nor one of {known or 'none'}, DEFAULT"
+        )
+    for row in PUBLISHED_WEIGHTS.values():
+        if path.name == row.file_name:
+            return path, row.preprocessing, None
+    return path, None, None
+
+
+def _published(name: str, weights: str) -> PublishedWeights:
+    rows = published_weights(name)
+    if not rows:
+        raise UserError(f"there are no published weights of {name}; give a file")
+    if weights == "DEFAULT":
+        return list(rows.values())[-1]
+    if weights not in rows:
+        raise UserError(f"{name} has no weights {weights}; it has {', '.join(rows)}")
+    return rows[weights]
