@@ -15,8 +15,8 @@ import pytest
 
 import parity.__main__
 import resnet_flax.__main__
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 OPTION = re.compile(r"(?<![\w-])--(?!xla_)[a-z][a-z0-9.-]*")
 FOREIGN = {

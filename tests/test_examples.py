@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -14,8 +13,9 @@ from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax.data import EvaluationTransform, open_source
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.models import build_model
+from tests import ROOT
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def run(name, *arguments):

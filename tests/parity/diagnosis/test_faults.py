@@ -1,13 +1,13 @@
 """Every known fault is caught by the check named for it, and named by the diagnosis."""
 
 import os
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from tests.parity_faults import FAULTS, outcome
+from tests import ROOT
+from tests.parity.diagnosis.faults import FAULTS, outcome
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
@@ -18,24 +18,24 @@ def test_fault_is_caught_and_named(fault):
     assert fault.diagnosis in " ".join(map(str, report.findings)), str(report)
 
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "traps.md"
+DOCUMENT = ROOT / "docs" / "traps.md"
 HEADER = """\
 # Faults, who catches them, and what is said
 
 Each of these faults is planted by the tests in a small network (a stem, two bottlenecks, two linear layers) or in a
 single layer; the check named must fail, and the diagnosis must name the cause. Made by `PARITY_WRITE_DOCS=1 pytest
-tests/test_parity_faults.py`; float64 on a CPU unless the diagnosis says otherwise. The error is the relative one of
-the first tensor that failed ("inf": no number can be given, as for memory that is shared).
+tests/parity/diagnosis/test_faults.py`; float64 on a CPU unless the diagnosis says otherwise. The error is the relative
+one of the first tensor that failed ("inf": no number can be given, as for memory that is shared).
 
 | fault | caught by | error | diagnosis |
 |---|---|---|---|
 """
 ELSEWHERE = """
 Faults in the data are caught by `parity.check_preprocessing` (no antialiasing, another size, a crop offset rounded
-otherwise) and `parity.check_classes` (names sorted naturally), planted in `tests/test_parity_toolkit.py`; other
+otherwise) and `parity.check_classes` (names sorted naturally), planted in `tests/parity/test_toolkit.py`; other
 widths, such as a wrong formula for ResNeXt, by the list of shapes that differ before anything is computed. A forward
 hook that keeps a tensor without copying it, and a comparison that leaves float64 on, are planted in
-`tests/test_parity_checks.py`.
+`tests/parity/checks/test_table.py`.
 """
 
 

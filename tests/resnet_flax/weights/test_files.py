@@ -23,7 +23,7 @@ from resnet_flax.weights.names import SCHEMES, recognise_naming
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from tests.test_convert import assert_same_bytes
+from tests.parity.conversion.test_convert import assert_same_bytes
 from tests.torch_models import (
     ResidualNet,
     randomized,

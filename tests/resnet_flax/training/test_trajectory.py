@@ -8,6 +8,7 @@ import pytest
 
 from resnet_flax.data import open_source
 from resnet_flax.training.recipes import RECIPES
+from tests import ROOT
 
 pytest.importorskip("torch")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -15,7 +16,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.fixture
 def benchmark():
-    path = Path(__file__).parent.parent / "benchmarks" / "recipe_vs_torch.py"
+    path = ROOT / "benchmarks" / "recipe_vs_torch.py"
     spec = importlib.util.spec_from_file_location("recipe_vs_torch", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

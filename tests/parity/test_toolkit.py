@@ -25,7 +25,7 @@ from parity.reports.terminal import WIDTH
 from parity.sides.flax import FlaxSide
 from resnet_flax.data import evaluation_transform
 from resnet_flax.errors import UserError
-from tests.parity_faults import FAULTS, norm_pair, outcome
+from tests.parity.diagnosis.faults import FAULTS, norm_pair, outcome
 
 pytest_plugins = ["pytester"]
 

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +12,17 @@ import numpy as np
 import pytest
 
 from parity import to_torch
-from tests import data_parallel_worker
+from tests import ROOT
 from tests.conftest import CACHE
-from tests.test_training_step import build, in_torch, torch_tiny
-from tests.tiny import CLASSES, batches
-
-ROOT = Path(__file__).parent.parent
+from tests.resnet_flax.training import data_parallel_worker
+from tests.resnet_flax.training.test_step import build, in_torch, torch_tiny
+from tests.resnet_flax.training.tiny import CLASSES, batches
 
 
 def start(out, devices, **environment):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.data_parallel_worker", str(out)],
+        [sys.executable, "-m", "tests.resnet_flax.training.data_parallel_worker", str(out)],
         cwd=ROOT,
         env={
             **os.environ,

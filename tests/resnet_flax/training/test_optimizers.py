@@ -12,7 +12,7 @@ from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.optimizers import decay_mask, make_optimizer, make_schedule
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.state import Network
-from tests.tiny import Tiny, randomised
+from tests.resnet_flax.training.tiny import Tiny, randomised
 
 torch = pytest.importorskip("torch")
 

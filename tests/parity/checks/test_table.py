@@ -23,7 +23,7 @@ from parity.sides.recording import recording_flax, recording_torch
 from parity.sides.torch import TorchSide
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
-from tests.parity_faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
+from tests.parity.diagnosis.faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
 
 EVEN, ODD = (4, 16, 26, 3), (3, 17, 21, 3)
 

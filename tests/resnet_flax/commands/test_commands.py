@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 skimage_data = pytest.importorskip("skimage.data")
 
+from tests import ROOT
 from tests.torch_models import random_images, randomized
 
 
@@ -139,7 +139,7 @@ def test_models_lists_every_architecture_within_80_columns(capsys):
 
 
 def test_model_zoo_page_is_up_to_date():
-    page = Path(__file__).parent.parent / "docs" / "model-zoo.md"
+    page = ROOT / "docs" / "model-zoo.md"
     assert page.read_text() == markdown(), "python -m resnet_flax models --markdown > docs/model-zoo.md"
 
 

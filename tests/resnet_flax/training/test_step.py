@@ -18,7 +18,7 @@ from resnet_flax.training.optimizers import make_optimizer
 from resnet_flax.training.sharding import check_batch_size
 from resnet_flax.training.state import Network, create_state, model_arrays
 from resnet_flax.training.step import make_train_step
-from tests.tiny import CLASSES, Tiny, batches, randomised
+from tests.resnet_flax.training.tiny import CLASSES, Tiny, batches, randomised
 
 RATE = 0.1
 

@@ -2,13 +2,13 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
 from resnet_flax.compiled import absent_gpu
 from resnet_flax.compiled.program import CompiledProgram
 from resnet_flax.errors import UserError
+from tests import ROOT
 
 HEADER = (
     "HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, may-alias) }"
@@ -190,7 +190,7 @@ def test_without_the_plugin_the_error_says_what_to_install(monkeypatch):
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    path = Path(__file__).parent.parent / "benchmarks" / "gpu_compile.py"
+    path = ROOT / "benchmarks" / "gpu_compile.py"
     spec = importlib.util.spec_from_file_location("gpu_compile", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gpu_compile", module)

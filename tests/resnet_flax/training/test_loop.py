@@ -28,6 +28,7 @@ from resnet_flax.layers import BatchNorm, Conv, Linear
 from resnet_flax.training import loop, memory, setup, workdir
 from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.recipes import RECIPES
+from tests import ROOT
 
 OPTIONS = [
     "--data",
@@ -42,7 +43,6 @@ OPTIONS = [
     "1",
 ]
 STEPS = 12
-ROOT = Path(__file__).parent.parent
 
 
 # Where reading a damaged file fails, Orbax leaves coroutines behind that nobody waits for; gc brings it up here.
