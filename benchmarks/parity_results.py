@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from parity import Optimizer, check, random_inputs
-from parity.commands.check import networks
+from parity.networks import named_pair
 from parity.reports.terminal import worst
 from resnet_flax.models import ARCHITECTURES
 
@@ -49,8 +49,9 @@ def measure(name: str, size: int, batch: int) -> list[dict]:
     """One row for each check and mode: the worst tensor's error beside PyTorch's own, and what is allowed."""
     jax.config.update("jax_platforms", "cpu")
     started = time.perf_counter()
-    flax_model, torch_model, shape = networks(name, None, seed=0)
-    arguments = flax_model, torch_model, random_inputs((batch, size, size, shape["in_channels"])), np.arange(batch)
+    pair = named_pair(name)
+    inputs = random_inputs((batch, size, size, pair.channels))
+    arguments = pair.flax_model, pair.torch_model, inputs, np.arange(batch)
     report = check(*arguments, optimizer=SGD, steps=STEPS)
     gc.collect()  # the compiled functions of that check hold on to its gigabytes
     adamw = check(*arguments, checks=("optimizer",), optimizer=ADAMW, steps=STEPS)

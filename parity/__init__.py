@@ -8,14 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parity.checks.check import CHECKS, check
     from parity.checks.data import check_classes, check_preprocessing
-    from parity.checks.optimizers import Optimizer
-    from parity.checks.table import CHECKS, check
     from parity.conversion.checkpoints import load_checkpoint
     from parity.conversion.convert import to_flax, to_torch
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
     from parity.reports.results import Comparison, Finding, Report
+    from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs, randomize
     from parity.testing import assert_gradient_parity, assert_parity, assert_train_parity
 
@@ -43,13 +43,13 @@ __all__ = [
 
 _MODULES = {
     "checks.data": ("check_classes", "check_preprocessing"),
-    "checks.optimizers": ("Optimizer",),
-    "checks.table": ("CHECKS", "check"),
+    "checks.check": ("CHECKS", "check"),
     "conversion.checkpoints": ("load_checkpoint",),
     "conversion.convert": ("to_flax", "to_torch"),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
     "reports.results": ("Comparison", "Finding", "Report"),
+    "sides.optimizers": ("Optimizer",),
     "sides.random_weights": ("random_inputs", "randomize"),
     "testing": ("assert_gradient_parity", "assert_parity", "assert_train_parity"),
 }

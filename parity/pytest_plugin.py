@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
-    from parity.checks.table import check
+    from parity.checks.check import check
     from parity.errors import ParityError
 
     count = 0

@@ -1,18 +1,19 @@
 """Assertions for other people's tests: `import parity` and compare a Flax network with its PyTorch original."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from flax import nnx
+from parity.sides.optimizers import Optimizer
 
-from parity.checks.optimizers import Optimizer
-from parity.checks.table import check
+if TYPE_CHECKING:
+    import torch
+    from flax import nnx
+from parity.checks.check import check
 from parity.errors import ParityError
 from parity.reports.results import Report
 
 
-def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:
+def assert_parity(flax_model: "nnx.Module", torch_model: "torch.nn.Module", inputs: Any, **options: Any) -> Report:
     """Asserts that outputs and the activations of all submodules agree, in eval and in train mode.
 
     Args:
@@ -27,15 +28,17 @@ def assert_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: 
     return _assert(flax_model, torch_model, inputs, ("forward", "activations"), options)
 
 
-def assert_gradient_parity(flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, **options: Any) -> Report:
+def assert_gradient_parity(
+    flax_model: "nnx.Module", torch_model: "torch.nn.Module", inputs: Any, **options: Any
+) -> Report:
     """As `assert_parity`, for the loss's gradient with respect to every parameter and the inputs."""
     __tracebackhide__ = True  # pytest then shows the caller's line
     return _assert(flax_model, torch_model, inputs, ("forward", "activations", "gradients"), options)
 
 
 def assert_train_parity(
-    flax_model: nnx.Module,
-    torch_model: torch.nn.Module,
+    flax_model: "nnx.Module",
+    torch_model: "torch.nn.Module",
     batch: Any,
     *,
     optimizer: Optimizer | str = "sgd",
@@ -55,7 +58,11 @@ def assert_train_parity(
 
 
 def _assert(
-    flax_model: nnx.Module, torch_model: torch.nn.Module, inputs: Any, checks: Sequence[str], options: dict[str, Any]
+    flax_model: "nnx.Module",
+    torch_model: "torch.nn.Module",
+    inputs: Any,
+    checks: Sequence[str],
+    options: dict[str, Any],
 ) -> Report:
     __tracebackhide__ = True
     try:

@@ -1,67 +1,172 @@
-"""What the trajectory check of `python -m parity check` trains with: this project's own step, on real images."""
+"""The ResNets as a family that `python -m parity` knows: its names, pairs and checkpoints.
 
-from collections.abc import Mapping, Sequence
+Registered in pyproject.toml under the entry-point group `parity.networks`; `parity.networks.Family` says what is asked.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_digits
+from flax import nnx
 
-from parity.checks.optimizers import Optimizer
-from parity.conversion.naming import leaves
-from resnet_flax.models import ResNet
-from resnet_flax.training.config import LossConfig, OptimizerConfig
-from resnet_flax.training.loss import make_loss
-from resnet_flax.training.optimizers import make_optimizer
-from resnet_flax.training.state import Network, create_state, model_arrays
-from resnet_flax.training.step import make_train_step
-
-Batch = tuple[jax.Array, jax.Array]
+from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
+from resnet_flax.weights.files import Weights, read_weights, write_weights
 
 
-def train(model: ResNet, batches: Sequence[Batch], optimizer: Optimizer) -> list[float]:
-    """Trains `model` in place with `resnet_flax.training`'s step; returns the loss before each update."""
-    rates = jnp.asarray([optimizer.learning_rate_at(step) for step in range(len(batches))], batches[0][0].dtype)
-    schedule = lambda step: rates[step]  # noqa: E731
-    kind: Any = optimizer.kind
-    if kind == "sgd" and optimizer.momentum:
-        kind = "nesterov" if optimizer.nesterov else "momentum"
-    config = OptimizerConfig(
-        optimizer=kind,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
-    )
-    network = Network(model)
-    arrays = network.arrays(model)
+@dataclass(frozen=True)
+class Options:
+    """What else can be chosen about a network."""
 
-    def prepare(key: jax.Array, batch: Mapping[str, jax.Array]) -> Batch:
-        return batch["image"], jax.nn.one_hot(batch["label"], model.num_classes, dtype=batch["image"].dtype)
-
-    transform = make_optimizer(config, schedule, network)
-    step = make_train_step(network, transform, schedule, make_loss(LossConfig()), prepare)
-    # Copies, because the step takes its state's buffers over.
-    state = create_state(network, jax.tree.map(jnp.copy, arrays), transform, seed=0)
-    losses = []
-    for image, label in batches:
-        state, metrics = step(state, {"image": image, "label": label})
-        losses.append(float(metrics["loss"]))
-    trained = model_arrays(state)
-    for leaf in leaves(model):
-        leaf.variable.set_value(trained[leaf.path])
-    return losses
+    small_images: bool = False
+    """A 3x3 stem without max-pool on both sides."""
 
 
-def digit_batches(steps: int, batch: int, size: int, channels: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches of scikit-learn's handwritten digits: float32 (batch, size, size, channels) and labels, shuffled."""
-    digits = load_digits()
-    images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)
-    rng = np.random.default_rng(0)
-    order = np.concatenate([rng.permutation(len(images)) for _ in range(1 + steps * batch // len(images))])
-    result = []
-    for step in range(steps):
-        chosen = order[step * batch : (step + 1) * batch]
-        pixels = jax.image.resize(images[chosen], (batch, size, size, 1), "bilinear")
-        standardised = (np.asarray(pixels) - np.float32(0.3)) / np.float32(0.38)
-        result.append((np.repeat(standardised, channels, axis=-1), digits.target[chosen]))
-    return result
+@dataclass(frozen=True)
+class ResNetPair:
+    """A ResNet and its PyTorch original, with the same values; see `parity.networks.NamedPair`."""
+
+    flax_model: nnx.Module
+    torch_model: Any
+    channels: int
+    num_classes: int
+
+    @property
+    def train(self) -> Callable:
+        from resnet_flax.training.trajectory import train
+
+        return train
+
+    def batches(self, steps: int, batch: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Digits, of which there are ten.
+
+        Raises:
+            UserError: if the network has fewer classes.
+        """
+        if self.num_classes < 10:
+            raise UserError(f"a trajectory trains on ten digits, and the weights have {self.num_classes} classes")
+        from resnet_flax.training.trajectory import digit_batches
+
+        return digit_batches(steps, batch, size, self.channels)
+
+    def read_image(self, path: Path, batch: int, size: int) -> np.ndarray:
+        """One picture, resized a little differently for each example of the batch, and normalised."""
+        from PIL import Image, UnidentifiedImageError
+
+        from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
+        from resnet_flax.data.transforms import evaluation_transform
+
+        try:
+            picture = Image.open(path).convert("RGB" if self.channels == 3 else "L")
+        except FileNotFoundError as error:
+            raise UserError(f"--image {path} does not exist") from error
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"--image {path} cannot be read as an image: {error}") from error
+        crops = [
+            evaluation_transform(resize_size=size + size * index // 8, crop_size=size)(picture)
+            for index in range(1, batch + 1)
+        ]
+        pixels = np.stack(crops).reshape(batch, size, size, self.channels) / np.float32(255)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else ((0.5,), (0.5,))
+        return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class IdentifiedWeights:
+    """A checkpoint of the family; see `parity.networks.Weights`."""
+
+    weights: Weights
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        return self.weights.origin
+
+    @property
+    def notes(self) -> tuple[Any, ...]:
+        return self.weights.notes
+
+    def describe(self) -> str:
+        return str(self.weights.identity)
+
+    def rows(self) -> list[tuple[str, str]]:
+        weights, identity = self.weights, self.weights.identity
+        weights.to_model()  # raises unless every entry fits
+        parameters = sum(a.size for n, a in weights.state_dict.items() if n.endswith((".weight", ".bias")))
+        dtypes = Counter(array.dtype.name for array in weights.state_dict.values())
+        prefix = f", prefix {weights.naming.prefix!r}" if weights.naming.prefix else ""
+        return [
+            ("architecture", identity.architecture),
+            ("classes", str(identity.num_classes) if identity.num_classes else "none (no head)"),
+            ("input channels", f"{identity.in_channels}"),
+            ("stem", "3x3, no max-pool" if identity.small_images else "7x7 stride 2, max-pool"),
+            ("parameters", f"{parameters:,}"),
+            ("entries", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())),
+            ("names", f"{weights.naming.scheme}{prefix}"),
+            *((key, text if len(text) <= 60 else text[:57] + "...") for key, text in weights.metadata.items()),
+        ]
+
+    def named(self, name: str) -> "IdentifiedWeights":
+        found = self.weights.identity.architecture
+        if not get_architecture(name).has_shapes_of(get_architecture(found)):
+            raise UserError(f"{self.weights.source} holds a {found}, not a {name}")
+        return IdentifiedWeights(replace(self.weights, identity=replace(self.weights.identity, architecture=name)))
+
+    def write(self, path: Path, *, original_names: bool) -> None:
+        write_weights(path, self.weights.to_model(), self.weights, original_names=original_names)
+
+
+class ResNets:
+    """The family; see `parity.networks.Family`."""
+
+    Options = Options
+
+    def names(self) -> list[str]:
+        return list(ARCHITECTURES)
+
+    def read(self, path: Path) -> IdentifiedWeights:
+        return IdentifiedWeights(read_weights(path))
+
+    def pair(self, name: str, options: Options, *, weights: Path | None = None) -> ResNetPair:
+        """A network in Flax and in PyTorch, with a checkpoint's weights; without one the Flax model is abstract.
+
+        Raises:
+            UserError: if the weights are of another network, or have no head.
+        """
+        row = get_architecture(name)
+        if weights is None:
+            original = _original(name, row.num_classes, row.in_channels, options.small_images)
+            model = nnx.eval_shape(lambda: build_model(name, small_images=options.small_images, rngs=nnx.Rngs(0)))
+            return ResNetPair(model, original, row.in_channels, row.num_classes)
+
+        with jax.enable_x64(True):  # float64 weights stay so
+            read = read_weights(weights)
+            identity = read.identity
+            if not row.has_shapes_of(get_architecture(identity.architecture)):
+                raise UserError(f"{weights} holds a {identity.architecture}, not a {name}")
+            model = read.to_model()
+        if not identity.num_classes:
+            raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
+        original = _original(name, identity.num_classes, identity.in_channels, identity.small_images)
+        _fill(original, read.state_dict)
+        return ResNetPair(model, original, identity.in_channels, identity.num_classes)
+
+
+def _original(name: str, num_classes: int, in_channels: int, small_images: bool) -> Any:
+    try:
+        from resnet_flax.models.originals import torch_network
+    except ImportError as error:
+        raise UserError(f"PyTorch's {name} needs torchvision: pip install 'resnet-flax[torch]' ({error})") from error
+    return torch_network(name, num_classes=num_classes, in_channels=in_channels, small_images=small_images)
+
+
+def _fill(original: Any, state_dict: Mapping[str, np.ndarray]) -> None:
+    import torch
+
+    original.load_state_dict({key: torch.tensor(np.array(value)) for key, value in state_dict.items()})
+
+
+FAMILY = ResNets()

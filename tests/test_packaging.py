@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,67 +10,106 @@ from tests import ROOT
 
 HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "grain", "matplotlib", "huggingface_hub")
 
-CONVERSION = (
-    "parity.conversion.naming",
-    "parity.conversion.convert",
-    "parity.conversion.checkpoints",
-    "parity.conversion.orbax",
-)
-# Everything of this project that the modules under a path may import; the first path that fits counts.
+# What the modules under a path may import of this project; the first path that fits counts.
 MAY_IMPORT = {
-    "parity/commands": ("parity", "resnet_flax"),
-    "parity/__main__.py": ("parity", "resnet_flax.errors"),
-    "parity/conversion/naming.py": (),
-    "parity/conversion/convert.py": ("parity.conversion.naming",),
-    "parity/conversion/checkpoints.py": (
-        "parity.conversion.naming",
-        "parity.conversion.convert",
-        "parity.conversion.orbax",
+    "parity/errors.py": (),
+    "parity/conversion": ("parity.conversion", "parity.errors"),
+    "parity/sides": ("parity.sides", "parity.conversion", "parity.errors"),
+        "parity.sides",
+        "parity.checks.pair",
+        "parity.checks.tolerance",
+        "parity.conversion",
+        "parity.errors",
     ),
-    "parity/conversion/orbax.py": (),
     "parity": ("parity",),
-    "resnet_flax/errors.py": (),
+    "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
     "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors"),
-    "resnet_flax/weights.py": (*CONVERSION, "resnet_flax.models"),
-    "resnet_flax/weights/hub.py": ("resnet_flax.data", "resnet_flax.errors"),
-    "resnet_flax/weights/published.py": ("resnet_flax.data",),
-    "resnet_flax/weights/load.py": (
-        "parity.conversion.convert",
-        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "hub", "layers", "models", "weight_table")),
-        "resnet_flax.weights",
+    "resnet_flax/weights": (
+        "parity.conversion",
+        "parity.errors",
+        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
-    "resnet_flax/inference.py": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.weights.load"),
-    "resnet_flax/export.py": ("parity.conversion.checkpoints", "resnet_flax.models"),
-    "resnet_flax/training": (
-        *CONVERSION,
-        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "pretrained", "training")),
-    ),
-    "resnet_flax": ("resnet_flax", *CONVERSION, "parity.errors"),
+    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors"),
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("parity", "resnet_flax")
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 
 
-def imported_modules(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports_of(module: str, nodes) -> set[str]:
+    """The modules of this project that the statements import, and for `from package import name` the name too."""
+    imported = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("resnet_flax", "parity")}
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in imported if name.split(".")[0] in ("parity", "resnet_flax")}
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*ROOT.glob("resnet_flax/**/*.py"), *ROOT.glob("parity/**/*.py")]),
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
-def test_dependencies_point_one_way(path):
+@pytest.mark.parametrize("module", MODULES)
+def test_dependencies_point_one_way(module):
+    path = MODULES[module]
     relative = path.relative_to(ROOT).as_posix()
     allowed = next(names for prefix, names in MAY_IMPORT.items() if relative.startswith(prefix))
-    for name in imported_modules(path):
-        assert name.startswith(tuple(f"{part}." for part in allowed)) or name in allowed, f"{relative} imports {name}"
+    for name in imports_of(module, ast.walk(ast.parse(path.read_text()))):
+        assert name in allowed or name.startswith(tuple(f"{part}." for part in allowed)), f"{relative} imports {name}"
+
+
+def at_import_time(tree: ast.Module):
+    """Every statement that runs when the module is imported: none inside functions or under TYPE_CHECKING."""
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+            continue
+        yield node
+        pending += ast.iter_child_nodes(node)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """{module: those that it imports while it is itself being imported}, packages' `__init__` included."""
+    graph = {}
+    for module, path in MODULES.items():
+        edges = set()
+        for name in imports_of(module, at_import_time(ast.parse(path.read_text()))):
+            target = name if name in MODULES else name.rpartition(".")[0]
+            parts = target.split(".")
+            # Importing a.b.c imports a and a.b first; a package that is itself being imported is no cycle.
+            parents = {".".join(parts[:depth]) for depth in range(1, len(parts))}
+            edges |= {target, *parents} - {module} - {m for m in parents if module.startswith(f"{m}.")}
+        graph[module] = edges & MODULES.keys()
+    return graph
+
+
+def test_no_modules_import_each_other():
+    graph, done = import_graph(), set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph[module]):
+                walk(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        walk(module, ())
+
+
+def test_a_cycle_would_be_found(monkeypatch, tmp_path):
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.py").write_text(f"def later():\n    import parity.zz\n\nfrom parity.{other} import x\n")
+    monkeypatch.setattr(sys.modules[__name__], "MODULES", {f"parity.{name}": tmp_path / f"{name}.py" for name in "abc"})
+    with pytest.raises(AssertionError, match=r"parity\.a -> parity\.b -> parity\.c -> parity\.a"):
+        test_no_modules_import_each_other()
 
 
 @pytest.mark.parametrize("module", ["resnet_flax", "parity", "resnet_flax.__main__", "parity.__main__"])

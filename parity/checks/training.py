@@ -1,26 +1,19 @@
 """The checks that train: single optimiser steps, and whole trajectories."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
-import optax
-import torch
 
-from parity.checks.optimizers import MOMENTS, Optimizer, moments, with_moments
-from parity.checks.pair import Pair
+from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise, measure, relative
 from parity.reports.results import Comparison
-from parity.sides.base import PLAIN, Arrangement, Arrays, Run, torch_layout
-from parity.sides.flax import FlaxSide
-from parity.sides.torch import TorchSide
+from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, channels_second
+from parity.sides.optimizers import Moments
+from parity.sides.trainers import as_array
 
 PARAMETERS = "parameters"
-Moments = dict[str, dict[str, torch.Tensor]]
-"""What PyTorch's optimiser keeps: {parameter: {name: tensor}}."""
 
 
 def optimizer(pair: Pair) -> list[Comparison]:
@@ -28,193 +21,123 @@ def optimizer(pair: Pair) -> list[Comparison]:
 
     Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
     """
-    if found := pair.require_same_parameters("optimizer"):
-        return found
+    if rows := pair.one_sided_parameters("optimizer"):
+        return rows
     pair.forget_runs()  # a large network needs the memory
-    ours = FlaxTrainer(pair.ours, pair.optimizer)
+    trainer = pair.candidate.trainer(pair.optimizer)
     with pair.restored():
-        start, kept = {id(side): side.state() for side in pair.torch_sides}, {}
+        start, kept = {id(side): side.state() for side in pair.references}, {}
         for step in range(pair.steps):
-            rows, state, kept = _compared_step(pair, ours, step, start, kept)
-            found += rows
+            compared, state, kept = _compared_step(pair, trainer, step, start, kept)
+            rows += compared
             pair.load(state)
-            ours.take_moments(kept, step + 1)
+            trainer.take_moments(kept, step + 1)
             start = dict.fromkeys(start, state)
-    return found
+    return rows
 
 
 def _compared_step(
-    pair: Pair, ours: "FlaxTrainer", step: int, start: dict[int, Arrays], kept: Moments
+    pair: Pair, trainer: Trainer, step: int, start: dict[int, Arrays], kept: Moments
 ) -> tuple[list[Comparison], Arrays, Moments]:
-    """One step of both from the same state, and PyTorch's parameters, statistics and moments after it."""
-    inputs, torch_inputs = pair.batch(step)
-    torch_step = partial(_torch_step, pair, start, kept, step, torch_inputs)
+    """One step of both from the same state, and the reference's parameters, statistics and moments after it."""
+    inputs = pair.batch(step)
+    reference_step = partial(_reference_step, pair, start, kept, step, inputs.reference)
     try:
-        oracle = torch_step(pair.oracle)
+        oracle = reference_step(pair.oracle)
     except Exception:
-        pair.run_from_here(inputs, torch_inputs, train=True)  # says whether ours can
+        pair.run_from_here(inputs, train=True)  # raises OneSided where the candidate can
         raise
-    theirs = oracle if pair.theirs is pair.oracle else torch_step(pair.theirs)
-    noise = Noise(_groups(pair, ours, *oracle), scaled=moments(ours.state).keys())
-    noise.add(_groups(pair, ours, *theirs))
-    for arranged in pair.arranged(partial(torch_step, pair.theirs)):
-        noise.add(_groups(pair, ours, *arranged))
+    reference = oracle if pair.reference is pair.oracle else reference_step(pair.reference)
+    known = {moment: list(arrays) for moment, arrays in _by_moment(trainer.moments()).items()}
+    noise = Noise(_groups(pair, known, *oracle), scaled=known.keys())
+    noise.add(_groups(pair, known, *reference))
+    for arranged in pair.arranged(partial(reference_step, pair.reference)):
+        noise.add(_groups(pair, known, *arranged))
 
-    ours.step(step, inputs, pair.targets, pair.loss)
-    found: list[Comparison] = []
-    for group, values in {PARAMETERS: pair.ours.parts()[0], **moments(ours.state)}.items():
-        rows = pair.judge("optimizer", "train", group, pair.ours.state(values), noise, step + 1)
+    trainer.step(step, inputs.candidate, pair.targets.candidate, pair.loss)
+    state = pair.candidate.state()
+    parameters = {name: state[name] for name in pair.candidate.parameters}
+    rows: list[Comparison] = []
+    for group, values in {PARAMETERS: parameters, **_by_moment(trainer.moments())}.items():
         suffix = "" if group == PARAMETERS else f" {group}"
-        found += [replace(row, name=row.name + suffix) for row in rows]
-    return found, *theirs
+        judged = pair.judge("optimizer", "train", group, values, noise, step + 1)
+        rows += [replace(row, name=row.name + suffix) for row in judged]
+    return rows, *reference
 
 
-def _torch_step(
+def _reference_step(
     pair: Pair,
     start: dict[int, Arrays],
     kept: Moments,
     step: int,
     inputs: np.ndarray,
-    side: TorchSide,
+    side: Reference,
     arrangement: Arrangement = PLAIN,
 ) -> tuple[Arrays, Moments]:
     """Parameters, statistics and moments after one step from `start` and `kept`."""
     side.load(start[id(side)])
-    trainer = TorchTrainer(side, pair.optimizer, kept)
-    trainer.step(step, inputs, pair.torch_targets, pair.loss, arrangement)
+    trainer = side.trainer(pair.optimizer)
+    trainer.take_moments(kept, step)
+    trainer.step(step, inputs, pair.targets.reference, pair.loss, arrangement)
     return side.state(), trainer.moments()
 
 
-def _groups(pair: Pair, ours: "FlaxTrainer", state: Arrays, kept: Moments) -> dict[str, Arrays]:
-    """PyTorch's parameters, and those of its moments that we have too."""
-    groups = {PARAMETERS: {name: state[name] for name in pair.ours.parameters}}
-    for moment, values in moments(ours.state).items():
-        groups[moment] = {name: _array(kept[name][moment]) for name in values if moment in kept.get(name, {})}
+def _by_moment(kept: Moments) -> dict[str, Arrays]:
+    """{moment: {parameter: array}}."""
+    moments: dict[str, Arrays] = {}
+    for name, state in kept.items():
+        for moment, value in state.items():
+            moments.setdefault(moment, {})[name] = as_array(value)
+    return moments
+
+
+def _groups(pair: Pair, known: dict[str, list[str]], state: Arrays, kept: Moments) -> dict[str, Arrays]:
+    """The reference's parameters, and those of its moments that the candidate has too."""
+    groups = {PARAMETERS: {name: state[name] for name in pair.candidate.parameters}}
+    for moment, names in known.items():
+        groups[moment] = {name: as_array(kept[name][moment]) for name in names if moment in kept.get(name, {})}
     return groups
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
-
-
-class FlaxTrainer:
-    """Our network under an optimiser: value and gradient, optax, new parameters and statistics."""
-
-    def __init__(self, side: FlaxSide, optimizer: Optimizer):
-        self.side, self.optimizer = side, optimizer
-        self.transform = optimizer.for_jax()
-        self.state = self.transform.init(side.parts()[0])
-        self._update = jax.jit(self._updated)
-
-    def _updated(self, gradients: Any, state: Any, parameters: Any, learning_rate: Any) -> Any:
-        updates, state = self.transform.update(gradients, state, parameters)
-        return optax.apply_updates(parameters, optax.tree.scale(learning_rate, updates)), state
-
-    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Any) -> Run:
-        run = self.side.run(inputs, targets, loss, train=True)
-        gradients = self.side.from_torch_layout(run.gradients)
-        rate = np.asarray(self.optimizer.learning_rate_at(step), self.side.dtype)
-        parameters, self.state = self._update(gradients, self.state, self.side.parts()[0], rate)
-        self.side.values |= parameters
-        self.side.load(run.statistics)
-        return run
-
-    def take_moments(self, kept: Moments, step: int) -> None:
-        names = {name for theirs in MOMENTS.values() for name in theirs.values()}
-        values = {
-            name: self.side.from_torch_layout(
-                {key: _array(state[name]) for key, state in kept.items() if name in state}
-            )
-            for name in names
-        }
-        self.state = with_moments(self.state, values, step)
-
-
-class TorchTrainer:
-    """PyTorch's network under its optimiser, from the given moments."""
-
-    def __init__(self, side: TorchSide, optimizer: Optimizer, kept: Moments):
-        self.side, self.settings = side, optimizer
-        self.parameters = dict(side.module.named_parameters())
-        self.optimizer = optimizer.for_torch(self.parameters.values())
-        for name, state in kept.items():
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter] = {
-                key: value.to(parameter, copy=True) if value.shape == parameter.shape else value.clone()
-                for key, value in state.items()
-            }
-
-    def step(
-        self,
-        step: int,
-        inputs: np.ndarray,
-        targets: Any,
-        loss: Any,
-        arrangement: Arrangement = PLAIN,
-        adjust: Callable[[Run], None] = lambda run: None,
-    ) -> Run:
-        """One step, counted from 0; `adjust` may change the gradients first."""
-        run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
-        adjust(run)
-        for name, parameter in self.parameters.items():
-            if name in run.gradients:  # not of a frozen one
-                gradient = run.gradients[name]
-                parameter.grad = torch.as_tensor(gradient, dtype=self.side.dtype, device=self.side.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_at(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.side.load(run.statistics)
-        return run
-
-    def moments(self) -> Moments:
-        """The optimiser's own tensors, which its next step changes."""
-        return {
-            name: {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
-            for name, parameter in self.parameters.items()
-            if parameter in self.optimizer.state
-        }
 
 
 def trajectory(pair: Pair) -> list[Comparison]:
     """Free-running training on the same batches: the loss at every step, held to PyTorch's noise up to that step."""
-    if found := pair.require_same_parameters("trajectory"):
-        return found
-    batches, torch_batches = _batches(pair)
+    if rows := pair.one_sided_parameters("trajectory"):
+        return rows
+    batches = _batches(pair)
     accuracies: dict[str, float] = {}
 
-    def train_torch(name: str, side: TorchSide, arrangement: Arrangement) -> list[float]:
+    def train_reference(name: str, side: Reference, arrangement: Arrangement) -> list[float]:
         with pair.restored():
-            trainer = TorchTrainer(side, pair.optimizer, {})
-            losses = [trainer.step(i, *batch, pair.loss, arrangement).loss for i, batch in enumerate(torch_batches)]
-            if (share := _accuracy(lambda x: side.run(x, train=False, record=False), torch_batches)) is not None:
+            trainer = side.trainer(pair.optimizer)
+            losses = [trainer.step(i, *b, pair.loss, arrangement).loss for i, b in enumerate(batches.reference)]
+            if (share := _accuracy(side, batches.reference)) is not None:
                 accuracies[name] = share
         pair.curves[name] = losses
         return losses
 
-    oracle = train_torch("PyTorch, float64", pair.oracle, PLAIN)
+    framework = pair.oracle.framework
+    oracle = train_reference(f"{framework}, float64", pair.oracle, PLAIN)
 
     def train_arranged(arrangement: Arrangement) -> list[float]:
-        return train_torch(f"PyTorch, {pair.precision}, {arrangement.name}", pair.theirs, arrangement)
+        return train_reference(f"{framework}, {pair.precision}, {arrangement.name}", pair.reference, arrangement)
 
-    arranged = [] if pair.theirs is pair.oracle else [train_arranged(PLAIN)]
+    arranged = [] if pair.reference is pair.oracle else [train_arranged(PLAIN)]
     arranged += pair.arranged(train_arranged)
+    name = pair.candidate.framework
     with pair.restored():
         if pair.train is None:
-            trainer = FlaxTrainer(pair.ours, pair.optimizer)
-            ours = [trainer.step(i, *batch, pair.loss).loss for i, batch in enumerate(batches)]
+            trainer = pair.candidate.trainer(pair.optimizer)
+            losses = [trainer.step(i, *batch, pair.loss).loss for i, batch in enumerate(batches.candidate)]
         else:
-            model = pair.ours.model(train=True)
-            ours = pair.train(model, [(pair.ours.array(x), pair.ours.array(y)) for x, y in batches], pair.optimizer)
-            pair.ours.take(model)
-        pair.curves[f"Flax, {pair.precision}"] = ours
-        if (share := _accuracy(lambda x: pair.ours.run(x, train=False), batches)) is not None:
-            accuracies["Flax"] = share
+            losses = pair.candidate.train_with(pair.train, batches.candidate, pair.optimizer)
+        pair.curves[f"{name}, {pair.precision}"] = losses
+        if (share := _accuracy(pair.candidate, batches.candidate)) is not None:
+            accuracies[name] = share
     if accuracies:
-        ours_right, *theirs_right = accuracies.pop("Flax"), *accuracies.values()
+        right, *others = accuracies.pop(name), *accuracies.values()
         pair.notes.append(
-            f"trajectory: accuracy on the training batches afterwards: Flax {ours_right:.2%}, PyTorch "
-            f"{theirs_right[0]:.2%} ({min(theirs_right):.2%} to {max(theirs_right):.2%} over its arrangements)"
+            f"trajectory: accuracy on the training batches afterwards: {name} {right:.2%}, {framework} "
+            f"{others[0]:.2%} ({min(others):.2%} to {max(others):.2%} over its arrangements)"
         )
 
     floor = 0.0
@@ -223,27 +146,30 @@ def trajectory(pair: Pair) -> list[Comparison]:
         distances = [relative(np.asarray(curve[index]), np.asarray(value)) for curve in arranged]
         floor = max([floor, *distances])
         tolerance = max(pair.profile.k * floor, pair.profile.least)
-        error = measure(np.asarray(ours[index]), np.asarray(value), precision=pair.precision)
-        found.append(Comparison("trajectory", "train", "loss", error, floor, tolerance, index + 1))
-    return found
+        error = measure(np.asarray(losses[index]), np.asarray(value), precision=pair.precision)
+        rows.append(Comparison("trajectory", "train", "loss", error, floor, tolerance, index + 1))
+    return rows
 
 
-def _batches(pair: Pair) -> tuple[list[tuple[np.ndarray, Any]], list[tuple[np.ndarray, Any]]]:
-    """(inputs, targets) for every step, in Flax's layout and in PyTorch's."""
+def _batches(pair: Pair) -> Both:
+    """[(inputs, targets)] for every step, for either side."""
     if pair.batches is None:
-        inputs = [pair.batch(step) for step in range(pair.steps)]
-        return [(ours, pair.targets) for ours, _ in inputs], [(theirs, pair.torch_targets) for _, theirs in inputs]
+        steps = [pair.batch(step) for step in range(pair.steps)]
+        return Both(
+            [(inputs.candidate, pair.targets.candidate) for inputs in steps],
+            [(inputs.reference, pair.targets.reference) for inputs in steps],
+        )
     batches = [(np.asarray(inputs), targets) for inputs, targets in pair.batches]
-    return batches, [(torch_layout(inputs), torch_layout(targets)) for inputs, targets in batches]
+    return Both(batches, [(channels_second(inputs), channels_second(targets)) for inputs, targets in batches])
 
 
-def _accuracy(run: Any, batches: list[tuple[np.ndarray, Any]]) -> float | None:
+def _accuracy(side: Side, batches: list[tuple[np.ndarray, Any]]) -> float | None:
     """The share of right classes over batches of labels (N,) and logits (N, classes); None for anything else."""
     right = total = 0
     for inputs, labels in batches:
         if isinstance(labels, dict) or np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.integer):
             return None
-        logits = next(iter(run(inputs).outputs.values()))
+        logits = next(iter(side.run(inputs, train=False).outputs.values()))
         if logits.ndim != 2:
             return None
         right += int((logits.argmax(-1) == labels).sum())

@@ -1,18 +1,22 @@
 """The checks that compute nothing: the same values, or values from the same distribution."""
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 import scipy.stats
-import torch
 
+from parity.checks.isolation import flax_and_torch
 from parity.checks.pair import Pair
 from parity.checks.tolerance import Error, measure
 from parity.conversion.convert import as_numpy
 from parity.conversion.naming import leaves
 from parity.reports.results import Comparison
 from parity.sides.base import Arrays
+
+if TYPE_CHECKING:
+    import torch
 
 SMALLEST_SAMPLE = 64
 CHANCE = 1e-7
@@ -21,19 +25,20 @@ CHANCE = 1e-7
 
 def weights(pair: Pair) -> list[Comparison]:
     """Every parameter, statistic and counter has PyTorch's very value, in memory of its own."""
-    theirs = {name: tensor.detach().cpu() for name, tensor in pair.torch_model.state_dict().items()}
-    given = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(pair.flax_model, pair.names)}
-    wanted = pair.theirs.state()
-    found = []
-    for name, ours in pair.ours.state().items():
-        error, note = measure(ours, wanted[name], precision=pair.precision), ""
-        if _overlap(given[name], theirs[name]):
+    candidate, _ = flax_and_torch(pair)
+    tensors = {name: tensor.detach().cpu() for name, tensor in pair.given.reference.state_dict().items()}
+    arrays = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(pair.given.candidate, candidate.names)}
+    reference = pair.reference.state()
+    rows = []
+    for name, value in pair.candidate.state().items():
+        error, note = measure(value, reference[name], precision=pair.precision), ""
+        if _overlap(arrays[name], tensors[name]):
             error, note = Error(math.inf, math.inf, math.inf, 1.0), "shares its memory with PyTorch's tensor: copy it"
-        found.append(Comparison("weights", "", name, error, note=note))
-    return found
+        rows.append(Comparison("weights", "", name, error, note=note))
+    return rows
 
 
-def _overlap(array: jax.Array | np.ndarray, tensor: torch.Tensor) -> bool:
+def _overlap(array: jax.Array | np.ndarray, tensor: "torch.Tensor") -> bool:
     """Whether an array is a view of a tensor, which PyTorch's updates in place would change."""
     if isinstance(array, np.ndarray):
         return tensor.device.type == "cpu" and np.shares_memory(array, as_numpy(tensor))
@@ -48,12 +53,12 @@ def initialization(pair: Pair) -> list[Comparison]:
 
     The error is the distance between the two distribution functions (Kolmogorov-Smirnov), or between the shares of
     their tails. Parameters of fewer than 64 values are held to their constant, if PyTorch's have one, and otherwise
-    left out.
+    not compared.
     """
-    ours, theirs = pair.ours.state(pair.ours.parts()[0]), pair.theirs.state()
-    found = []
-    for name, values in ours.items():
-        oracle = theirs[name]
+    state, reference = pair.candidate.state(), pair.reference.state()
+    rows = []
+    for name in pair.candidate.parameters:
+        values, oracle = state[name], reference[name]
         constant = oracle.size > 1 and np.ptp(oracle) == 0
         if not constant and values.size < SMALLEST_SAMPLE:
             continue
@@ -63,10 +68,10 @@ def initialization(pair: Pair) -> list[Comparison]:
             distance, limit = max(_distances(values, oracle), key=lambda pair: pair[0] / pair[1])
         note = ""
         if distance > limit:
-            note = f"{name} starts from {_described(name, ours)}, PyTorch's from {_described(name, theirs)}"
+            note = f"{name} starts from {_described(name, state)}, PyTorch's from {_described(name, reference)}"
         error = Error(abs(float(values.std() - oracle.std())), distance, math.nan, math.nan)
-        found.append(Comparison("initialization", "", name, error, tolerance=limit, note=note))
-    return found
+        rows.append(Comparison("initialization", "", name, error, tolerance=limit, note=note))
+    return rows
 
 
 def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +11,7 @@ import tyro
 
 from parity.conversion.orbax import read_orbax
 from parity.errors import ParityError
-from resnet_flax.models import get_architecture
-from resnet_flax.weights.files import Weights, read_weights, write_weights
+from parity.networks import Weights, identified
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,13 @@ def main(arguments: list[str]) -> int:
     if destination.is_dir():
         _require_checkpoint(destination)
     with jax.enable_x64(True):  # a float64 file stays one
-        weights = read_weights(source)
+        weights = identified(source)
         if args.arch:
-            found = weights.identity.architecture
-            if not get_architecture(args.arch).has_shapes_of(get_architecture(found)):
-                raise ParityError(f"{source} holds a {found}, not a {args.arch}")
-            weights = replace(weights, identity=replace(weights.identity, architecture=args.arch))
+            weights = weights.named(args.arch)
         for note in weights.notes:
             print(note, file=sys.stderr)
         _write(destination, weights, args.names == "original")
-    print(f"{source} -> {destination}: {weights.identity}, {len(weights.origin)} entries")
+    print(f"{source} -> {destination}: {weights.describe()}, {len(weights.origin)} entries")
     return 0
 
 
@@ -70,11 +66,10 @@ def _require_checkpoint(directory: Path) -> None:
 
 
 def _write(destination: Path, weights: Weights, original_names: bool) -> None:
-    model = weights.to_model()
     if not destination.is_dir():
-        write_weights(destination, model, weights, original_names=original_names)
+        weights.write(destination, original_names=original_names)
         return
     fresh = destination.with_name(f".{destination.name}-new")
-    write_weights(fresh, model, weights)
+    weights.write(fresh, original_names=original_names)
     shutil.rmtree(destination)
     fresh.rename(destination)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
+from parity.conversion.modules import children, variables
 from parity.conversion.rules import LeafRule, rules_for
 from parity.errors import ParityError
 
@@ -45,12 +46,11 @@ def named_modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx
     `nnx.Sequential` keeps its children under `layers`, which PyTorch's names have nothing of: it is left out.
     """
     yield path, module
-    for name, child in vars(module).items():
-        if isinstance(child, nnx.Module):
-            if isinstance(module, nnx.Sequential):
-                yield from list(named_modules(child, path))[1:]
-            else:
-                yield from named_modules(child, f"{path}.{name}" if path else name)
+    for name, child in children(module).items():
+        if isinstance(module, nnx.Sequential):
+            yield from list(named_modules(child, path))[1:]
+        else:
+            yield from named_modules(child, f"{path}.{name}" if path else name)
 
 
 def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Leaf]:
@@ -73,20 +73,16 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
         if name not in paths:
             raise ParityError(f"names={{Flax path: PyTorch path}}: the Flax network has no module {name!r}")
     for path, module in named_modules(model):
-        variables = {
-            name: value
-            for name, value in vars(module).items()
-            if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState)
-        }
-        if not variables:
+        own = variables(module)
+        if not own:
             continue
         rules = rules_for(module, path)
-        if lacking := variables.keys() - rules.keys():
+        if lacking := own.keys() - rules.keys():
             raise ParityError(f"the rule for {type(module).__name__} ({path}) says nothing of {', '.join(lacking)}")
         torch_path = _renamed(path, names or {})
         for name, rule in rules.items():
-            if name in variables:
-                found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), variables[name], rule))
+            if name in own:
+                found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), own[name], rule))
     if not found:
         raise ParityError(f"the {type(model).__name__} has no parameters")
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
+from parity.conversion.modules import variables
 from parity.errors import ParityError
 
 
@@ -110,4 +111,4 @@ def rules_for(module: nnx.Module, path: str) -> Rules:
             "add one with parity.register_layer"
         )
     # A module of the user's own: its bare parameters are named alike on both sides.
-    return {name: LeafRule(name) for name in vars(module)}
+    return {name: LeafRule(name) for name in variables(module)}

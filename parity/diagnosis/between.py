@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.checks.isolation import Isolated, Recorded, flax_and_torch
 from parity.checks.pair import Pair
 from parity.checks.tolerance import relative
-from parity.sides.isolation import Isolated, Recorded
 
 
 def why(pair: Pair, recorded: Recorded, before: str, layer: Isolated) -> str:
@@ -17,18 +17,19 @@ def why(pair: Pair, recorded: Recorded, before: str, layer: Isolated) -> str:
 
 def _max_pool(pair: Pair, recorded: Recorded, before: str, layer: Isolated) -> str:
     """A max-pool that PyTorch has as a module and we as a function: which padding would give what we have?"""
-    order = list(recorded.their_inputs)
+    _, reference = flax_and_torch(pair)
+    order = list(recorded.reference_inputs)
     start = order.index(before) if before in order else -1
     pools = {
         name: module
-        for name, module in pair.theirs.module.named_modules()
+        for name, module in reference.module.named_modules()
         if isinstance(module, torch.nn.MaxPool2d)
         and name in order  # it may never have been called
         and start < order.index(name) < order.index(layer.path)
     }
-    ours = np.moveaxis(recorded.our_inputs[layer.path], -1, 1)
+    ours = np.moveaxis(recorded.candidate_inputs[layer.path], -1, 1)
     for name, pool in pools.items():
-        x = recorded.their_inputs[name].double()
+        x = recorded.reference_inputs[name].double()
         for words, output in _pooled(x, pool).items():
             if output.shape == ours.shape and relative(ours, output) <= layer.limit:
                 return f"max-pool {words}; PyTorch's {name} pads {pool.padding} on both sides with minus infinity"
@@ -64,7 +65,7 @@ def as_pair(value: Any) -> tuple[int, ...]:
 
 def _flattening(recorded: Recorded, layer: Isolated) -> str:
     """(N, H, W, C) flattened as it lies, where PyTorch has flattened (N, C, H, W)."""
-    ours, theirs = recorded.our_inputs[layer.path], recorded.their_inputs[layer.path].double().cpu().numpy()
+    ours, theirs = recorded.candidate_inputs[layer.path], recorded.reference_inputs[layer.path].double().cpu().numpy()
     if ours.ndim != 2 or ours.shape != theirs.shape:
         return ""
     batch, features = ours.shape

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
+from parity.checks.isolation import Isolated, Recorded, isolate, record
 from parity.checks.pair import Pair, first_not_finite
 from parity.checks.tolerance import relative
 from parity.diagnosis import between, optimizers
@@ -14,7 +14,7 @@ from parity.diagnosis.layers import why
 from parity.diagnosis.statistics import why_statistics
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.base import OUTPUT
-from parity.sides.isolation import Isolated, Recorded, isolate, record
+from parity.sides.torch_private import Convolution
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
@@ -52,16 +52,16 @@ def _evidence(row: Comparison) -> str:
 
 def _different_weights(pair: Pair) -> Finding | None:
     """Parameters or statistics that were not the same to begin with."""
-    theirs = pair.theirs.state()
+    theirs = pair.reference.state()
     different = [
         name
-        for name, ours in pair.ours.state().items()
+        for name, ours in pair.candidate.state().items()
         if not np.array_equal(ours, theirs[name].astype(ours.dtype), equal_nan=True)
     ]
     if not different:
         return None
-    first, total = different[0], len(pair.ours.values)
-    ours, oracle = pair.ours.state()[first], theirs[first]
+    first, total = different[0], len(pair.candidate.shapes())
+    ours, oracle = pair.candidate.state()[first], theirs[first]
     how = explain_values(ours, oracle) or "another value; parity.to_flax or parity.randomize gives both the same"
     others = f" and {len(different) - 1} more of {total} differ" if len(different) > 1 else " differs"
     return Finding(first, f"{first}{others} from PyTorch's before anything is computed: {how}")
@@ -87,10 +87,10 @@ def _activations(pair: Pair, row: Comparison) -> Finding:
         layer = isolate(pair, recorded, row.name, train=train)
         return Finding(row.name, (why(layer) if layer else "") or f"{row.name} alone differs", _evidence(row))
     runs = pair.runs(train)
-    nan = first_not_finite(runs.ours)
+    nan = first_not_finite(runs.candidate)
     if nan:
         return Finding(nan, f"{nan} is the first of Flax's submodules to give NaN or infinite values", _evidence(row))
-    rows = pair.judge("activations", row.mode, "activations", runs.ours.activations, runs.noise)
+    rows = pair.judge("activations", row.mode, "activations", runs.candidate.activations, runs.noise)
     failing = [candidate for candidate in rows if not candidate.passed]
     if not failing:
         return Finding("output", "every submodule agrees: the difference arises after the last of them", _evidence(row))
@@ -114,7 +114,7 @@ def _activations(pair: Pair, row: Comparison) -> Finding:
 
 
 def _output_error(pair: Pair, train: bool) -> float:
-    rows = pair.judge("forward", "", "outputs", pair.runs(train).ours.outputs, pair.runs(train).noise)
+    rows = pair.judge("forward", "", "outputs", pair.runs(train).candidate.outputs, pair.runs(train).noise)
     return max(row.error.relative for row in rows)
 
 
@@ -137,9 +137,7 @@ def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
     block = isolate(pair, recorded, parent, train=layer.train) if parent else None
     if block is None:
         return ""
-    convs = {
-        name: child for name, child in block.theirs.named_children() if isinstance(child, torch.nn.modules.conv._ConvNd)
-    }
+    convs = {name: child for name, child in block.theirs.named_children() if isinstance(child, Convolution)}
     ours: dict[str, Any] = {name: getattr(block.ours, name, None) for name in convs}
     moved = {
         name: as_pair(child.stride)
@@ -162,7 +160,7 @@ def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
 def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
     runs = pair.runs(failures[0].mode == "train")
     oracle = runs.noise.oracle["gradients"]
-    ours = {name: value for name, value in runs.ours.gradients.items() if name in oracle}
+    ours = {name: value for name, value in runs.candidate.gradients.items() if name in oracle}
     factor = _common_factor(ours, oracle)
     last = failures[-1] if failures[-1].name in ours else failures[0]
     if factor is not None:

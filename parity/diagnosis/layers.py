@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from flax import nnx
 
-from parity.sides.isolation import Isolated
+from parity.checks.isolation import Isolated
+from parity.sides.torch_private import BatchNorm, Convolution
 
 
 def why(layer: Isolated) -> str:
@@ -23,7 +24,7 @@ def why(layer: Isolated) -> str:
 
 def _conv_settings(layer: Isolated) -> str:
     ours, theirs = layer.ours, layer.theirs
-    if not isinstance(ours, nnx.Conv) or not isinstance(theirs, torch.nn.modules.conv._ConvNd):
+    if not isinstance(ours, nnx.Conv) or not isinstance(theirs, Convolution):
         return ""
     # Flax's names for PyTorch's settings.
     settings: dict[str, tuple[str, Any]] = {
@@ -78,7 +79,7 @@ def _epsilon(layer: Isolated) -> str:
 
 
 def _wrong_mode(layer: Isolated) -> str:
-    if not isinstance(layer.theirs, torch.nn.modules.batchnorm._BatchNorm):
+    if not isinstance(layer.theirs, BatchNorm):
         return ""
     other = copy.deepcopy(layer.theirs).double().train(not layer.train)
     with torch.no_grad():

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.checks.optimizers import Optimizer
+from parity.checks.isolation import flax_and_torch
 from parity.checks.pair import Pair
 from parity.checks.tolerance import relative
-from parity.checks.training import FlaxTrainer, Moments, TorchTrainer
 from parity.sides.base import PLAIN, Arrays, Run
+from parity.sides.optimizers import Optimizer
 
 STEPS = 2
 
@@ -22,7 +22,7 @@ def why(pair: Pair) -> str:
     def decoupled(names: list[str], rate: float, start: Arrays) -> Arrays:
         return {name: -rate * decay * start[name] for name in names}
 
-    ours = _our_steps(pair)
+    ours = _candidate_steps(pair)
     matrices = {name for name, array in ours[0].items() if array.ndim > 1}
     everything = set(ours[0])
     usual = (set(), everything) if settings.kind == "adamw" else (everything, set())
@@ -53,39 +53,41 @@ def why(pair: Pair) -> str:
     return ""
 
 
-def _our_steps(pair: Pair) -> list[Arrays]:
+def _candidate_steps(pair: Pair) -> list[Arrays]:
     with pair.restored():
-        trainer = FlaxTrainer(pair.ours, pair.optimizer)
+        trainer = pair.candidate.trainer(pair.optimizer)
         steps = []
         for step in range(STEPS):
-            trainer.step(step, pair.batch(step)[0], pair.targets, pair.loss)
-            steps.append(pair.ours.state(pair.ours.parts()[0]))
+            trainer.step(step, pair.batch(step).candidate, pair.targets.candidate, pair.loss)
+            state = pair.candidate.state()
+            steps.append({name: state[name] for name in pair.candidate.parameters})
         return steps
 
 
-def _their_steps(
+def _reference_steps(
     pair: Pair, settings: Optimizer, coupled: set[str], past: set[str], decoupled: Callable, factor: float = 1.0
 ) -> list[Arrays]:
     """Two steps of PyTorch's optimiser, whose own weight decay is taken over here."""
     decay = settings.weight_decay
     bare = replace(settings, weight_decay=0.0)
-    kept: Moments = {}
+    (_, side), kept = flax_and_torch(pair), {}
     with pair.restored():
         steps = []
         for step in range(STEPS):
-            trainer = TorchTrainer(pair.theirs, bare, kept)
-            start = pair.theirs.state()
+            trainer = side.trainer(bare)
+            trainer.take_moments(kept, step)
+            start = side.state()
 
             def adjust(run: Run, start=start) -> None:
                 for name in run.gradients.keys() & start.keys():
                     run.gradients[name] = factor * run.gradients[name] + (decay * start[name] if name in coupled else 0)
 
-            trainer.step(step, pair.batch(step)[1], pair.torch_targets, pair.loss, PLAIN, adjust)
+            trainer.step(step, pair.batch(step).reference, pair.targets.reference, pair.loss, PLAIN, adjust)
             kept = trainer.moments()
-            state = pair.theirs.state()
+            state = side.state()
             change = decoupled(sorted(past), settings.learning_rate_at(step), start)
-            pair.theirs.load({name: state[name] + change[name] for name in change})
-            steps.append(pair.theirs.state())
+            side.load({name: state[name] + change[name] for name in change})
+            steps.append(side.state())
         return steps
 
 
@@ -98,7 +100,7 @@ def _same(
     decoupled: Callable,
     factor: float = 1.0,
 ) -> bool:
-    theirs = _their_steps(pair, settings, coupled, past, decoupled, factor)
+    theirs = _reference_steps(pair, settings, coupled, past, decoupled, factor)
     limit = max(1e-8, 100 * pair.profile.least)
     return all(
         relative(mine[name], their[name]) <= limit for mine, their in zip(ours, theirs, strict=True) for name in mine
@@ -111,7 +113,9 @@ def _gradient_factor(pair: Pair, ours: list[Arrays]) -> float | None:
         return None
     everything = set(ours[0])
     none = lambda names, rate, start: {}  # noqa: E731
-    with_, without = (_their_steps(pair, pair.optimizer, everything, set(), none, factor)[0] for factor in (1.0, 0.0))
+    with_, without = (
+        _reference_steps(pair, pair.optimizer, everything, set(), none, factor)[0] for factor in (1.0, 0.0)
+    )
     largest = max(ours[0], key=lambda name: np.linalg.norm(with_[name] - without[name]))
     move = (with_[largest] - without[largest]).ravel()
     factor = float(move @ (ours[0][largest] - without[largest]).ravel() / (move @ move)) if np.any(move) else 1.0

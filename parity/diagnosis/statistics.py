@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from flax import nnx
 
+from parity.checks.isolation import Isolated
 from parity.checks.tolerance import relative
 from parity.diagnosis.layers import fast_variance
-from parity.sides.isolation import Isolated
 
 
 def why_statistics(layer: Isolated) -> str:

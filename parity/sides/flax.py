@@ -1,6 +1,6 @@
 """The Flax network, as a compiled function of its parameters and statistics."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,9 +9,11 @@ import numpy as np
 from flax import nnx
 
 from parity.conversion.naming import Leaf, leaves
-from parity.sides.base import INPUTS, OUTPUT, Arrays, Loss, Run
+from parity.sides.base import INPUTS, OUTPUT, Arrays, Loss, Run, Train
 from parity.sides.losses import require_scalar
+from parity.sides.optimizers import Optimizer
 from parity.sides.recording import flatten_output, recording_flax
+from parity.sides.trainers import FlaxTrainer
 
 
 class FlaxSide:
@@ -19,7 +21,10 @@ class FlaxSide:
 
     Attributes:
         values: {PyTorch name: array in Flax's layout}, every parameter and statistic.
+        parameters: the names of those that are an `nnx.Param`.
     """
+
+    framework = "Flax"
 
     def __init__(
         self,
@@ -29,7 +34,7 @@ class FlaxSide:
         torch_names: Collection[str] = (),
     ):
         """A variable with several names goes by the one that is among `torch_names`."""
-        self.precision = precision
+        self.precision, self.device = precision, jax.devices()[0].device_kind
         self.dtype = jnp.float64 if precision == "float64" else jnp.float32
         self.names = dict(names or {})
         self._model = at_precision(nnx.clone(model), precision)
@@ -41,10 +46,33 @@ class FlaxSide:
         self.values = {name: leaf.variable.get_value() for name, leaf in self.leaves.items()}
         self._compiled: dict[tuple[bool, int | None], Callable] = {}
 
-    def take(self, model: nnx.Module) -> None:
-        """Takes the parameters and statistics of a model that `self.model` gave."""
+    @property
+    def trained(self) -> list[str]:
+        return self.parameters
+
+    @property
+    def takes_tokens(self) -> bool:
+        return any(isinstance(module, nnx.Embed) for _, module in nnx.iter_modules(self._model))
+
+    @property
+    def has_train_mode(self) -> bool:
+        """Whether anything depends on the mode: a network without statistics computes the same in both."""
+        has_norms = any(isinstance(module, nnx.BatchNorm) for _, module in nnx.iter_modules(self._model))
+        return has_norms or bool(self.parts()[1])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: leaf.torch_shape for name, leaf in self.leaves.items()}
+
+    def trainer(self, optimizer: Optimizer) -> FlaxTrainer:
+        return FlaxTrainer(self, optimizer)
+
+    def train_with(self, train: Train, batches: Sequence[tuple[Any, Any]], optimizer: Optimizer) -> list[float]:
+        """The losses of a training loop that is given the model itself, and its trained values taken over."""
+        model = self.model(train=True)
+        losses = train(model, [(self.array(inputs), self.array(targets)) for inputs, targets in batches], optimizer)
         values = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(model, self.names)}
         self.values = {name: values[name] for name in self.values}
+        return losses
 
     def load(self, state: Arrays) -> None:
         """Takes parameters and statistics from a PyTorch state_dict, by copies."""
@@ -124,7 +152,7 @@ class FlaxSide:
     def run(self, inputs: np.ndarray, targets: Any = None, loss: Loss | None = None, *, train: bool) -> Run:
         """A pass over inputs in Flax's layout, and one back where there is a loss; `values` are left unchanged."""
         parameters, statistics = self.parts()
-        (value, (outputs, activations, after)), (gradients, input_gradient) = self._pass(train, loss and loss[0])(
+        (value, (outputs, activations, after)), (gradients, input_gradient) = self._pass(train, loss and loss.jax)(
             parameters, statistics, self.array(inputs), None if targets is None else self.array(targets)
         )
         wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
@@ -136,21 +164,18 @@ class FlaxSide:
             gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
         )
 
-    def record(self, inputs: np.ndarray, *, train: bool) -> tuple[Arrays, Arrays]:
-        """First inputs and outputs of every submodule in a forward pass, by PyTorch's path, in Flax's layout."""
+    def submodule_inputs(self, inputs: np.ndarray, *, train: bool) -> Arrays:
+        """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
         graphdef, state = nnx.split(self.model(train=train))
 
         def forward(state, x):
             model = nnx.merge(graphdef, state, copy=True)
             with recording_flax(model) as recorder:
                 model(x)
-            return {k: v for k, v in recorder.inputs.items() if isinstance(v, jax.Array)}, recorder.outputs
+            return {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
 
-        taken, given = jax.jit(forward)(state, self.array(inputs))
-        return (
-            {self.torch_path(name): _wide(array) for name, array in taken.items()},
-            {self.torch_path(name): _wide(array) for name, array in given.items()},
-        )
+        taken = jax.jit(forward)(state, self.array(inputs))
+        return {self.torch_path(name): _wide(array) for name, array in taken.items()}
 
     def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode; nothing is computed."""

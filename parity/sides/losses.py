@@ -1,50 +1,64 @@
-"""The same loss in JAX and in PyTorch."""
+"""The loss that a check takes where none is given, in JAX and in PyTorch."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 from parity.errors import ParityError
 from parity.sides.base import Arrays, Loss
 from parity.sides.recording import flatten_output
 
+if TYPE_CHECKING:
+    import torch
+
 
 def default_loss(targets: np.ndarray | Arrays) -> Loss:
     """Cross-entropy for integer targets, otherwise the mean squared difference, summed over the outputs."""
     if not isinstance(targets, dict) and np.issubdtype(np.asarray(targets).dtype, np.integer):
-
-        def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-            log_probabilities = jax.nn.log_softmax(_at_least_float32(outputs))
-            return -jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1).mean()
-
-        return cross_entropy, lambda outputs, labels: torch.nn.functional.cross_entropy(_float(outputs), labels)
-
-    def flax_loss(outputs: Any, wanted: Any) -> jax.Array:
-        outputs, wanted = flatten_output(outputs), flatten_output(wanted)
-        errors = [jnp.square(_at_least_float32(outputs[name]) - wanted[name]).mean() for name in outputs]
-        return jnp.stack(errors).sum()
-
-    def torch_loss(outputs: Any, wanted: Any) -> torch.Tensor:
-        outputs, wanted = flatten_output(outputs), flatten_output(wanted)
-        return torch.stack([(_float(outputs[name]) - wanted[name]).square().mean() for name in outputs]).sum()
-
-    return flax_loss, torch_loss
+        return Loss(_cross_entropy, _torch_cross_entropy)
+    return Loss(_mean_squares, _torch_mean_squares)
 
 
-def _at_least_float32(array: jax.Array) -> jax.Array:
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+def _cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    log_probabilities = jax.nn.log_softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
+    return -jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1).mean()
 
 
-def _float(tensor: torch.Tensor) -> torch.Tensor:
+def _torch_cross_entropy(outputs: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return torch.nn.functional.cross_entropy(_at_least_float32(outputs), labels)
+
+
+def _mean_squares(outputs: Any, targets: Any) -> jax.Array:
+    outputs, targets = flatten_output(outputs), flatten_output(targets)
+    wide = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in outputs.items()}
+    return jnp.stack([jnp.square(wide[name] - targets[name]).mean() for name in wide]).sum()
+
+
+def _torch_mean_squares(outputs: Any, targets: Any) -> "torch.Tensor":
+    import torch
+
+    outputs, targets = flatten_output(outputs), flatten_output(targets)
+    errors = [(_at_least_float32(outputs[name]) - targets[name]).square().mean() for name in outputs]
+    return torch.stack(errors).sum()
+
+
+def _at_least_float32(tensor: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def require_scalar(loss: Any, side: str) -> Any:
-    """`loss`, if it is one number."""
+def require_scalar(loss: Any, framework: str) -> Any:
+    """`loss`, if it is one number.
+
+    Raises:
+        ParityError: otherwise.
+    """
     if getattr(loss, "shape", None) != ():
-        found = f"shape {tuple(loss.shape)}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
-        raise ParityError(f"the loss must be a scalar, but the one for {side} returned {found}: take its mean")
+        returned = f"shape {tuple(loss.shape)}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+        raise ParityError(f"the loss must be a scalar, but the one for {framework} returned {returned}: take its mean")
     return loss

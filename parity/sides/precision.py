@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Generator
 
 import jax
-import torch
 
 
 @contextlib.contextmanager
@@ -14,6 +13,8 @@ def exact_arithmetic(precision: str) -> Generator[dict[str, str | bool]]:
     Yields the settings that hold inside, for the report. All of them are restored on leaving, also after an exception:
     the caller may be anyone's test run.
     """
+    import torch
+
     cuda_tf32 = torch.backends.cuda.matmul.allow_tf32
     with (
         jax.enable_x64(precision == "float64"),

@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from flax import nnx
 
 from parity.conversion.convert import to_flax
 from parity.errors import ParityError
-from parity.sides.base import require_networks
+from parity.sides.networks import require_networks
+
+if TYPE_CHECKING:
+    import torch
 
 
 def randomize(
     flax_model: nnx.Module | None,
-    torch_model: torch.nn.Module,
+    torch_model: "torch.nn.Module",
     *,
     seed: int = 0,
     names: Mapping[str, str] | None = None,
@@ -29,10 +31,14 @@ def randomize(
     Raises:
         ParityError: if the two do not correspond, or are given the other way round.
     """
+    import torch
+
+    from parity.sides.torch_private import NormWithStatistics
+
     if flax_model is not None:
         require_networks(flax_model, torch_model)
     rng = np.random.default_rng(seed)
-    norms = torch.nn.modules.batchnorm._NormBase | torch.nn.GroupNorm | torch.nn.LayerNorm
+    norms = NormWithStatistics | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}
     values: dict[str, Any] = {}
     for name, tensor in torch_model.state_dict().items():

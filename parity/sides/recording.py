@@ -1,31 +1,38 @@
 """What every submodule took and gave during a forward pass, on either side."""
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import torch
 from flax import nnx
-from torch.utils import _pytree
 
+from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
+
+if TYPE_CHECKING:
+    import torch
 
 Record = dict[str, Any]
 
 
 def flatten_output(output: Any, name: str = "") -> dict[str, Any]:
-    """The arrays or tensors in an output, which may be nested tuples, lists and mappings, by dotted name."""
+    """The arrays or tensors in an output, which may be nested tuples, lists and mappings, by dotted name.
+
+    Raises:
+        ParityError: if there is anything else in it.
+    """
     if output is None:
         return {}
     if isinstance(output, Mapping):
         children = output.items()
     elif isinstance(output, tuple | list):
         children = enumerate(output)
-    elif isinstance(output, jax.Array | np.ndarray | torch.Tensor):
+    elif isinstance(output, jax.Array | np.ndarray) or is_tensor(output):
         return {name: output}
     else:
         raise ParityError(f"an output of type {type(output).__name__} is neither an array nor a structure of arrays")
@@ -35,7 +42,13 @@ def flatten_output(output: Any, name: str = "") -> dict[str, Any]:
     return flat
 
 
-class _Recorder:
+def is_tensor(value: Any) -> bool:
+    """Whether this is a torch tensor; PyTorch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+class Recorder:
     """Outputs (and the input where there is one) by module path; a module's second call is `path#2`."""
 
     def __init__(self) -> None:
@@ -63,16 +76,12 @@ def _first_names(named: Iterable[tuple[str, Any]]) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def recording_flax(model: nnx.Module) -> Generator[_Recorder]:
-    """Records the calls of `model`'s submodules; works on tracers, inside the `jax.jit` that makes them.
-
-    The classes get their own `__call__` back on leaving. Flax's `nnx.capture` does a similar thing, through variables
-    that it adds to the model, which changes the structure that a jitted function was given.
-    """
-    recorder = _Recorder()
-    paths = _first_names(named_modules(model))
+def recording_flax(model: nnx.Module) -> Generator[Recorder]:
+    """Records the calls of `model`'s submodules; works on tracers, inside the `jax.jit` that makes them."""
+    recorder = Recorder()
+    named = list(named_modules(model))
+    paths = _first_names(named)
     active: set[int] = set()
-    patched: list[tuple[type, Any]] = []
 
     def wrap(call: Callable) -> Callable:
         def wrapper(self, *args, **kwargs):
@@ -88,29 +97,23 @@ def recording_flax(model: nnx.Module) -> Generator[_Recorder]:
 
         return wrapper
 
-    try:
-        for kind in {type(module) for _, module in named_modules(model)}:
-            if callable(getattr(kind, "__call__", None)):  # noqa: B004  (the function itself is wanted)
-                patched.append((kind, vars(kind).get("__call__")))
-                type.__setattr__(kind, "__call__", wrap(kind.__call__))
+    with patched_calls((module for _, module in named), wrap):
         yield recorder
-    finally:
-        for kind, own in patched:
-            if own is None:
-                type.__delattr__(kind, "__call__")
-            else:
-                type.__setattr__(kind, "__call__", own)
 
 
 @contextlib.contextmanager
-def recording_torch(module: torch.nn.Module) -> Generator[_Recorder]:
+def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
     """Records the calls of `module`'s submodules."""
-    recorder = _Recorder()
+    import torch
+
+    from parity.sides.torch_private import tree_map_only
+
+    recorder = Recorder()
     inputs: dict[str, tuple] = {}
 
     # Cloned, and the input before the call: an inplace ReLU overwrites what its hooks are given.
     def clone(values: Any) -> Any:
-        return _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
+        return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
 
     def before(path: str) -> Callable:
         return lambda _module, args: inputs.update({path: clone(args) if len(args) == 1 else ()})

@@ -1,22 +1,26 @@
 """PyTorch's network, run in several arrangements that mean the same."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree
 
 from parity.conversion.convert import as_numpy
 from parity.errors import ParityError
-from parity.sides.base import INPUTS, OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run
+from parity.sides.base import INPUTS, OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run, Train
 from parity.sides.losses import require_scalar
+from parity.sides.optimizers import Optimizer
 from parity.sides.recording import flatten_output, recording_torch
+from parity.sides.torch_private import Dropout, tree_map
+from parity.sides.trainers import TorchTrainer
 
 
 class TorchSide:
     """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
+
+    framework = "PyTorch"
 
     def __init__(self, module: torch.nn.Module, precision: str, device: str = "cpu"):
         self.precision, self.device = precision, torch.device(device)
@@ -31,12 +35,42 @@ class TorchSide:
         except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
             raise ParityError(f"PyTorch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
 
-    def tensor(self, array: Any) -> Any:
+    def array(self, array: Any) -> Any:
         """A copy of an array (or of a dict of them) on the device; floats in the run's dtype."""
         if isinstance(array, Mapping):
-            return {name: self.tensor(value) for name, value in array.items()}
+            return {name: self.array(value) for name, value in array.items()}
         tensor = torch.tensor(np.ascontiguousarray(array), device=self.device)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.long()
+
+    @property
+    def parameters(self) -> list[str]:
+        return [name for name, _ in self.module.named_parameters()]
+
+    @property
+    def trained(self) -> list[str]:
+        return [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+    @property
+    def takes_tokens(self) -> bool:
+        return any(isinstance(module, torch.nn.Embedding) for module in self.module.modules())
+
+    @property
+    def has_train_mode(self) -> bool:
+        """Whether anything depends on the mode: a network without buffers computes the same in both."""
+        return any(True for _ in self.module.buffers())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of a tied parameter under the first of its names only."""
+        first = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        entries = self.module.state_dict(keep_vars=True)
+        return {name: tuple(tensor.shape) for name, tensor in entries.items() if first.get(id(tensor), name) == name}
+
+    def trainer(self, optimizer: Optimizer) -> TorchTrainer:
+        return TorchTrainer(self, optimizer)
+
+    def train_with(self, train: Train, batches: Sequence[tuple[Any, Any]], optimizer: Optimizer) -> list[float]:
+        self.set_mode(True)
+        return train(self.module, [(self.array(inputs), self.array(targets)) for inputs, targets in batches], optimizer)
 
     def state(self) -> Arrays:
         return {name: as_numpy(tensor).copy() for name, tensor in self.module.state_dict().items()}
@@ -51,12 +85,15 @@ class TorchSide:
         """Train or eval mode; dropout stays off, since its masks cannot correspond."""
         self.module.train(train)
         for child in self.module.modules():
-            if isinstance(child, torch.nn.modules.dropout._DropoutNd):
+            if isinstance(child, Dropout):
                 child.eval()
 
     def forward(self, inputs: torch.Tensor) -> Any:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.module(inputs)
+
+    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self.run(inputs, train=False, record=False).outputs.items()}
 
     def run(
         self,
@@ -75,7 +112,7 @@ class TorchSide:
         if arrangement.permutation_seed is not None:
             order = np.random.default_rng(arrangement.permutation_seed).permutation(len(inputs))
         back = np.argsort(order)
-        x = self.tensor(_jittered(inputs, arrangement.noise_seed, self.dtype)[order])
+        x = self.array(_jittered(inputs, arrangement.noise_seed, self.dtype)[order])
         if arrangement.channels_last and x.ndim == 4:
             self.module.to(memory_format=torch.channels_last)
             x = x.contiguous(memory_format=torch.channels_last)
@@ -93,14 +130,14 @@ class TorchSide:
                 recording_torch(self.module if record else torch.nn.Identity()) as recorder,
                 torch.set_grad_enabled(differentiate),
             ):
-                outputs = _pytree.tree_map(in_order, self.forward(x))
+                outputs = tree_map(in_order, self.forward(x))
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
                 activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
                 statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
             )
             if loss is not None:
-                value = require_scalar(loss[1](outputs, self.tensor(targets)), "PyTorch")
+                value = require_scalar(loss.torch(outputs, self.array(targets)), "PyTorch")
                 value.backward()
                 result.loss = value.item()
                 result.gradients = {

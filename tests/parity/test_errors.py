@@ -6,11 +6,8 @@ import types
 
 import pytest
 
-from parity.errors import dispatch
-
-
-class Unusable(Exception):
-    pass
+from parity.errors import ParityError, UsageError, dispatch
+from resnet_flax.errors import UserError
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def command(monkeypatch):
         module = types.ModuleType("a_command")
         module.__dict__["main"] = main
         monkeypatch.setitem(sys.modules, "a_command", module)
-        return dispatch("package", {"work": ("a_command", "does it")}, list(arguments), (Unusable,))
+        return dispatch("package", {"work": ("a_command", "does it")}, list(arguments))
 
     return run
 
@@ -53,7 +50,9 @@ def test_a_misspelt_command_is_guessed(command, capsys):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (Unusable("no such file"), "error: no such file\n"),
+        (UsageError("no such file"), "error: no such file\n"),
+        (ParityError("no such file"), "error: no such file\n"),
+        (UserError("no such file"), "error: no such file\n"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 5 bytes"), "error: out of memory ("),
     ],
 )
@@ -80,7 +79,7 @@ def main(arguments):
     raise KeyboardInterrupt
 
 sys.modules["a_command"] = types.SimpleNamespace(main=main)
-dispatch("package", {"work": ("a_command", "")}, ["work"], ())
+dispatch("package", {"work": ("a_command", "")}, ["work"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -9,11 +9,11 @@ torchvision = pytest.importorskip("torchvision")
 from flax import nnx
 
 import parity
-from parity.commands.check import networks
+from parity.networks import named_pair
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual3x3, ResNet
 from resnet_flax.models.originals import ResidualNet
 from resnet_flax.models.registry import _PLAIN
-from resnet_flax.parity_networks import digit_batches, train
+from resnet_flax.training.trajectory import digit_batches, train
 
 CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
 
@@ -62,8 +62,9 @@ def test_small_networks_agree(build, checks):
 @pytest.mark.parametrize("size", [64, 33])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_network_agrees_in_everything(name, size):
-    ours, theirs, shape = networks(name, None, seed=0)
-    inputs = parity.random_inputs((4, size, size, shape["in_channels"]))
+    pair = named_pair(name)
+    ours, theirs = pair.flax_model, pair.torch_model
+    inputs = parity.random_inputs((4, size, size, pair.channels))
     report = parity.check(ours, theirs, inputs, np.arange(4), checks=CHECKS)
     assert report.passed, str(report)
     adamw = parity.Optimizer("adamw", 1e-3)
@@ -82,8 +83,9 @@ def test_every_network_agrees_in_everything(name, size):
 def test_trajectories_agree(name, optimizer, steps):
     """The project's own training step against PyTorch's loop, on digits."""
     small = name == "resnet18"
-    ours, theirs, shape = networks(name, None, seed=0, small_images=small)
-    batches = digit_batches(steps, 16, 8 if small else 32, shape["in_channels"])
+    pair = named_pair(name, small_images=small)
+    ours, theirs = pair.flax_model, pair.torch_model
+    batches = digit_batches(steps, 16, 8 if small else 32, pair.channels)
     report = parity.check(
         ours,
         theirs,

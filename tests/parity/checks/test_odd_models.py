@@ -266,7 +266,7 @@ def test_a_cause_that_cannot_be_looked_for_costs_no_verdict(monkeypatch):
     def fail(pair, report):
         raise KeyError("cause")
 
-    monkeypatch.setattr("parity.diagnosis.diagnose", fail)
+    monkeypatch.setattr("parity.diagnosis.diagnose.diagnose", fail)
     found = report(dense(lambda y: y + 1), checks=("forward",))
     assert not found.passed
     assert "looking for it raised KeyError" in str(found)

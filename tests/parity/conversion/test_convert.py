@@ -314,7 +314,7 @@ def test_model_without_parameters_is_refused():
 
 
 def test_registered_rule_is_used(monkeypatch):
-    monkeypatch.setattr(parity.conversion.naming, "_RULES", dict(parity.conversion.naming._RULES))
+    monkeypatch.setattr(parity.conversion.rules, "_RULES", dict(parity.conversion.rules._RULES))
 
     class Scale(nnx.Module):
         def __init__(self):

@@ -35,7 +35,7 @@ Faults in the data are caught by `parity.check_preprocessing` (no antialiasing, 
 otherwise) and `parity.check_classes` (names sorted naturally), planted in `tests/parity/test_toolkit.py`; other
 widths, such as a wrong formula for ResNeXt, by the list of shapes that differ before anything is computed. A forward
 hook that keeps a tensor without copying it, and a comparison that leaves float64 on, are planted in
-`tests/parity/checks/test_table.py`.
+`tests/parity/checks/test_check.py`.
 """
 
 

@@ -15,12 +15,12 @@ from flax import nnx
 from torch import nn
 
 import parity
+from parity.checks.check import CHECKS, make_pair
 from parity.checks.pair import Pair
-from parity.checks.table import CHECKS
 from parity.checks.tolerance import PROFILES, Noise, agreement, measure
-from parity.checks.training import FlaxTrainer, TorchTrainer
 from parity.sides.recording import recording_flax, recording_torch
 from parity.sides.torch import TorchSide
+from parity.sides.trainers import FlaxTrainer
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import Bottleneck
 from tests.parity.diagnosis.faults import FlaxNet, NormOnly, norm_pair, pair, torch_net
@@ -360,11 +360,11 @@ def test_agreement_counts_rows_with_the_same_largest_logits():
 
 def test_every_step_has_a_batch_of_its_own():
     with jax.enable_x64(True):
-        two = Pair(*norm_pair(6), parity.random_inputs((8, 6)))
+        two = make_pair(*norm_pair(6), parity.random_inputs((8, 6)))
     batches = [two.batch(step) for step in range(3)]
     for ours, theirs in batches:
         np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(batches[0][0], two.inputs)
+    np.testing.assert_array_equal(batches[0][0], two.inputs.candidate)
     means = [ours.mean() for ours, _ in batches]
     deviations = [ours.std() for ours, _ in batches]
     assert len(set(np.round(means, 3))) == len(set(np.round(deviations, 3))) == 3
@@ -386,12 +386,11 @@ def test_statistics_go_on_from_batch_to_batch(monkeypatch):
 
 def test_both_trainers_carry_parameters_and_statistics_on():
     with jax.enable_x64(True):
-        two = Pair(*norm_pair(6, BatchNorm), parity.random_inputs((8, 6)))
-        before = two.ours.state()
-        inputs, torch_inputs = two.batch(0)
-        FlaxTrainer(two.ours, two.optimizer).step(0, inputs, two.targets, two.loss)
-        TorchTrainer(two.oracle, two.optimizer, {}).step(0, torch_inputs, two.torch_targets, two.loss)
-    ours, theirs = two.ours.state(), two.oracle.state()
+        two = make_pair(*norm_pair(6, BatchNorm), parity.random_inputs((8, 6)))
+        before = two.candidate.state()
+        for side, inputs, targets in zip((two.candidate, two.oracle), two.batch(0), two.targets, strict=True):
+            side.trainer(two.optimizer).step(0, inputs, targets, two.loss)
+    ours, theirs = two.candidate.state(), two.oracle.state()
     for name, value in ours.items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-12, atol=1e-14)
         assert (value != before[name]).any(), name

@@ -3,7 +3,6 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import flax
@@ -13,79 +12,21 @@ import optax
 import torch
 from flax import nnx
 
-from parity.checks.optimizers import Optimizer
-from parity.checks.pair import OneSided, Pair, Train
-from parity.checks.tolerance import PROFILES, Error, agreement, measure
+from parity.checks.pair import Both, OneSided, Pair
+from parity.checks.passes import activations, batch_stats, forward, gradients, layers
+from parity.checks.tolerance import PROFILES, Error
 from parity.checks.training import optimizer as optimizer_steps
 from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
 from parity.conversion.convert import require_values
 from parity.errors import ParityError
 from parity.reports.results import Comparison, Finding, Report
-from parity.sides.base import OUTPUT, Loss, require_networks
-from parity.sides.isolation import isolate, record
+from parity.sides.base import OUTPUT, Loss, Train, channels_second
+from parity.sides.flax import FlaxSide
+from parity.sides.networks import require_networks
+from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
-
-BATCHES = 3  # for running statistics
-
-
-def forward(pair: Pair) -> list[Comparison]:
-    """The outputs, in eval and in train mode."""
-    found = []
-    for mode, train in pair.modes.items():
-        runs = pair.runs(train)
-        for row in pair.judge("forward", mode, "outputs", runs.ours.outputs, runs.noise):
-            found.append(_with_agreement(row, runs.ours.outputs[row.name], runs.noise.oracle["outputs"][row.name]))
-    return found
-
-
-def activations(pair: Pair) -> list[Comparison]:
-    """The output of every submodule that both sides have, in order of computation, in eval and in train mode."""
-    found = []
-    for mode, train in pair.modes.items():
-        runs = pair.runs(train)
-        found += pair.judge("activations", mode, "activations", runs.ours.activations, runs.noise)
-    if not found:
-        pair.note("activations: the two networks have no submodule in common")
-    return found
-
-
-def gradients(pair: Pair) -> list[Comparison]:
-    """The loss's gradient for every parameter and for the inputs, relative to the model's whole gradient."""
-    found = pair.require_same_parameters("gradients")
-    for mode, train in pair.modes.items():
-        runs = pair.runs(train)
-        found += pair.judge("gradients", mode, "gradients", runs.ours.gradients, runs.noise)
-    return found
-
-
-def batch_stats(pair: Pair) -> list[Comparison]:
-    """Running statistics after each of three train-mode batches; every batch but the first starts from PyTorch's."""
-    found = []
-    if "train" not in pair.modes:
-        pair.note("batch_stats: the networks keep no statistics")
-        return found
-    with pair.restored():
-        for step in range(BATCHES):
-            runs = pair.run_from_here(*pair.batch(step), train=True, backward=False)
-            found += pair.judge("batch_stats", "train", "statistics", runs.ours.statistics, runs.noise, step + 1)
-            pair.load(runs.theirs.statistics)
-    return found
-
-
-def layers(pair: Pair) -> list[Comparison]:
-    """Every layer alone on the input that PyTorch's had, in eval mode: what low precision costs it, and no more."""
-    found = []
-    recorded = record(pair, train=False)
-    parents = {path.rpartition(".")[0] for path in recorded.their_inputs}
-    for path in recorded.their_inputs:
-        layer = isolate(pair, recorded, path, train=False) if path not in parents else None
-        if layer is not None:
-            output = layer.output()
-            error = measure(output, layer.expected, precision=pair.precision)
-            found.append(Comparison("layers", "eval", path, error, layer.floor, layer.limit))
-    return found
-
+from parity.sides.torch import TorchSide
 
 CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "weights": weights,
@@ -157,22 +98,23 @@ def check(
         raise ParityError("loss is a pair of functions (outputs, targets) -> scalar: one in JAX, one in PyTorch")
     if precision not in PROFILES:
         raise ParityError(f"no precision named {precision!r}; there are {', '.join(PROFILES)}")
+    differentiate = not _WITHOUT_GRADIENTS.issuperset(checks)
     with exact_arithmetic(precision) as switches:
-        pair = Pair(
+        pair = make_pair(
             flax_model,
             torch_model,
-            np.asarray(inputs),
-            targets,
-            torch_inputs if torch_inputs is None else np.asarray(torch_inputs),
-            loss,
-            precision,
-            Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer(),
-            steps,
-            batches,
-            train,
-            names,
-            device,
-            differentiate=not _WITHOUT_GRADIENTS.issuperset(checks),
+            inputs,
+            torch_inputs=torch_inputs,
+            precision=precision,
+            names=names,
+            device=device,
+            targets=targets,
+            loss=loss,
+            optimizer=Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer(),
+            steps=steps,
+            batches=batches,
+            train=train,
+            differentiate=differentiate,
         )
         report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
         for name in checks:
@@ -191,9 +133,35 @@ def check(
 
             try:
                 report.findings = diagnose(pair, report)
-            except Exception as error:  # a guess at the cause must never cost the verdict
+            except Exception as error:  # looking for the cause must never cost the verdict
                 report.findings = [Finding("", f"no cause was found: looking for it raised {type(error).__name__}")]
     return report
+
+
+def make_pair(
+    flax_model: nnx.Module,
+    torch_model: torch.nn.Module,
+    inputs: Any,
+    *,
+    torch_inputs: Any = None,
+    precision: str = "float64",
+    names: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> Pair:
+    """The two networks as sides, on one batch; `options` are those of `Pair`. See `check` for the others."""
+    inputs = np.asarray(inputs)
+    others = channels_second(inputs) if torch_inputs is None else np.asarray(torch_inputs)
+    oracle = TorchSide(torch_model, "float64", device)
+    return Pair(
+        candidate=FlaxSide(flax_model, precision, names, oracle.parameters),
+        oracle=oracle,
+        reference=oracle if precision == "float64" else TorchSide(torch_model, precision, device),
+        given=Both(flax_model, torch_model),
+        inputs=Both(inputs, others),
+        precision=precision,
+        **options,
+    )
 
 
 def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,10 +170,10 @@ def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
         "precision": pair.precision,
         "k": pair.profile.k,
         "least tolerance": pair.profile.least,
-        "inputs": list(pair.inputs.shape),
-        "flax network": type(pair.flax_model).__name__,
-        "torch network": type(pair.torch_model).__name__,
-        "jax device": jax.devices()[0].device_kind,
+        "inputs": list(pair.inputs.candidate.shape),
+        "flax network": type(pair.given.candidate).__name__,
+        "torch network": type(pair.given.reference).__name__,
+        "jax device": pair.candidate.device,
         "torch device": str(pair.oracle.device),
         **switches,
         "versions": {
@@ -216,11 +184,3 @@ def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
             "torch": torch.__version__,
         },
     }
-
-
-def _with_agreement(comparison: Comparison, ours: np.ndarray, oracle: np.ndarray) -> Comparison:
-    if comparison.note or oracle.ndim != 2 or oracle.shape[1] < 2:
-        return comparison
-    ks = [k for k in (1, 5) if k < oracle.shape[1]]
-    shares = ", ".join(f"top-{k} {agreement(ours, oracle, k):.0%}" for k in ks)
-    return replace(comparison, note=shares)

@@ -12,27 +12,45 @@ from flax import nnx
 from parity.checks.pair import Pair
 from parity.checks.tolerance import relative
 from parity.conversion.naming import named_modules
+from parity.errors import ParityError
 from parity.sides.base import Arrays
+from parity.sides.flax import FlaxSide
 from parity.sides.recording import flatten_output, recording_torch
+from parity.sides.torch import TorchSide
 
 
 @dataclass
 class Recorded:
-    """First inputs and PyTorch's outputs of every submodule, by PyTorch's path; ours in Flax's layout."""
+    """First inputs and the reference's outputs of every submodule, by PyTorch's path.
 
-    our_inputs: Arrays
-    their_inputs: dict[str, torch.Tensor]
-    their_outputs: dict[str, torch.Tensor]
+    The candidate's are in Flax's layout.
+    """
+
+    candidate_inputs: Arrays
+    reference_inputs: dict[str, torch.Tensor]
+    reference_outputs: dict[str, torch.Tensor]
+
+
+def flax_and_torch(pair: Pair) -> tuple[FlaxSide, TorchSide]:
+    """The candidate and the reference, where they are modules that can be taken apart.
+
+    Raises:
+        ParityError: if they are anything else.
+    """
+    if not isinstance(pair.candidate, FlaxSide) or not isinstance(pair.reference, TorchSide):
+        raise ParityError("layers are compared one by one only between a Flax network and a PyTorch one")
+    return pair.candidate, pair.reference
 
 
 def record(pair: Pair, *, train: bool) -> Recorded:
     """A forward pass of both networks in the precision under test."""
-    inputs, _ = pair.ours.record(pair.inputs, train=train)
-    statistics = pair.theirs.state()
-    pair.theirs.set_mode(train)
-    with torch.no_grad(), recording_torch(pair.theirs.module) as recorder:
-        pair.theirs.forward(pair.theirs.tensor(pair.torch_inputs))
-    pair.theirs.load(statistics)
+    candidate, side = flax_and_torch(pair)
+    inputs = candidate.submodule_inputs(pair.inputs.candidate, train=train)
+    statistics = side.state()
+    side.set_mode(train)
+    with torch.no_grad(), recording_torch(side.module) as recorder:
+        side.forward(side.array(pair.inputs.reference))
+    side.load(statistics)
     return Recorded(inputs, recorder.inputs, recorder.outputs)
 
 
@@ -95,11 +113,12 @@ class Isolated:
 
 def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolated | None:
     """The submodule at `path` on both sides; None where it takes something that is not one array, or more than one."""
-    ours = {pair.ours.torch_path(name): module for name, module in named_modules(pair.ours.model(train=train))}
-    torch_inputs = recorded.their_inputs.get(path)
-    if path not in ours or path not in recorded.our_inputs or not isinstance(torch_inputs, torch.Tensor):
+    candidate, reference = flax_and_torch(pair)
+    ours = {candidate.torch_path(name): module for name, module in named_modules(candidate.model(train=train))}
+    torch_inputs = recorded.reference_inputs.get(path)
+    if path not in ours or path not in recorded.candidate_inputs or not isinstance(torch_inputs, torch.Tensor):
         return None
-    theirs = copy.deepcopy(pair.theirs.module.get_submodule(path))
+    theirs = copy.deepcopy(reference.module.get_submodule(path))
     oracle = copy.deepcopy(theirs).double()
     x = torch_inputs.double() if torch_inputs.is_floating_point() else torch_inputs
     try:
@@ -107,11 +126,13 @@ def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolat
             expected = _only(oracle(x)).cpu().numpy()
     except Exception:  # it took more, by name
         return None
-    array = pair.ours.array(torch_inputs.float().cpu().numpy() if pair.precision != "float64" else _numpy(torch_inputs))
-    inputs = jnp.asarray(_in_layout(np.asarray(array), recorded.our_inputs[path].shape, to_flax=True))
+    array = pair.candidate.array(
+        torch_inputs.float().cpu().numpy() if pair.precision != "float64" else _numpy(torch_inputs)
+    )
+    inputs = jnp.asarray(_in_layout(np.asarray(array), recorded.candidate_inputs[path].shape, to_flax=True))
     if torch_inputs.dtype is torch.bfloat16:
         inputs = inputs.astype(jnp.bfloat16)
-    their_output = _only(recorded.their_outputs[path]).double().cpu().numpy()
+    their_output = _only(recorded.reference_outputs[path]).double().cpu().numpy()
     floor = relative(their_output, expected)
     limit = max(pair.profile.k * floor, pair.profile.least_alone)
     return Isolated(path, ours[path], theirs, inputs, torch_inputs, expected, floor, limit, train)

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import torch
 
 from parity.errors import ParityError
 
+if TYPE_CHECKING:
+    import torch
+
 Schedule = Callable[[int], float]
+Moments = dict[str, dict[str, Any]]
+"""What an optimiser keeps: {parameter: {PyTorch's name of the moment: array or tensor in PyTorch's layout}}."""
 
 # What optax keeps, by the kind of its state, and PyTorch's names for it.
 MOMENTS: dict[type, dict[str, str]] = {
@@ -47,7 +51,7 @@ class Optimizer:
     nesterov: bool = False
     weight_decay: float = 1e-2
     transform: optax.GradientTransformation | None = None
-    torch_optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = field(default=None)
+    torch_optimizer: "Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None" = field(default=None)
 
     def __post_init__(self) -> None:
         if self.kind not in ("sgd", "adam", "adamw"):
@@ -70,7 +74,10 @@ class Optimizer:
         adam = optax.scale_by_adam()
         return optax.chain(*((adam, decay) if self.kind == "adamw" else (decay, adam)), optax.scale(-1.0))
 
-    def for_torch(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def for_torch(self, parameters: "Iterable[torch.nn.Parameter]") -> "torch.optim.Optimizer":
+        """The PyTorch optimiser, for a learning rate that is set before each step."""
+        import torch
+
         if self.torch_optimizer is not None:
             return self.torch_optimizer(parameters)
         if self.kind == "sgd":
@@ -105,7 +112,7 @@ def with_moments(state: Any, values: dict[str, dict[str, Any]], step: int) -> An
     def replace(node: Any) -> Any:
         if not _is_moment(node):
             return node
-        # Where PyTorch keeps none, ours goes on with its own.
+        # Where PyTorch keeps none, ours keeps its own.
         changes: dict[str, Any] = {
             ours: getattr(node, ours) | values[theirs] for ours, theirs in MOMENTS[type(node)].items()
         }

@@ -1,0 +1,177 @@
+"""Networks that `python -m parity` knows by name: families, registered through the entry-point group `parity.networks`.
+
+A distribution registers one in its pyproject.toml:
+
+    [project.entry-points."parity.networks"]
+    my_family = "my_package.my_module:FAMILY"
+
+where FAMILY has the members of `Family`. Nothing of this package has to be imported for it.
+"""
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from parity.errors import ParityError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+GROUP = "parity.networks"
+
+
+class NamedPair(Protocol):
+    """A network in Flax and its PyTorch original.
+
+    Attributes:
+        flax_model, torch_model: the two.
+        channels: of the images that they take.
+        num_classes: of the labels that they are trained with.
+        train: the family's own training loop for the check "trajectory", or None; see `parity.check`.
+    """
+
+    flax_model: Any
+    torch_model: Any
+    channels: int
+    num_classes: int
+    train: Callable | None
+
+    def read_image(self, path: Path, batch: int, size: int) -> np.ndarray:
+        """float32 (batch, size, size, channels) cut from an image file and prepared as the network expects."""
+        ...
+
+    def batches(self, steps: int, batch: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Real (images, labels) for the check "trajectory"."""
+        ...
+
+
+class Weights(Protocol):
+    """A checkpoint that a family has identified.
+
+    Attributes:
+        origin: {name: dtype} of every entry as it was in the file.
+        notes: what was noticed while reading, one sentence each.
+    """
+
+    origin: Mapping[str, str]
+    notes: Iterable[Any]
+
+    def describe(self) -> str:
+        """What it holds, in a few words."""
+        ...
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(heading, text) for everything that is known of it; raises unless every entry fits."""
+        ...
+
+    def named(self, name: str) -> "Weights":
+        """The same as the weights of that network; a UsageError if they do not fit it."""
+        ...
+
+    def write(self, path: Path, *, original_names: bool) -> None:
+        """Writes them through the Flax model, in the format of the path's ending."""
+        ...
+
+
+class Family(Protocol):
+    """Networks that are built, and whose checkpoints are recognised, by the same code.
+
+    Attributes:
+        Options: a dataclass of what else can be chosen about a network; each field becomes an option of
+            `python -m parity check NAME`.
+    """
+
+    Options: "type[DataclassInstance]"
+
+    def names(self) -> Collection[str]:
+        """What its networks are called."""
+        ...
+
+    def pair(self, name: str, options: Any, *, weights: Path | None = None) -> NamedPair:
+        """Both networks, with a checkpoint's weights; without one the Flax model may be abstract (`nnx.eval_shape`)."""
+        ...
+
+    def read(self, path: Path) -> Weights:
+        """A checkpoint of one of its networks; a UsageError if it is none or cannot be read."""
+        ...
+
+
+def family_of(name: str) -> Family:
+    """The family that has a network of that name.
+
+    Raises:
+        ParityError: if none has; the message has the nearest names.
+    """
+    known: list[str] = []
+    for family in families().values():
+        if name in family.names():
+            return family
+        known += family.names()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
+    hint = f"did you mean {', '.join(near)}?" if near else f"no package here registers any ({GROUP})"
+    raise ParityError(f"no network named {name!r}; {hint}")
+
+
+def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **options: Any) -> NamedPair:
+    """A registered network in both frameworks, with a checkpoint's weights or random ones that hide nothing.
+
+    Args:
+        name: what it is registered as.
+        weights: a file or directory that its family reads.
+        seed: of the random weights.
+        options: fields of the family's `Options`.
+
+    Raises:
+        UsageError: if the name is unknown, or the weights cannot be read or are of another network.
+    """
+    from parity.sides.random_weights import randomize
+
+    family = family_of(name)
+    pair = family.pair(name, family.Options(**options), weights=weights)
+    if weights is None:
+        randomize(pair.flax_model, pair.torch_model, seed=seed)
+    return pair
+
+
+def identified(path: Path) -> Weights:
+    """The checkpoint, as the family that recognises it reads it.
+
+    Raises:
+        UsageError: if none does; with one family installed, in that one's words.
+    """
+    errors: dict[str, UsageError] = {}
+    for name, family in families().items():
+        try:
+            return family.read(path)
+        except UsageError as error:
+            errors[name] = error
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
+    raise ParityError(
+        f"none of the networks registered here has the weights in {path} ({reasons})"
+        if errors
+        else f"no package here registers networks ({GROUP}), so {path} cannot be identified"
+    )
+
+
+@cache
+def families() -> dict[str, Family]:
+    """{name of the entry point: family}, in the order of the alphabet.
+
+    Raises:
+        ParityError: if one cannot be loaded.
+    """
+    return {point.name: _loaded(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def _loaded(point: EntryPoint) -> Family:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ParityError(f"the networks {point.name!r} ({point.value}) cannot be loaded: {error}") from error
