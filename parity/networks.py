@@ -11,9 +11,9 @@ where FAMILY has the members of `Family`. Nothing of this package has to be impo
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -105,16 +105,16 @@ def family_of(name: str) -> Family:
     """The family that has a network of that name.
 
     Raises:
-        ParityError: if none has; the message has the nearest names.
+        ParityError: if none has; the message has the nearest names, and the families that could not be loaded.
     """
-    known: list[str] = []
-    for family in families().values():
+    registered = _registered()
+    for family in registered.families.values():
         if name in family.names():
             return family
-        known += family.names()
+    known = [known for family in registered.families.values() for known in family.names()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-    hint = f"did you mean {', '.join(near)}?" if near else f"no package here registers any ({GROUP})"
-    raise ParityError(f"no network named {name!r}; {hint}")
+    hints = [f"did you mean {', '.join(near)}?"] if near else ["no networks are registered here"]
+    raise ParityError("; ".join([f"no network named {name!r}", *hints, *registered.failures]))
 
 
 def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **options: Any) -> NamedPair:
@@ -142,36 +142,32 @@ def identified(path: Path) -> Weights:
     """The checkpoint, as the family that recognises it reads it.
 
     Raises:
-        UsageError: if none does; with one family installed, in that one's words.
+        UsageError: if none does; where only one family is installed, with its own message.
     """
-    errors: dict[str, UsageError] = {}
-    for name, family in families().items():
+    registered, errors = _registered(), {}
+    for name, family in registered.families.items():
         try:
             return family.read(path)
         except UsageError as error:
             errors[name] = error
     if len(errors) == 1:
         raise next(iter(errors.values()))
-    reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
-    raise ParityError(
-        f"none of the networks registered here has the weights in {path} ({reasons})"
-        if errors
-        else f"no package here registers networks ({GROUP}), so {path} cannot be identified"
-    )
+    reasons = [f"{name}: {error}" for name, error in errors.items()] or ["no networks are registered here"]
+    raise ParityError(f"{path} was not recognised; " + "; ".join([*reasons, *registered.failures]))
+
+
+class _Registered(NamedTuple):
+    families: dict[str, Family]
+    failures: list[str]
 
 
 @cache
-def families() -> dict[str, Family]:
-    """{name of the entry point: family}, in the order of the alphabet.
-
-    Raises:
-        ParityError: if one cannot be loaded.
-    """
-    return {point.name: _loaded(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
-def _loaded(point: EntryPoint) -> Family:
-    try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
-        raise ParityError(f"the networks {point.name!r} ({point.value}) cannot be loaded: {error}") from error
+def _registered() -> _Registered:
+    """Every family by the name of its entry point, in alphabetical order, and why others could not be loaded."""
+    families, failures = {}, []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            families[point.name] = point.load()
+        except (ImportError, AttributeError) as error:
+            failures.append(f"the networks of {point.name!r} ({point.value}) cannot be loaded: {error}")
+    return _Registered(families, failures)
