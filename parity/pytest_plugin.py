@@ -44,7 +44,7 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
         try:
             report = check(*args, **options)
         except ParityError as error:
-            raise error.with_traceback(None) from None  # its sentence is what helps, not the way there
+            raise error.with_traceback(None) from None  # the message helps, the stack does not
         if directory := request.config.stash.get(_DIRECTORY, None):
             from parity.reports.html import write_html
             from parity.reports.json import write_json

@@ -18,7 +18,7 @@ def assert_parity(flax_model: "nnx.Module", torch_model: "torch.nn.Module", inpu
 
     Args:
         flax_model, torch_model, inputs: see `parity.check`.
-        options: its other ones, `checks` apart.
+        options: its other arguments except `checks`.
 
     Raises:
         AssertionError: where, how much, against which floor, and the likely cause.
@@ -68,7 +68,7 @@ def _assert(
     try:
         report = check(flax_model, torch_model, inputs, checks=checks, **options)
     except ParityError as error:
-        raise error.with_traceback(None) from None  # its sentence is what helps, not the way there
+        raise error.with_traceback(None) from None  # the message helps, the stack does not
     if not report.passed:
         raise AssertionError(str(report))
     return report

@@ -1,4 +1,4 @@
-"""Images and labels before they reach a network: the same pixels, the same class numbers."""
+"""Images and labels before they reach a network: same pixels, same class numbers."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from parity.checks.tolerance import Error
 from parity.reports.results import Comparison, Finding, Report
 
 GREY_LEVELS = 1.0
-"""What rounding may do to a resized pixel of 0..255."""
+"""How far rounding may move a resized pixel of 0..255."""
 
 _Pixels = Callable[[Image.Image], np.ndarray]
 
@@ -54,7 +54,7 @@ def _compared(name: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
 
 
 def _close(ours: np.ndarray, pixels: np.ndarray) -> bool:
-    """Within rounding nearly everywhere: kernels of other libraries differ at the odd pixel."""
+    """Equal up to rounding nearly everywhere: other libraries' kernels differ at a few pixels."""
     return ours.shape == pixels.shape and float((np.abs(ours.astype(int) - pixels) > 2).mean()) < 1e-2
 
 
@@ -72,7 +72,7 @@ def _resized(image: Image.Image, *size: int) -> Any:
 
 
 def _variants(image: Image.Image, resize_size: int, crop_size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What known faults would make of an image."""
+    """What known faults would turn an image into."""
     pixels = torch.tensor(_pixels(image)).permute(2, 0, 1)
     blunt = tvf.center_crop(tvf.resize(pixels, [resize_size], antialias=False), [crop_size])
     yield "resizes without antialiasing; torchvision and PIL filter first", blunt.permute(1, 2, 0).numpy()

@@ -164,7 +164,7 @@ class Pair:
                 self._arrangements.remove(arrangement)
                 reason = str(error).splitlines()[0]
                 self.note(
-                    f"{self.oracle.framework}'s noise is without the arrangements in which its network does not run: "
+                    f"{self.oracle.framework}'s noise floor leaves out arrangements in which its network does not run: "
                     f"{reason}"
                 )
             else:
@@ -213,7 +213,7 @@ class Pair:
             if floor > self.profile.most:
                 self.note(
                     f"{framework} does not agree with itself in {name} ({floor:.0e} apart when the batch is permuted, "
-                    f"laid out otherwise or moved by rounding): is it random, or its first axis not the batch's? "
+                    f"laid out otherwise or moved by rounding): is it random, or is its first axis not the batch? "
                     f"{check} is held to {self.profile.k * self.profile.most:.0e} there"
                 )
                 floor = self.profile.most
@@ -233,8 +233,8 @@ class Pair:
         frozen = sorted(others - set(self.oracle.trained))
         if frozen:
             self.note(f"frozen in {self.oracle.framework}, so their gradients were not compared: {', '.join(frozen)}")
-        notes = dict.fromkeys(others - trained, "a parameter in PyTorch, no nnx.Param in Flax")
-        notes |= dict.fromkeys(trained - others, "an nnx.Param in Flax, no parameter in PyTorch")
+        notes = dict.fromkeys(others - trained, "a parameter in PyTorch, but not an nnx.Param in Flax")
+        notes |= dict.fromkeys(trained - others, "an nnx.Param in Flax, but not a parameter in PyTorch")
         nothing = Error(np.inf, np.inf, np.inf, 0.0)
         return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
 

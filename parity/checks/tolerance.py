@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MASK = 1e8  # the size from which a value is taken for a mask's, such as -1e9 or the smallest float32
+MASK = 1e8  # from this size on a value counts as a mask's, such as -1e9 or the smallest float32
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -24,13 +24,13 @@ class Profile:
         k: how many floors an error may be. The floor is the largest of a handful of samples of rounding noise and ours
             is one more sample, from other kernels; k leaves room for that and for no fault.
         least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
-        least_alone: the same for a layer on its own, which has no errors from before it to answer for.
+        least_alone: the same for a layer on its own, whose input carries no earlier errors.
         least_gradient: the same for gradients. In low precision a value near zero can have another sign on the other
             side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
             happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
-            Faults in gradients are for float64 to catch.
-        most: the largest floor that is believed. A larger one is not rounding: PyTorch does not agree with itself, as
-            where dropout is a function, or where the first axis is not the batch's.
+            Use float64 to find faults in gradients.
+        most: the largest noise floor considered reliable. A larger one is not rounding: PyTorch disagrees with itself,
+            because dropout is called as a function, or the first axis is not the batch.
     """
 
     dtype: str
@@ -68,7 +68,7 @@ class Error:
 def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
     """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
 
-    Values of a mask (`MASK` and more, or infinite) that both have exactly are left out, since beside them nothing else
+    Mask values (`MASK` and larger, or infinite) that are equal on both sides are ignored: next to them nothing else
     would count.
 
     Args:
@@ -111,9 +111,9 @@ def _norm(array: np.ndarray) -> float:
 
 
 class Noise:
-    """The floors of groups of tensors, {group: {name: array}}, from one arrangement of PyTorch's after the other.
+    """The noise floors of groups of tensors, {group: {name: array}}, from PyTorch's arrangements, one after another.
 
-    Of an arrangement nothing is kept but its distances from the oracle: a large network's gradients are gigabytes.
+    Only each arrangement's distances from the oracle are kept: a large network's gradients are gigabytes.
 
     Attributes:
         oracle: the groups in float64.

@@ -17,18 +17,18 @@ from parity.conversion.files import require_readable, write_whole
 from parity.errors import ParityError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-# What training scripts wrap a state_dict in, the first that is there being taken.
+# What training scripts wrap a state_dict in; the first one present is used.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state_dict as a file has it.
+    """A state_dict read from a file.
 
     Attributes:
-        tensors: {name: array}; the arrays may be views of the file.
-        metadata: text that was kept beside the weights.
-        notes: what was passed over on the way, one sentence each.
+        tensors: {name: array}; the arrays may be views of the file's memory.
+        metadata: text kept beside the weights.
+        notes: what was skipped while reading, one sentence each.
     """
 
     tensors: dict[str, np.ndarray]
@@ -46,7 +46,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """As `load_checkpoint`, with what the file says beside the tensors."""
+    """As `load_checkpoint`, with the metadata kept beside the tensors."""
     path = Path(path)
     if path.is_dir():
         raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
@@ -69,10 +69,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
     except AttributeError as error:  # float8 has no counterpart in numpy
-        raise ParityError(f"{path} holds a type that numpy does not have ({error})") from error
+        raise ParityError(f"{path} holds a data type that numpy lacks ({error})") from error
     except (SafetensorError, OSError) as error:
         if _is_zip(path):
-            raise ParityError(f"{path} is a PyTorch file by another name; rename it to .pth") from error
+            raise ParityError(f"{path} is a PyTorch file with the wrong ending; rename it to .pth") from error
         raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
 
 
@@ -90,9 +90,9 @@ def _import_torch(path: Path):
 def _read_torch(path: Path) -> Checkpoint:
     torch = _import_torch(path)
     try:
-        # Training scripts keep their arguments in the file; a Namespace is plain data.
+        # Training scripts store their arguments in the file; a Namespace is plain data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of a pickle protocol, before the error that matters
+            warnings.simplefilter("ignore")  # about the pickle protocol, before the error that matters
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         _require_no_safetensors(path, error)
@@ -104,9 +104,9 @@ def _read_torch(path: Path) -> Checkpoint:
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # whatever torch's readers make of a damaged file
+    except Exception as error:  # whatever torch raises for a damaged file
         _require_no_safetensors(path, error)
-        # A KeyError's is the byte that is no opcode of a pickle.
+        # A KeyError only holds the byte that is no pickle opcode.
         reason = "" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0].split(". ")[0]
         reason = f" ({reason})" if reason else ""
         raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
@@ -119,7 +119,7 @@ def _read_torch(path: Path) -> Checkpoint:
             if tensor.is_meta:
                 raise ParityError(f"{path}: {name} has no values (it was saved on PyTorch's device meta)") from error
             kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
-            raise ParityError(f"{path}: {name} is a tensor ({kind}) that numpy has no type for") from error
+            raise ParityError(f"{path}: {name} is a tensor ({kind}) that has no numpy type") from error
     return Checkpoint(arrays, notes=notes)
 
 
@@ -133,17 +133,17 @@ def _require_no_safetensors(path: Path, error: Exception) -> None:
     with path.open("rb") as file:
         start = file.read(9)  # of a safetensors file: the length of a JSON object, and its first brace
     if start[8:] == b"{":
-        raise ParityError(f"{path} is a safetensors file by another name; rename it to .safetensors") from error
+        raise ParityError(f"{path} is a safetensors file with the wrong ending; rename it to .safetensors") from error
 
 
 def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
     notes = []
-    while isinstance(content, Mapping):  # a best accuracy beside the entry may be a tensor as well
+    while isinstance(content, Mapping):  # the best accuracy stored beside it may be a tensor as well
         wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not wrappers:
             break
         others = [str(key) for key in content if key != wrappers[0]]
-        notes.append(f"took the entry {wrappers[0]!r}" + (f" and left {', '.join(others)}" if others else ""))
+        notes.append(f"took the entry {wrappers[0]!r}" + (f" and dropped {', '.join(others)}" if others else ""))
         content = content[wrappers[0]]
     if not isinstance(content, Mapping):
         raise ParityError(f"{path} holds a {type(content).__name__}, not a state_dict")
@@ -153,7 +153,7 @@ def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any]
         raise ParityError(f"{path} holds no tensors{keys}: it is not a state_dict")
     if len(tensors) < len(content):
         notes.append(
-            f"left entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"
+            f"dropped entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"
         )
     return tensors, tuple(notes)
 
@@ -161,12 +161,12 @@ def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any]
 def write_checkpoint(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a state_dict as .safetensors (with text metadata) or, by its name, as a .pth file.
+    """Writes a state_dict as .safetensors (with text metadata) or .pth, depending on the ending.
 
-    The file appears whole or not at all: it is written beside its destination and renamed.
+    The file appears whole or not at all: it is written to a temporary name and renamed.
 
     Raises:
-        ParityError: if the name has neither ending, or the file cannot be written.
+        ParityError: for any other ending, or if the file cannot be written.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -93,7 +93,7 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
 
 
 def _memory(tensor: Any) -> tuple[str, int, tuple[int, ...]]:
-    """What two names for one tensor have in common: where it lies and its shape."""
+    """What two names for one tensor share: its address and shape."""
     if hasattr(tensor, "data_ptr"):
         place, address = str(tensor.device), tensor.data_ptr()
     elif isinstance(tensor, np.ndarray):
@@ -144,8 +144,8 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
         names: {Flax module path: PyTorch module path}, where they do not correspond by themselves.
 
     Raises:
-        ParityError: a list of every missing, unexpected and misshapen entry; a dtype that would lose values; or other
-            things than these two.
+        ParityError: a list of every missing, unexpected and misshapen entry; a dtype that would lose values; or
+            arguments of other types.
     """
     if not isinstance(state_dict, Mapping) or not isinstance(model, nnx.Module):
         found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
@@ -159,7 +159,7 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
             return np.zeros(leaf.variable.shape, dtype)
         return copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter lock while it copies
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter lock while it copies
         arrays = list(pool.map(lambda match: converted(*match), matched))
     _require_one_value_each(matched, arrays)
     # JAX's own part stays in this thread, where the caller may have enabled float64.
@@ -199,7 +199,7 @@ def to_torch(
 
     Args:
         model: an NNX module.
-        like: a state_dict to take after: its prefix, order and dtypes, and whether it has `num_batches_tracked`.
+        like: a state_dict whose prefix, order, dtypes and presence of `num_batches_tracked` are copied.
             Values that a narrower dtype cannot hold are rounded to the nearest it has.
         names: as in `to_flax`.
 

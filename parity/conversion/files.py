@@ -9,14 +9,14 @@ from pathlib import Path
 
 from parity.errors import ParityError
 
-LEAST_FREE = 2**20  # bytes; with less, a disk counts as full
+LEAST_FREE = 2**20  # bytes; a disk with less counts as full
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary path beside `path`, then renames: the file appears whole or not at all.
 
     Raises:
-        ParityError: if anything goes wrong on the way; nothing is left behind.
+        ParityError: if it cannot be written; nothing is left behind.
     """
     target = path.resolve()  # a link stays one
     try:
@@ -38,6 +38,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def require_readable(path: Path) -> None:
-    """Raises ParityError for a file or directory that one may not read."""
+    """Raises ParityError for a file or directory without read permission."""
     if path.exists() and not os.access(path, os.R_OK):
         raise ParityError(f"{path} cannot be read: permission denied")

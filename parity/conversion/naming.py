@@ -17,7 +17,7 @@ from parity.conversion.rules import LeafRule, rules_for
 from parity.errors import ParityError
 
 NAMES_HINT = """
-Where names differ, say so with names={Flax path: PyTorch path}; for a layer whose variables have no counterparts of
+Where names differ, map them with names={Flax path: PyTorch path}; for a layer whose variables have no counterparts of
 their own, add a rule with parity.register_layer."""
 
 
@@ -43,7 +43,7 @@ class Leaf:
 def named_modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
     """Every module with its dotted path, as `torch.nn.Module.named_modules` gives them, parents before children.
 
-    `nnx.Sequential` keeps its children under `layers`, which PyTorch's names have nothing of: it is left out.
+    `nnx.Sequential` keeps its children under `layers`, which has no counterpart in PyTorch's names and is dropped.
     """
     yield path, module
     for name, child in children(module).items():
@@ -56,8 +56,8 @@ def named_modules(module: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx
 def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Leaf]:
     """Every parameter and statistic of `model` with its counterpart's name.
 
-    They come in the order of definition, or of the alphabet for a model that went through a transform of NNX's
-    (`nnx.eval_shape`, `nnx.merge`), which forgets the former.
+    They come in the order of definition, or in alphabetical order for a model that went through an NNX transform
+    (`nnx.eval_shape`, `nnx.merge`), which loses the former.
 
     Args:
         model: an NNX module; its variables may be abstract (`nnx.eval_shape`).
@@ -78,7 +78,7 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
             continue
         rules = rules_for(module, path)
         if lacking := own.keys() - rules.keys():
-            raise ParityError(f"the rule for {type(module).__name__} ({path}) says nothing of {', '.join(lacking)}")
+            raise ParityError(f"the rule for {type(module).__name__} ({path}) does not cover {', '.join(lacking)}")
         torch_path = _renamed(path, names or {})
         for name, rule in rules.items():
             if name in own:
@@ -100,7 +100,7 @@ def _renamed(path: str, names: Mapping[str, str]) -> str:
 
 
 def find_prefix(keys: Iterable[str], expected: Iterable[str]) -> str:
-    """What stands before the expected names in `keys`: "module." and the like, or "".
+    """The common prefix of the expected names in `keys`, such as "module.", or "".
 
     Wrappers such as `DistributedDataParallel` and `torch.compile` put it there.
     """
@@ -120,7 +120,7 @@ def find_prefix(keys: Iterable[str], expected: Iterable[str]) -> str:
 
 
 def homeless_counters(names: Iterable[str], known: Collection[str]) -> set[str]:
-    """Counters of updates whose norm in Flax keeps none, as `nnx.BatchNorm` does; no output depends on them."""
+    """Update counters of norms that keep none in Flax, such as `nnx.BatchNorm`; no output depends on them."""
     counter = ".num_batches_tracked"
     return {
         name

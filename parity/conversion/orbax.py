@@ -50,10 +50,10 @@ def orbax_reason(error: Exception) -> str:
 
 
 def require_orbax_name(path: Path) -> None:
-    """Raises ParityError for a path that Orbax would write to and could not read: it takes these for a pattern's."""
+    """Raises ParityError for a path that Orbax would write to but could not read back: it treats these as a pattern."""
     if found := sorted(set("*?[") & set(str(path.absolute()))):
         raise ParityError(
-            f"Orbax cannot keep a checkpoint under a name with {' or '.join(found)}: {path}; choose another"
+            f"Orbax cannot store a checkpoint under a name with {' or '.join(found)}: {path}; choose another"
         )
 
 

@@ -1,4 +1,4 @@
-"""Why two networks part between two layers that agree: what either side computes there is no module of its own."""
+"""Why two networks part between two layers that agree, where what they compute is not a module of its own."""
 
 from typing import Any
 

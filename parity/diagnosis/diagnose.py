@@ -18,7 +18,7 @@ from parity.sides.torch_private import Convolution
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
-    """One finding for each kind of disagreement; those that follow from an earlier one are left out."""
+    """One finding for each kind of disagreement, without those that follow from an earlier one."""
     failures = {check: [row for row in report.of(check) if not row.passed] for check in report.seconds}
     findings = [
         finding
@@ -51,7 +51,7 @@ def _evidence(row: Comparison) -> str:
 
 
 def _different_weights(pair: Pair) -> Finding | None:
-    """Parameters or statistics that were not the same to begin with."""
+    """Parameters or statistics that differed from the start."""
     theirs = pair.reference.state()
     different = [
         name
@@ -119,13 +119,13 @@ def _output_error(pair: Pair, train: bool) -> float:
 
 
 def _one_sided(row: Comparison) -> Finding:
-    """What one network has or can compute and the other not."""
+    """What only one of the networks has or can compute."""
     if row.name != OUTPUT:
         return Finding(row.name, f"{row.name} is {row.note}")
     if "more than 1 value per channel" in row.note:
         return Finding(
             "train mode",
-            "one value per channel in train mode: PyTorch refuses, Flax takes the variance for 0",
+            "one value per channel in train mode: PyTorch refuses, Flax uses a variance of 0",
             row.note,
         )
     return Finding("", "only one side can compute this")

@@ -111,7 +111,7 @@ def _low_precision(layer: Isolated) -> str:
 def _single_value(layer: Isolated) -> str:
     values = np.prod(layer.inputs.shape[:-1])
     if layer.train and values == 1 and isinstance(layer.ours, nnx.BatchNorm):
-        return f"{layer.path} has one value per channel in train mode: its variance is taken for 0, PyTorch refuses"
+        return f"{layer.path} has one value per channel in train mode: Flax uses a variance of 0, PyTorch refuses"
     return ""
 
 

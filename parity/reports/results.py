@@ -18,7 +18,7 @@ class Comparison:
         floor: the largest distance of PyTorch's own arrangements.
         tolerance: the relative error allowed.
         step: of an optimiser or a trajectory, counted from 1.
-        note: what else there is to say; for a comparison that could not be made, why.
+        note: anything else worth knowing; for a comparison that could not be made, the reason.
     """
 
     check: str
@@ -69,7 +69,7 @@ class Report:
         comparisons: every tensor compared, in order of computation.
         findings: where the two part and why; empty if everything passed.
         curves: {name: loss at each step}, from the trajectory check.
-        notes: what was left out and why.
+        notes: what was not compared, and why.
         seconds: time taken by each check.
     """
 

@@ -114,5 +114,5 @@ def _place(row: Comparison) -> str:
 
 
 def _shortened(text: str, width: int) -> str:
-    """The end of a path says more than its beginning."""
+    """The end of a path is more telling than its beginning."""
     return text if len(text) <= width else "…" + text[1 - width :]

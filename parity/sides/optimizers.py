@@ -41,7 +41,7 @@ class Optimizer:
         momentum, nesterov: of SGD.
         weight_decay: on every parameter, as PyTorch has it by default.
         transform: an optax transformation to use instead, for a learning rate of 1 (its updates are scaled by the
-            schedule's value); it is held to what PyTorch does with the settings above.
+            schedule's value); its result is compared with PyTorch's under the settings above.
         torch_optimizer: parameters -> the PyTorch optimiser to use instead of the named one.
     """
 

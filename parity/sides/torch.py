@@ -29,7 +29,9 @@ class TorchSide:
             self.module = copy.deepcopy(module)
         except RuntimeError as error:
             reason = str(error).split(".")[0]
-            raise ParityError(f"the PyTorch network cannot be copied ({reason}): detach what it keeps") from error
+            raise ParityError(
+                f"the PyTorch network cannot be copied ({reason}): detach the tensors it stores"
+            ) from error
         try:
             self.module.to(self.device, self.dtype)
         except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA

@@ -154,7 +154,7 @@ def test_a_network_that_runs_contiguous_only_is_compared_all_the_same():
     parity.randomize(*pair)
     found = report(pair, (2, 5, 5, 3))
     assert found.passed
-    assert sum("without the arrangements in which its network does not run: view size" in x for x in found.notes) == 1
+    assert sum("leaves out arrangements in which its network does not run: view size" in x for x in found.notes) == 1
 
 
 class TorchScaled(nn.Module):
@@ -186,7 +186,7 @@ def test_a_parameter_that_only_flax_trains():
     for check in ("gradients", "optimizer", "trajectory"):
         found = report(pair, checks=(check,))
         assert not found.passed
-        assert "scale is an nnx.Param in Flax, no parameter in PyTorch" in str(found)
+        assert "scale is an nnx.Param in Flax, but not a parameter in PyTorch" in str(found)
 
 
 def test_a_parameter_that_only_one_side_has():
@@ -202,7 +202,7 @@ def test_a_parameter_that_only_pytorch_trains():
         for check in ("gradients", "optimizer", "trajectory"):
             found = report(pair, checks=(check,))
             assert found.passed == passes
-            assert passes or "scale is a parameter in PyTorch, no nnx.Param in Flax" in str(found)
+            assert passes or "scale is a parameter in PyTorch, but not an nnx.Param in Flax" in str(found)
 
 
 def test_frozen_parameters_are_left_out_aloud():
@@ -496,5 +496,5 @@ def test_what_keeps_a_graph_cannot_be_copied():
 
     theirs = Keeping()
     theirs(torch.ones(2, 6))
-    with pytest.raises(parity.ParityError, match="cannot be copied .*: detach what it keeps"):
+    with pytest.raises(parity.ParityError, match="cannot be copied .*: detach the tensors it stores"):
         report((FlaxDense(), theirs))

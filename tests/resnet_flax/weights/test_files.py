@@ -101,11 +101,11 @@ def test_an_architecture_that_the_shapes_deny_is_not_believed(state_dict, tmp_pa
 
 def test_files_by_another_name(state_dict, tmp_path):
     torch.save(state_dict, tmp_path / "a.safetensors")
-    with pytest.raises(ParityError, match=r"is a PyTorch file by another name; rename it to \.pth"):
+    with pytest.raises(ParityError, match=r"is a PyTorch file with the wrong ending; rename it to \.pth"):
         read_checkpoint(tmp_path / "a.safetensors")
     write_checkpoint(tmp_path / "b.safetensors", {"a": np.ones(3, np.float32)})
     (tmp_path / "b.safetensors").rename(tmp_path / "b.pth")
-    with pytest.raises(ParityError, match=r"is a safetensors file by another name; rename it to \.safetensors"):
+    with pytest.raises(ParityError, match=r"is a safetensors file with the wrong ending; rename it to \.safetensors"):
         read_checkpoint(tmp_path / "b.pth")
 
 
@@ -209,7 +209,7 @@ def test_inspect_says_what_is_there(state_dict, tmp_path, capsys):
     out = capsys.readouterr().out
     for expected in (
         "resnet18", "classes +7", "11,180,103", "102 float16, 20 int64", "prefix 'module.'",
-        "took the entry 'model' and left epoch", "bn1.weight has 64 values that are NaN or infinite",
+        "took the entry 'model' and dropped epoch", "bn1.weight has 64 values that are NaN or infinite",
     ):  # fmt: skip
         assert re.search(expected, out), out
 
