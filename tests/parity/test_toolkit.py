@@ -192,7 +192,7 @@ def test_class_numbers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet19"], "no architecture named 'resnet19'"),
+        (["resnet19"], "no network named 'resnet19'"),
         (["resnet18", "--batch", "0"], "must be positive"),
         (["resnet18", "--checks", "forwards"], "no check named forwards"),
         (["resnet18", "--json", "/nowhere/report.json"], "is not a directory"),
