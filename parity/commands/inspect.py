@@ -47,6 +47,6 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     console.print(table)
     for note in weights.notes:
-        console.print(note)
+        console.print(str(note))
     console.print(f"every entry fits {identity.architecture}")
     return 0
