@@ -84,7 +84,7 @@ def check_against_torch(
     return errors
 
 
-# Small sizes here; every architecture at full size is behind the marker `full`. At 64 pixels each strided layer sees an
+# Small sizes here; every architecture at full size under the marker `full`. At 64 pixels each strided layer sees an
 # even size, at 33x47 mostly odd ones, which "SAME" padding would treat differently.
 @pytest.mark.parametrize(
     ("name", "height", "width"),
