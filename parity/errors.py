@@ -18,7 +18,15 @@ class UsageError(ValueError):
 
 
 class ParityError(UsageError):
-    """What was given cannot be converted or compared; the message says what, where, and the way on."""
+    """What was given cannot be converted or compared; the message says what, where, and the way on.
+
+    Attributes:
+        message: the text without `hint`, which is advice for callers of the Python functions.
+    """
+
+    def __init__(self, message: str, *, hint: str = ""):
+        super().__init__(message + hint)
+        self.message = message
 
 
 Commands = Mapping[str, tuple[str, str]]

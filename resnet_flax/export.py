@@ -14,7 +14,7 @@ from resnet_flax.models import ResNet
 def export_stablehlo(model: ResNet, path: Path, image_size: tuple[int, int]) -> None:
     """Writes the eval-mode model with its weights as a serialised `jax.export` artifact for CPU and CUDA.
 
-    The program takes float32 images (N, *image_size, C), any N, and gives logits (N, classes).
+    The program takes float32 images (N, *image_size, C) for any N, and returns logits (N, classes).
 
     Raises:
         ParityError: if the file cannot be written.
@@ -26,6 +26,6 @@ def export_stablehlo(model: ResNet, path: Path, image_size: tuple[int, int]) -> 
         return nnx.merge(graph, state)(images)
 
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *image_size, model.conv1.in_features), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, *image_size, model.in_channels), jnp.float32)
     artifact = export.export(logits, platforms=("cpu", "cuda"))(images).serialize()
     write_whole(path, lambda temporary: temporary.write_bytes(artifact))

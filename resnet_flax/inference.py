@@ -21,17 +21,17 @@ Outputs = dict[str, np.ndarray]
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The image files that arguments name: files, folders (searched to the bottom), patterns, or - for a list on stdin.
+    """The image files given by arguments: files, folders (searched recursively), patterns, or - for a list on stdin.
 
     Raises:
-        UserError: if an argument names nothing.
+        UserError: if there are no arguments, or one matches no image.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     if not arguments:
         raise UserError("no images given; name files, folders, patterns, or - for a list of files on stdin")
     for argument in arguments:
         if argument == "-":
-            found += [Path(line.strip()) for line in sys.stdin if line.strip()]
+            images += [Path(line.strip()) for line in sys.stdin if line.strip()]
             continue
         path = Path(argument)
         if path.is_dir():
@@ -40,17 +40,17 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             paths = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
         if not paths:
             raise UserError(f"{argument}: no such image, and no folder or pattern with images in it")
-        found += paths
-    return found
+        images += paths
+    return images
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some of the images that were asked for.
+    """A batch of the images given.
 
     Attributes:
         paths: of the readable ones.
-        images: uint8 (batch_size, H, W, C); the rows behind `len(paths)` are padding.
+        images: uint8 (batch_size, H, W, C); the rows after the first `len(paths)` are padding.
         unreadable: why each of the others could not be read.
     """
 
@@ -60,10 +60,14 @@ class Batch:
 
 
 def read_batches(paths: Sequence[Path], pretrained: Pretrained, batch_size: int) -> Iterator[Batch]:
-    """Reads and preprocesses images as the weights want them, `batch_size` at a time."""
-    channels = pretrained.model.conv1.in_features
+    """Reads images and applies the weights' preprocessing, `batch_size` at a time.
+
+    Raises:
+        UserError: if the network takes neither 1 nor 3 channels, or the images of a batch differ in size.
+    """
+    channels = pretrained.model.in_channels
     if channels not in (1, 3):
-        raise UserError(f"the network takes {channels} channels; image files have 1 or 3")
+        raise UserError(f"the network takes {channels} channels, but image files are read with 1 or 3")
     decode = decode_grey if channels == 1 else decode_rgb
     for start in range(0, len(paths), batch_size):
         read, images, unreadable = [], [], []
@@ -72,12 +76,14 @@ def read_batches(paths: Sequence[Path], pretrained: Pretrained, batch_size: int)
                 images.append(pretrained.preprocessing.transform(decode(path.read_bytes(), str(path))))
                 read.append(path)
             except CorruptImage as error:
-                unreadable.append(str(error).split(";")[0])
+                unreadable.append(str(error))
             except OSError as error:
                 unreadable.append(f"cannot read image {path}: {error.strerror}")
         if images:
             if len({image.shape for image in images}) > 1:
-                raise UserError("the images differ in size and the weights' preprocessing does not crop: give one size")
+                raise UserError(
+                    "the images differ in size, and the weights' preprocessing does not crop; give images of one size"
+                )
             padding = [np.zeros_like(images[0])] * (min(batch_size, len(paths)) - len(images))
             yield Batch(read, np.stack(images + padding), unreadable)
         else:
@@ -87,7 +93,8 @@ def read_batches(paths: Sequence[Path], pretrained: Pretrained, batch_size: int)
 def make_apply(pretrained: Pretrained, taps: Sequence[str] = ()) -> Callable[[np.ndarray], Outputs]:
     """A compiled function from uint8 images (N, H, W, C) to float32 outputs.
 
-    They are {"probabilities": (N, classes)}, or with `taps` the activations there, {tap: (N, h, w, c)}.
+    They are {"probabilities": (N, classes)}, or with `taps` the activations at those, {tap: (N, h, w, c)}. It is
+    compiled once for each shape of images.
 
     Raises:
         UserError: for an unknown tap.

@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
-from resnet_flax.models.originals import ResidualNet, stage
+from resnet_flax.models import get_architecture
+from resnet_flax.models.originals import stage, torch_network
 
 
 def residual_blocks() -> nn.Sequential:
@@ -27,11 +27,10 @@ def residual_sequential(shortcut_kernel: int) -> nn.Sequential:
     return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
-def torch_model(name: str, **options) -> nn.Module:
+def torch_model(name: str) -> nn.Module:
     """The PyTorch original of an architecture, under this project's names."""
-    if name.startswith("residual"):
-        return ResidualNet(shortcut_kernel=3 if name == "residual18_3x3" else 1, **options)
-    return torchvision.models.get_model(name, **options)
+    row = get_architecture(name)
+    return torch_network(name, num_classes=row.num_classes, in_channels=row.in_channels)
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -247,7 +247,7 @@ class Pair:
         if missing or unexpected or misshapen:
             source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))
             raise ParityError(
-                mismatch_message(missing, unexpected, misshapen, source=source, target=target) + NAMES_HINT
+                mismatch_message(missing, unexpected, misshapen, source=source, target=target), hint=NAMES_HINT
             )
 
     def _require_inputs(self) -> None:

@@ -88,7 +88,7 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
     }
     if missing or unexpected or misshapen:
         hint = NAMES_HINT if missing and unexpected else ""
-        raise ParityError(mismatch_message(missing, unexpected, misshapen) + hint)
+        raise ParityError(mismatch_message(missing, unexpected, misshapen), hint=hint)
     return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
 
 

@@ -1,4 +1,4 @@
-"""What the commands that run a model on images share: their arguments, and the walk over the images."""
+"""What the commands that run a model on images have in common: arguments, and the loop over the images."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ class ModelArguments:
     """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory."""
     model: str | None = None
-    """Architecture; by default the one the weights are of."""
+    """Architecture; by default that of the weights."""
 
     def load(self) -> Pretrained:
-        """The model; what was assumed or changed is said on stderr."""
+        """Loads the model, and prints what was assumed or changed to stderr."""
         pretrained = load_pretrained(self.model, self.weights)
         for note in pretrained.notes:
             print(note, file=sys.stderr)
@@ -36,13 +36,13 @@ class ImageArguments(ModelArguments):
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
     """Files, folders, patterns, or - for a list of files on stdin."""
     batch_size: int = 32
-    """Images at a time."""
+    """Images per batch."""
 
 
 def run_on_images(
     args: ImageArguments, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
-    """Yields (paths, outputs of those, number of unreadable images) for every batch, with a progress bar for many."""
+    """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
     paths = find_images(args.images)

@@ -18,14 +18,15 @@ class Arguments(ModelArguments):
     """Write a model as .safetensors or .pth (torchvision's names), or as a .stablehlo artifact.
 
     The artifact is a serialised jax.export program for CPU and CUDA, weights included, from float32 images (N, H, W, C)
-    for any N, normalised as the weights want them, to logits (N, classes). It runs with JAX alone:
+    for any N, normalised for the weights, to logits (N, classes). It runs with JAX alone:
     jax.export.deserialize(bytearray(open(FILE, "rb").read())).call(images).
     """
 
     out: Path
-    """The file to write; its ending says the format."""
+    """The file to write; its suffix sets the format."""
     size: tuple[int, int] | None = None
-    """Height and width of the images a .stablehlo artifact takes; by default the weights' crop."""
+    """Height and width of the images that a .stablehlo artifact takes; by default the crop in the weights'
+    preprocessing."""
     force: bool = False
     """Overwrite an existing file."""
 
@@ -42,11 +43,11 @@ def main(arguments: list[str]) -> int:
         crop = pretrained.preprocessing.transform.crop_size
         size = args.size or ((crop, crop) if crop else None)
         if size is None:
-            raise UserError("the weights do not say the size of their images; give --size HEIGHT WIDTH")
+            raise UserError("the weights' preprocessing has no crop, hence no size of images; give --size HEIGHT WIDTH")
         if min(size) < 1:
-            raise UserError(f"--size {size[0]} {size[1]}: an image has at least one pixel")
+            raise UserError(f"--size {size[0]} {size[1]}: height and width must be at least 1")
         export_stablehlo(pretrained.model, args.out, size)
-        shape = ", ".join(map(str, ("N", *size, pretrained.model.conv1.in_features)))
+        shape = ", ".join(map(str, ("N", *size, pretrained.model.in_channels)))
         print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")
     else:
         state_dict = to_torch(pretrained.model)

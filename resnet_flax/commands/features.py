@@ -17,14 +17,14 @@ from resnet_flax.inference import make_apply
 class Arguments(ImageArguments):
     """Write the activations of chosen layers to an .npz file.
 
-    The file has an array for each tap, (images, h, w, c) or for pool (images, c), float32, and the images' paths under
-    "paths". Images that cannot be read are reported on stderr and left out, and the exit status is 1.
+    The file has a float32 array for each tap, (images, h, w, c) or for pool (images, c), and the images' paths under
+    "paths". Images that cannot be read are reported on stderr and skipped, and the exit status is 1.
     """
 
     out: Path
     """The .npz file to write."""
     taps: str = "pool"
-    """Where to tap, separated by commas: stem, layer1, layer2, layer3, layer4, pool."""
+    """Which layers, separated by commas: stem, layer1, layer2, layer3, layer4, pool."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{args.out.absolute().parent} is not a directory")
     taps = tuple(tap.strip() for tap in args.taps.split(",") if tap.strip())
     if not taps:
-        raise UserError("--taps names no tap; give some of stem, layer1, layer2, layer3, layer4, pool")
+        raise UserError("--taps is empty; give some of stem, layer1, layer2, layer3, layer4, pool")
     pretrained = args.load()
     apply = make_apply(pretrained, taps)
     print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> int:
             shape = values.shape[1:]
             if chunks[tap] and shape != (first := chunks[tap][0].shape[1:]):
                 raise UserError(
-                    f"{tap} is {shape} for {paths[0]} and {first} for {all_paths[0]}: the images differ in size and "
-                    "the weights' preprocessing does not crop; give images of one size, or tap pool"
+                    f"{tap} is {shape} for {paths[0]} but {first} for {all_paths[0]}: the images differ in size, and "
+                    "the weights' preprocessing does not crop; give images of one size, or --taps pool"
                 )
             chunks[tap].append(values)
     if not all_paths:

@@ -17,14 +17,14 @@ from resnet_flax.inference import make_apply, top_classes
 class Arguments(ImageArguments):
     """Classify images.
 
-    Prints a table, or with --json a line of JSON for each image. Images that cannot be read are reported on stderr, the
-    others are classified all the same, and the exit status is 1.
+    Prints a table, or with --json a line of JSON for each image. Images that cannot be read are reported on stderr and
+    skipped, and the exit status is 1.
     """
 
     top: int = 5
     """How many classes to show."""
     json: bool = False
-    """One line of JSON an image."""
+    """Print one line of JSON per image."""
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--top is {args.top}; it must be at least 1")
     pretrained = args.load()
     if pretrained.model.fc is None:
-        raise UserError(f"{args.weights} has no head, so there are no classes; `features` writes its activations")
+        raise UserError(f"{args.weights} has no head, and so no classes; use `features` to write activations")
     names = pretrained.class_names or tuple(str(index) for index in range(pretrained.model.num_classes))
     print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Activations with a memory for the backward pass."""
+"""Activations written for what the backward pass has to keep in memory."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 @jax.custom_jvp
 def residual_relu(x: jax.Array) -> jax.Array:
-    """ReLU of a sum of branches, whose gradient is masked by its output.
+    """ReLU of a sum of branches, with a gradient that is masked by the output.
 
-    The output is kept anyway, as the next block's input; `jax.nn.relu` would have XLA compute the sum again from all
-    its branches. The barrier tells XLA not to do that here either.
+    The output is kept anyway, as the next block's input. With `jax.nn.relu` XLA would recompute the sum from all its
+    branches in the backward pass; the barrier prevents that here too.
     """
     return jax.lax.optimization_barrier(jnp.maximum(x, 0))
 

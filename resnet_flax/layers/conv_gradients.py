@@ -1,27 +1,28 @@
-"""A 2-D convolution whose programs for a CPU are fast; for every other platform they are XLA's own.
+"""A 2-D convolution that is fast on a CPU; on every other platform it is XLA's own.
 
-On a CPU, XLA computes a convolution's gradient in its kernel as a convolution with a window as large as the image, at
+On a CPU, XLA computes the gradient with respect to the kernel as a convolution with a window as large as the image, at
 a tenth of the speed of a matrix product. Here that gradient is written as matrix products. `jax.lax.platform_dependent`
 chooses when the program is lowered, so a program lowered for a GPU on a machine without one contains XLA's convolution.
 
 With y[r, c] = sum over i, j of x[s r + i - p, s c + j - p] k[i, j] (every term a matrix product over channels), the
-gradient in k[i, j] is the product over all pixels of the input, shifted by (i, j), with the output's gradient:
+gradient with respect to k[i, j] is the product, over all pixels, of the input shifted by (i, j) and the output's
+gradient:
 
-- 1x1: one product; the forward pass and the gradient in the input are products as well.
-- otherwise, the shifts along a row are laid side by side (kw copies of x, where im2col has kh * kw), one product forms
-  the results of all kh rows of taps, and these are shifted along the columns and added. A few images at a time, so that
-  the copies stay in the cache. A stride of s becomes 1 over blocks of s x s pixels (space to depth), with the kernel
-  filled up with zeros to whole blocks.
-- groups: one small product per tap and group. Forward and for the gradient in the input, blocks of groups are dense
-  convolutions.
+- 1x1: one product; the forward pass and the gradient with respect to the input are products as well.
+- otherwise, the shifts along a row are concatenated (kw copies of x, where im2col has kh * kw), one product computes
+  the results of all kh rows of taps, and these are shifted along the columns and added. This is done for a few images
+  at a time, so that the copies stay in the cache. A stride of s becomes 1 over blocks of s x s pixels (space to depth),
+  with the kernel padded with zeros to whole blocks.
+- groups: one small product per tap and group. In the forward pass and the gradient with respect to the input, blocks of
+  groups are dense convolutions.
 
-Forward and for the gradient in the input, an image smaller than the kernel is multiplied with the kernel's unrolled
-matrix. The dense k x k convolutions that remain are XLA's. It has two libraries for them and prefers YNNPACK, which at
-most sizes is slower than Eigen, but hands it no dilated images: hence, in float32, a row of zeros between the rows of
-the image and between those of the kernel, in steps twice as long. The sums are the same, and Eigen skips the zeros.
+In those two, an image smaller than the kernel is multiplied by the kernel's unrolled matrix. The remaining dense k x k
+convolutions are XLA's. It has two libraries for them and prefers YNNPACK, which is slower than Eigen at most sizes but
+is never given dilated images. Hence, in float32, a row of zeros is put between the rows of the image and between those
+of the kernel, and the stride is doubled: the sums are the same, and Eigen skips the zeros.
 
 The derivative is a `jax.custom_jvp` whose tangent is an ordinary linear function: forward mode, reverse mode, `vmap`
-and higher derivatives follow from it (a `custom_vjp` would forbid forward mode).
+and higher derivatives follow from it (a `custom_vjp` would rule out forward mode).
 """
 
 import math
@@ -36,18 +37,18 @@ from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 TRANSPOSED = ("NHWC", "HWOI", "NHWC")
-GROUP_FROM = 4  # channels; XLA's own program for groups is the faster one below
+GROUP_FROM = 4  # channels; with fewer, XLA's own program for groups is faster
 BLOCK_CHANNELS = 32  # eight times the work of 4-channel groups, at more than eight times their speed
-BLOCKS = 16  # about, at most: more and smaller ones take longer to compile than they gain
+BLOCKS = 16  # about the most: the compile time of more and smaller ones outweighs their gain
 UNROLLED_LIMIT = 8  # how many times the kernel's size its unrolled matrix may have
 EIGEN_FROM = 17  # channels; with fewer, Eigen is slow on dilated images
 PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
 class _Window(NamedTuple):
-    """What a convolution does besides its operands; hashable, so that it is static under every transformation.
+    """The parameters of a convolution; hashable, so that they are static under every transformation.
 
-    `is_tangent`: the convolution is a tangent in its input, so that in reverse mode its transpose is what runs.
+    `is_tangent`: the convolution is a tangent with respect to its input, so in reverse mode its transpose runs.
     """
 
     strides: tuple[int, ...]
@@ -75,8 +76,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, faster on a CPU for inputs (N, H, W, C) and kernels (kh, kw, C / groups, out).
 
-    Takes the same arguments and raises the same errors. Any other layout, a dilated input, a requested result type or
-    sharding is passed on to it unchanged.
+    Takes the same arguments and raises the same errors. Calls with any other layout, a dilated input, or a requested
+    result type or sharding are passed on unchanged.
     """
     options = {
         "lhs_dilation": lhs_dilation,
@@ -113,8 +114,8 @@ def conv_general_dilated(
 
 
 def _vary_together(*arrays: jax.Array) -> list[jax.Array]:
-    """Inside `shard_map`, let all vary over the same mesh axes, so that a replicated kernel's gradient is summed over
-    the devices once, outside the loop over images below."""
+    """Inside `shard_map`, makes all arrays vary over the same mesh axes, so that a replicated kernel's gradient is
+    summed over the devices once, outside the loop over images below."""
     axes = frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
     return [
         lax.pcast(array, tuple(missing), to="varying")
@@ -154,7 +155,7 @@ def _convolve_jvp(window, primals, tangents):
 
 @cache
 def _bound(form: Callable[..., jax.Array], window: _Window) -> Callable[..., jax.Array]:
-    """The same object for the same window, by which JAX knows what it has traced before."""
+    """The same object for the same window, so that JAX recognises what it has traced before."""
     return partial(form, window=window)
 
 
@@ -187,14 +188,14 @@ def _dense(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         return _unrolled(x, kernel, window)
     form = partial(_rows_apart if _gains_by_eigen(x, kernel, window) else _xla, window=window)
     if window.is_tangent:
-        # Its transpose then has the one layout of the kernel that XLA's libraries read. Any other XLA changes to that
-        # one, but not within a loop or a called function: there it falls back to a plain loop.
+        # Its transpose then has the one kernel layout that XLA's libraries read. XLA converts any other layout to that
+        # one, except inside a loop or a called function, where it falls back to a plain loop.
         return form(x, kernel.swapaxes(2, 3), layout=TRANSPOSED)
     return form(x, kernel)
 
 
 def _is_image_smaller_than_kernel(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
-    """Whether XLA has neither Eigen nor YNNPACK for it, only a plain loop, up to two hundred times slower."""
+    """Whether XLA would use neither Eigen nor YNNPACK but a plain loop, up to two hundred times slower."""
     inputs, outputs, taps = x.shape[1:3], _output_size(x, kernel, window), kernel.shape[:2]
     images = (inputs, outputs) if window.is_tangent else (inputs,)  # its transpose convolves the output
     if all(size >= tap for image in images for size, tap in zip(image, taps, strict=True)):
@@ -203,14 +204,14 @@ def _is_image_smaller_than_kernel(x: jax.Array, kernel: jax.Array, window: _Wind
 
 
 def _gains_by_eigen(x: jax.Array, kernel: jax.Array, window: _Window) -> bool:
-    # In float64 there is no Eigen to turn to, only a plain loop, twenty times slower than YNNPACK. The transpose of a
-    # stride dilates the image, so that Eigen has it already.
+    # In float64 XLA would use a plain loop instead of Eigen, twenty times slower than YNNPACK. The transpose of a
+    # strided convolution dilates the image, so that Eigen gets it anyway.
     has_stride = window.strides != (1, 1)
     return x.dtype == jnp.float32 and kernel.shape[2] >= EIGEN_FROM and not (has_stride and window.is_tangent)
 
 
 def _rows_apart(x: jax.Array, kernel: jax.Array, window: _Window, layout: tuple[str, str, str] = LAYOUT) -> jax.Array:
-    """`_xla` with the rows of the image and of the kernel two apart, in steps of two."""
+    """`_xla` with a row of zeros between the rows of the image and of the kernel, at twice the stride."""
     (stride, across), (dilation, along), ((low, high), columns) = window.strides, window.dilation, window.padding
     apart = window._replace(
         strides=(2 * stride, across), dilation=(2 * dilation, along), padding=((2 * low, 2 * high), columns)
@@ -219,7 +220,7 @@ def _rows_apart(x: jax.Array, kernel: jax.Array, window: _Window, layout: tuple[
 
 
 def _unrolled(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """Whole images in one product, with a matrix that holds for every output pixel the taps that its inputs meet."""
+    """Whole images in one product, with a matrix of the taps that connect every input to every output pixel."""
     outputs = _output_size(x, kernel, window)
     (sh, sw), (dh, dw) = window.strides, window.dilation
     (top, _), (left, _) = window.padding
@@ -245,7 +246,7 @@ def _pointwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
 
 
 def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """Groups by the block (a wide one alone), each a dense convolution whose kernel is zero between its groups."""
+    """Groups in blocks (a wide group alone), each a dense convolution with a kernel that is zero between its groups."""
     kh, kw, channels, features = kernel.shape
     groups = window.groups
     limit = max(BLOCK_CHANNELS, x.shape[3] // BLOCKS) // channels
@@ -260,15 +261,15 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     return jnp.concatenate([_dense(*block, dense) for block in zip(inputs, kernels, strict=True)], 3)
 
 
-# The convolution as a linear function of the kernel: its transpose, by JAX, is the kernel's gradient.
+# The convolution as a linear function of the kernel; JAX's transpose of it is the kernel's gradient.
 
 
 def _kernel_tangent(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """`_xla`, written so that its transpose in the kernel is made of matrix products."""
+    """`_xla`, written so that its transpose with respect to the kernel consists of matrix products."""
     if _is_pointwise(kernel, window):
         return _pointwise(x, kernel, window)
     dtype = x.dtype
-    if jnp.finfo(dtype).bits < 32:  # the gradient is summed over the images in float32, and rounded once
+    if jnp.finfo(dtype).bits < 32:  # so the gradient is summed over the images in float32, and rounded once
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     outputs = _output_size(x, kernel, window)
     if 0 in (x.shape[0], *outputs):
@@ -286,7 +287,7 @@ def _kernel_tangent(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
     def step(_, images):
         return _, form(images, weights)
 
-    # Small images by the handful: the products get longer, and the gradient is added up less often.
+    # Several small images at a time: the products are larger, and the gradient is accumulated less often.
     count = _largest_divisor(x.shape[0], PIXELS_PER_STEP // (outputs[0] * outputs[1]))
     y = lax.scan(step, None, x.reshape(-1, count, *x.shape[1:]))[1]
     return y.reshape(x.shape[0], *y.shape[2:]).astype(dtype)
@@ -311,15 +312,15 @@ def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.A
 
 
 def _shifts(x: jax.Array, axis: int, taps: int, outputs: int, window: _Window) -> list[jax.Array]:
-    """What each tap along an axis meets: x from the tap's offset on, in steps of the stride."""
+    """The inputs of each tap along an axis: x from the tap's offset on, at the stride."""
     stride, dilation = window.strides[axis - 1], window.dilation[axis - 1]
     span = (outputs - 1) * stride + 1
     return [lax.slice_in_dim(x, t * dilation, t * dilation + span, stride, axis) for t in range(taps)]
 
 
 def _contract(x: jax.Array, matrix: jax.Array, window: _Window) -> jax.Array:
-    # With the pixels in one dimension, the transpose in the matrix is a product that reads x as it lies; with three,
-    # XLA first makes a transposed copy of the output's gradient.
+    # With the pixels in one dimension, the transpose with respect to the matrix is a product that reads x in place;
+    # with three, XLA first makes a transposed copy of the output's gradient.
     y = lax.dot_general(x.reshape(-1, x.shape[3]), matrix, (((1,), (0,)), ((), ())), precision=window.precision)
     return y.reshape(*x.shape[:3], matrix.shape[1])
 
@@ -327,7 +328,7 @@ def _contract(x: jax.Array, matrix: jax.Array, window: _Window) -> jax.Array:
 def _row_products(
     x: jax.Array, weights: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]
 ) -> jax.Array:
-    """One product of the kw shifts along a row, side by side, which holds kh results to be shifted and added."""
+    """One product of the kw concatenated shifts along a row; its kh results are shifted and added."""
     if window.strides != (1, 1):
         x = _image_blocks(x, size, window, outputs)
         window = window._replace(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
@@ -341,7 +342,7 @@ def _row_products(
 
 
 def _image_blocks(x: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]) -> jax.Array:
-    """Space to depth: the pixels of a stride's block become channels, as many blocks as `size` taps need."""
+    """Space to depth: the pixels of blocks as large as the stride become channels; enough blocks for `size` taps."""
     (sh, sw), ((top, _), (left, _)) = window.strides, window.padding
     rows, columns = outputs[0] + size[0] - 1, outputs[1] + size[1] - 1
     x = _pad(x, (top, rows * sh - top - x.shape[1]), (left, columns * sw - left - x.shape[2]))
@@ -350,7 +351,7 @@ def _image_blocks(x: jax.Array, size: tuple[int, int], window: _Window, outputs:
 
 
 def _kernel_blocks(kernel: jax.Array, window: _Window) -> jax.Array:
-    """The kernel over such blocks: dilated, and filled with zeros to whole blocks."""
+    """The kernel over such blocks: dilated, and padded with zeros to whole blocks."""
     (sh, sw), (dh, dw) = window.strides, window.dilation
     kh, kw, channels, features = kernel.shape
     rows, columns = -((kh - 1) * dh + 1) % sh, -((kw - 1) * dw + 1) % sw
@@ -361,7 +362,7 @@ def _kernel_blocks(kernel: jax.Array, window: _Window) -> jax.Array:
 
 
 def _tap_products(x: jax.Array, kernel: jax.Array, window: _Window, outputs: tuple[int, ...]) -> jax.Array:
-    """A batch of products, one for each group, for every tap."""
+    """For every tap, a batch of products, one per group."""
     kh, kw, channels, features = kernel.shape
     groups = window.groups
     kernel = kernel.reshape(kh, kw, channels, groups, features // groups)

@@ -16,18 +16,18 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` in two dimensions, spelt and initialised as `torch.nn.Conv2d` in torchvision's ResNets.
+    """`nnx.Conv` in 2-D, with the arguments and initialisation of `torch.nn.Conv2d` in torchvision's ResNets.
 
-    `padding` is a number of pixels, the same on both sides. Flax's "SAME" is not that: at stride 2 it pads even sizes
-    by (0, 1) and odd sizes by (1, 1).
+    `padding` is a number of pixels, the same on both sides. Flax's "SAME" differs: at stride 2 it pads even sizes by
+    (0, 1) and odd sizes by (1, 1).
 
     Args:
         in_features, out_features: channels.
-        kernel_size, stride, padding, dilation: one number for both spatial axes, or (height, width).
+        kernel_size, stride, padding, dilation: in pixels; one number for both spatial axes, or (height, width).
         groups: channel groups; divides both channel counts.
         use_bias: torchvision's ResNets have none.
-        kernel_init: torchvision's Kaiming normal by default; `initializers.torch_default` is `nn.Conv2d`'s own.
-        bias_init: `nn.Conv2d`'s uniform one by default.
+        kernel_init: torchvision's Kaiming normal by default; `initializers.torch_default` is the one of `nn.Conv2d`.
+        bias_init: the uniform one of `nn.Conv2d` by default.
         dtype: of the computation; None takes it from the input and the parameters.
         param_dtype: of the parameters.
 
@@ -77,6 +77,6 @@ class Conv(nnx.Conv):
 
     @property
     def is_product(self) -> bool:
-        """Whether the output is the product of the input, at the stride, and the kernel: 1x1, and nothing else."""
+        """Whether the output is the strided input times the kernel: 1x1 without padding, groups or bias."""
         plain = self.feature_group_count == 1 and self.bias is None and not any(map(any, self.padding))
         return plain and self.kernel.shape[:2] == (1, 1)

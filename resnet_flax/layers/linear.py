@@ -9,7 +9,7 @@ from resnet_flax.layers.initializers import torch_default, torch_default_bias
 
 
 class Linear(nnx.Linear):
-    """`nnx.Linear` initialised as `torch.nn.Linear`: weights and biases from U(-b, b), b = 1 / sqrt(in_features)."""
+    """`nnx.Linear` initialised like `torch.nn.Linear`: weights and biases from U(-b, b), b = 1 / sqrt(in_features)."""
 
     def __init__(
         self,

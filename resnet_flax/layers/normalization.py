@@ -11,28 +11,28 @@ from jax.typing import DTypeLike
 from resnet_flax.layers.convolution import Conv
 from resnet_flax.layers.products import product, product_moments
 
-# Rounding a number x to this type costs more than squaring it in float32 does, and products of such numbers are exact
-# there; so of such numbers the variance is taken as E[x^2] - E[x]^2.
+# Rounding x to this type loses more than squaring it in float32 does, and products of such numbers are exact in
+# float32; so their variance is computed as E[x^2] - E[x]^2.
 _COARSE = jnp.bfloat16
 
 
 class BatchNorm(nnx.BatchNorm):
-    """`nnx.BatchNorm` that computes what `torch.nn.BatchNorm2d` computes, over all axes but the last.
+    """`nnx.BatchNorm` with the arithmetic of `torch.nn.BatchNorm2d`, over all axes but the last.
 
-    What differs from Flax's own:
+    It differs from `nnx.BatchNorm` as follows:
 
     - the running variance is updated with the unbiased estimate, n / (n - 1) times the batch's;
     - `momentum` keeps Flax's meaning, running = momentum * running + (1 - momentum) * batch, but defaults to 0.9, which
       is PyTorch's `momentum=0.1`;
     - statistics, scale and bias stay float32 whatever the compute dtype (float64 with `param_dtype=float64`), and so
       does the arithmetic between reading the input and writing the output;
-    - the batch variance neither cancels (E[x^2] - E[x]^2 does, where the mean is large) nor reads the input twice: the
-      sums run over x - s, where s is one pixel of the batch (in bfloat16, whose rounding costs more, s is 0);
+    - the batch variance neither cancels (as E[x^2] - E[x]^2 does where the mean is large) nor reads the input twice:
+      the sums are over x - s, where s is one pixel of the batch (0 in bfloat16, whose rounding loses more);
     - train mode on a single value per channel is an error, as in PyTorch, not a variance of zero;
-    - `num_batches_tracked` counts the updates, so that a checkpoint goes back to PyTorch whole.
+    - `num_batches_tracked` counts the updates, so that a checkpoint can return to PyTorch complete.
 
     With `axis_name`, statistics are those of the whole batch over that mapped axis (PyTorch's `SyncBatchNorm`);
-    without, each device normalises by its own (as under `DistributedDataParallel`).
+    without it, each device normalises by its own (as under `DistributedDataParallel`).
 
     Args:
         num_features: channels, the size of the last axis.
@@ -82,8 +82,8 @@ class BatchNorm(nnx.BatchNorm):
     ) -> jax.Array:
         """Normalises x (N, ..., num_features); in train mode it also updates the running statistics.
 
-        `factors`, if given, are two arrays, (N, ..., k) and (k, num_features), whose product x is. For bfloat16 in
-        train mode the result is then computed from them (see `conv_norm`), and `jax.jit` leaves out x itself.
+        `factors`, if given, are two arrays, (N, ..., k) and (k, num_features), with the product x. For bfloat16 in
+        train mode the result is then computed from them (see `conv_norm`), and `jax.jit` never computes x itself.
 
         Raises:
             ValueError: in train mode, if there is only one value per channel.
@@ -109,11 +109,11 @@ class BatchNorm(nnx.BatchNorm):
         """Train mode; `exact` unless the numbers come from `_COARSE`."""
         shift = 0
         if exact:
-            # Any shift gives the same result, and no gradient; one near the data keeps the squares small.
+            # The result and its gradient are the same for any shift; one near the data keeps the squares small.
             shift = jax.lax.stop_gradient(x[(0,) * (x.ndim - 1)])
             x = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
-        # Sums over each image, then both over the images at once; and in return for the gradients' sums, coefficients
-        # for each image. On a GPU either pair is one read of the input and two launches.
+        # Sums over each image first, then both over the images at once; likewise coefficients for each image, so that
+        # the gradients are summed the same way. On a GPU either pair is one read of the input and two launches.
         pixels = tuple(range(1, x.ndim - 1))
         sums = jnp.stack([x.sum(pixels), jnp.square(x).sum(pixels)]).sum(1)
         mean, square = sums / math.prod(x.shape[:-1])
@@ -127,8 +127,10 @@ class BatchNorm(nnx.BatchNorm):
     def _train_mode(
         self, mean: jax.Array, square: jax.Array, shift: jax.Array | int, count: int
     ) -> tuple[jax.Array, jax.Array]:
-        """From mean and mean square of x - shift: updates the statistics, and gives the norm as
-        (x - shift) * factor + offset, a form whose gradient needs the sums of g and of g x and no others."""
+        """Updates the statistics, given the mean and mean square of x - shift, and returns factor and offset.
+
+        The norm is (x - shift) * factor + offset, a form whose gradient needs the sums of g and of g x and no others.
+        """
         var = jnp.maximum(square - jnp.square(mean), 0)
         if self.axis_name:
             local_mean = mean
@@ -139,19 +141,19 @@ class BatchNorm(nnx.BatchNorm):
         return factor, self.bias[...] - mean * factor
 
     def _count(self, x: jax.Array) -> int:
-        """The number of values behind each channel's statistics."""
+        """The number of values per channel that the statistics are computed from."""
         count = math.prod(x.shape[:-1]) * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)
         if count == 1:
             raise ValueError(
-                f"batch statistics need more than one value per channel, but the input is {x.shape}: "
+                f"batch statistics need more than one value per channel, but the input is {x.shape}; "
                 "use a larger batch, or model.eval()"
             )
         return count
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
         mean, unbiased_var = jax.lax.stop_gradient((mean, unbiased_var))
-        # `statistic[...] = ` would ask a traced array for its sharding. JAX's answer, an error message that is thrown
-        # away, takes a search through the whole program so far: a third of the time to trace a ResNet-50.
+        # `statistic[...] = ` would look up the sharding of a traced array, for which JAX composes an error message,
+        # soon discarded, by searching the whole program so far: a third of the time to trace a ResNet-50.
         for statistic, new in ((self.mean, mean), (self.var, unbiased_var)):
             average = self.momentum * statistic[...] + (1 - self.momentum) * new
             statistic.set_value(average.astype(statistic.dtype))
@@ -161,13 +163,13 @@ class BatchNorm(nnx.BatchNorm):
 def conv_norm(conv: Callable[..., jax.Array], norm: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
     """norm(conv(x)) for x (N, H, W, C), in bfloat16 without storing the output of a 1x1 convolution in between.
 
-    Training on a GPU is bound by what it reads and writes, and a bottleneck's last convolution writes four times what
-    it reads. But with y = x K over r pixels, the statistics of y follow from those of x, which is narrower:
+    Training on a GPU is bound by memory traffic, and a bottleneck's last convolution writes four times what it reads.
+    But with y = x K over r pixels, the statistics of y follow from those of x, which is narrower:
 
         mean(y) = mean(x) K        mean(y[c]^2) = K[:, c]^T (x^T x / r) K[:, c]
 
-    and norm(y) = x (K * factor) + offset. So y is neither written, nor read by statistics, norm and backward pass; the
-    gradient that follows from these formulas has the same terms.
+    and norm(y) = x (K * factor) + offset. So y is never written, nor read by the statistics, the norm and the backward
+    pass; the gradient of these formulas has the same terms.
     """
     y = conv(x)
     if type(conv) is not Conv or type(norm) is not BatchNorm or not conv.is_product:

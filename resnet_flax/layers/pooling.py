@@ -1,7 +1,7 @@
-"""Pooling with PyTorch's padding, and a gradient of elementwise operations.
+"""Pooling with PyTorch's padding, and a gradient made of elementwise operations.
 
-XLA's own derivative reduces (value, position) pairs over every window and scatters: slow on a CPU, and on a GPU five
-times the traffic.
+XLA's own derivative reduces (value, position) pairs over every window and scatters, which is slow on a CPU, and on a
+GPU takes five times the memory traffic.
 """
 
 import jax
@@ -11,9 +11,9 @@ from jax import lax
 
 
 def max_pool(x: jax.Array, window: int, *, stride: int, padding: int) -> jax.Array:
-    """`torch.nn.MaxPool2d(window, stride, padding)` of x (N, H, W, C): both sides padded alike, with minus infinity.
+    """`torch.nn.MaxPool2d(window, stride, padding)` of x (N, H, W, C): padded equally on both sides, with -infinity.
 
-    Flax's "SAME" pads an even size by (0, 1), and padding with zeros is right only behind a ReLU. Where values tie, the
+    Flax's "SAME" pads an even size by (0, 1), and padding with zeros is right only after a ReLU. Where values tie, the
     whole gradient goes to the first of them in row-major order, as in PyTorch.
     """
     return _max_pool(x, window, stride, padding)
@@ -21,7 +21,7 @@ def max_pool(x: jax.Array, window: int, *, stride: int, padding: int) -> jax.Arr
 
 def _xla(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    # A numpy start value, known while tracing: with one that is itself traced, JAX does not see that this is a maximum
+    # The initial value is a numpy one, known while tracing: with a traced one JAX does not recognise this as a maximum,
     # and has no gradient for it under jit.
     return lax.reduce_window(
         x,
@@ -42,10 +42,10 @@ def _max_pool_jvp(window, stride, padding, primals, tangents):
 
 
 def _tangent(x: jax.Array, dx: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    """dx at each window's first maximum: linear in dx, so that its transpose is the gradient."""
+    """dx at each window's first maximum; linear in dx, so its transpose is the gradient."""
 
     def taps(array, fill):
-        """The array as each position in the window sees it, in row-major order."""
+        """The array's values at each position of the window, in row-major order."""
         edges = (padding, padding, 0)
         array = lax.pad(array, np.asarray(fill, array.dtype), ((0, 0, 0), edges, edges, (0, 0, 0)))
         height, width = (size - window + 1 for size in array.shape[1:3])

@@ -1,14 +1,14 @@
-"""Products of activations and a kernel, and what is known of a product without computing it.
+"""Products of activations and a kernel, and the moments of such a product without computing it.
 
-Differentiated in the terms they are written in, so that activations are multiplied in their own dtype and everything of
-a kernel's size is summed in the kernel's. Custom JVPs, which forward mode, reverse mode and `vmap` can all use.
+Their derivatives multiply activations in the activations' dtype and sum everything of a kernel's size in the kernel's.
+They are custom JVPs, so forward mode, reverse mode and `vmap` all work.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Of the small products, which float32 on a GPU would otherwise round to 10 bits (TF32).
+# For the small products, whose float32 operands a GPU would otherwise round to 10 bits (TF32).
 _EXACT = lax.Precision.HIGHEST
 
 
@@ -17,14 +17,14 @@ def _times(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _second_moment(x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The mean of x_i y_j over all pixels, (k, k); multiplied in their dtype, returned in `dtype`."""
+    """The sum of x_i y_j over all pixels, (k, k); multiplied in their dtype, returned in `dtype`."""
     pixels = tuple(range(x.ndim - 1))
     return lax.dot_general(x, y, ((pixels, pixels), ((), ())), preferred_element_type=dtype)
 
 
 @jax.custom_jvp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (..., k) times kernel (k, c), in x's dtype; the gradient in the kernel is summed in the kernel's dtype."""
+    """x (..., k) times kernel (k, c), in x's dtype; the kernel's gradient is summed in the kernel's dtype."""
     return _times(x, kernel.astype(x.dtype))
 
 

@@ -1,14 +1,13 @@
-"""Layers one after another, under torchvision's names."""
+"""Layers in sequence, under torchvision's names."""
 
 import jax
 from flax import nnx
 
 
 class Sequential(nnx.List):
-    """A list of layers that can be called.
+    """A list of layers, called one after another.
 
-    Its children's paths are `layer1.0`, `layer1.1`, as `torch.nn.Sequential` has them; `nnx.Sequential` puts a
-    `layers` in between.
+    Its children's paths are `layer1.0`, `layer1.1`, as in `torch.nn.Sequential`; `nnx.Sequential` inserts `layers`.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:

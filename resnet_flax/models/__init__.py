@@ -1,18 +1,18 @@
 """The networks: blocks, the ResNet that stacks them, and the table of architectures."""
 
-from resnet_flax.models.blocks import BasicBlock, Bottleneck
+from resnet_flax.models.blocks import BasicBlock, Block, Bottleneck
 from resnet_flax.models.registry import ARCHITECTURES, Architecture, build_model, get_architecture
-from resnet_flax.models.residual import Residual, Residual3x3
+from resnet_flax.models.residual import Residual
 from resnet_flax.models.resnet import ResNet
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "BasicBlock",
+    "Block",
     "Bottleneck",
     "ResNet",
     "Residual",
-    "Residual3x3",
     "build_model",
     "get_architecture",
 ]

@@ -1,8 +1,9 @@
-"""The PyTorch originals that `python -m parity check` compares with."""
+"""The PyTorch originals of the architectures, which `python -m parity check` compares with."""
 
 import torch
-import torchvision
 from torch import nn
+
+from resnet_flax.models.registry import get_architecture
 
 
 class Residual(nn.Module):
@@ -36,7 +37,7 @@ def stage(in_channels: int, channels: int, shortcut_kernel: int) -> nn.Sequentia
 
 
 class ResidualNet(nn.Module):
-    """Four stages of two Residuals behind torchvision's stem, in torchvision's names."""
+    """torchvision's stem, four stages of two Residuals and a linear head, under torchvision's names."""
 
     def __init__(self, *, shortcut_kernel: int = 1, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -57,18 +58,16 @@ class ResidualNet(nn.Module):
 
 def torch_network(name: str, *, num_classes: int, in_channels: int, small_images: bool = False) -> nn.Module:
     """The PyTorch network that `resnet_flax.models` calls `name`, with PyTorch's initial values."""
-    if name.startswith("residual"):
-        shortcut_kernel = 3 if name == "residual18_3x3" else 1
-        model = ResidualNet(shortcut_kernel=shortcut_kernel, in_channels=in_channels, num_classes=num_classes)
-        if name == "residual18_xavier":
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
-    else:
-        model = torchvision.models.get_model(name, num_classes=num_classes)
-        if in_channels != 3:
-            model.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+    row = get_architecture(name)
+    model = row.original(row, num_classes)
+    stem = model.conv1
+    if small_images or in_channels != row.in_channels:
+        window = (3, 1, 1) if small_images else (stem.kernel_size, stem.stride, stem.padding)
+        model.conv1 = nn.Conv2d(in_channels, stem.out_channels, *window, bias=stem.bias is not None)
     if small_images:
-        model.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=name.startswith("residual"))
         model.maxpool = nn.Identity()
+    if row.initialization == "xavier_uniform":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
     return model

@@ -1,1 +1,1 @@
-"""Weights of the family: published ones, files of any naming, the hub; what they are and how they are loaded."""
+"""Weights of the family, published, from the hub or from files of any naming: identifying, converting, loading."""

@@ -14,7 +14,12 @@ from resnet_flax.weights.files import Weights
 def adapted(
     weights: Weights, num_classes: int | None, in_channels: int | None, rngs: nnx.Rngs
 ) -> tuple[Weights, dict[str, str]]:
-    """The weights of a network with another head or stem, and what was done: {module: one sentence}."""
+    """The weights for another head or stem, and what was changed, {module: one sentence}.
+
+    Args:
+        num_classes, in_channels: None keeps the weights' own; 0 classes drops the head.
+        rngs: for a new head.
+    """
     identity, state_dict, changes = weights.identity, dict(weights.state_dict), {}
     if num_classes is not None and num_classes != identity.num_classes:
         state_dict = {name: array for name, array in state_dict.items() if not name.startswith("fc.")}
@@ -44,8 +49,8 @@ def adapted(
 def adapt_stem(weight: np.ndarray, in_channels: int) -> np.ndarray:
     """The first convolution's weight (O, I, h, w) for another number of input channels, as timm adapts it.
 
-    To one channel the old ones are summed, so that a grey image gives what its copy in every channel gave. To more they
-    are repeated in turn and scaled by I / in_channels, which keeps the size of the output.
+    For one channel the old ones are summed, so that a grey image gives the output that its copy in every channel gave.
+    For more they are repeated in turn and scaled by I / in_channels, which keeps the magnitude of the output.
     """
     if in_channels == 1:
         return weight.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""torchvision's published weights: from the cache, or a file that someone put there, or torchvision's server."""
+"""torchvision's published weights: from the cache, from a file placed there by hand, or from torchvision's server."""
 
 import hashlib
 import os
@@ -14,7 +14,11 @@ from resnet_flax.weights.published import PublishedWeights
 
 
 def fetch_published(row: PublishedWeights) -> Weights:
-    """From the cache, or a file that someone put there, or torchvision's server; then converted and cached."""
+    """The weights, converted and cached on first use.
+
+    Raises:
+        UserError: if they cannot be downloaded, or do not have the published hash.
+    """
     folder = cache_directory("weights")
     cached = (folder / row.file_name).with_suffix(".safetensors")
     if cached.exists():
@@ -24,7 +28,7 @@ def fetch_published(row: PublishedWeights) -> Weights:
     source = next((path for path in placed if path.exists()), None)
     if source and not _sha256(source).startswith(row.hash):
         raise UserError(f"{source} is damaged: its SHA-256 does not begin with {row.hash}; remove it and try again")
-    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be at the same
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be doing the same
         weights = read_weights(source or _download(row, Path(own), place=placed[0]))
         write_weights(cached, weights.to_model(), replace(weights, metadata=row.preprocessing.to_metadata()))
     return read_weights(cached)
@@ -35,16 +39,16 @@ def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{row.url} is a PyTorch file, which takes PyTorch to read once: pip install 'resnet-flax[torch]', "
+            f"{row.url} is a PyTorch file, and converting it needs PyTorch: pip install 'resnet-flax[torch]', "
             f"or use {HUB}timm/{row.architecture}.tv_in1k"
         ) from error
     path = folder / row.file_name
     try:
         torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.hash)
     except OSError as error:
-        raise UserError(f"cannot download {row.url} ({error}): fetch it elsewhere and put it at {place}") from error
+        raise UserError(f"cannot download {row.url} ({error}); download it elsewhere and put it at {place}") from error
     except RuntimeError as error:  # the hash
-        raise UserError(f"{row.url} arrived damaged ({error}): try again") from error
+        raise UserError(f"the download of {row.url} is damaged ({error}); try again") from error
     return path
 
 

@@ -15,13 +15,14 @@ HUB = "hf-hub:"
 def fetch_from_hub(repository: str) -> tuple[Path, Preprocessing | None, tuple[str, ...] | None]:
     """The path of a repository's model.safetensors in the local cache, its preprocessing, and its class names.
 
-    Downloads what is not cached yet; `HF_HOME` and `HF_HUB_OFFLINE` are huggingface_hub's own switches.
+    Downloads what is not cached yet; huggingface_hub's environment variables, such as `HF_HOME` and `HF_HUB_OFFLINE`,
+    apply.
 
     Args:
-        repository: OWNER/NAME, with @REVISION behind it for another than the main one.
+        repository: OWNER/NAME, or OWNER/NAME@REVISION.
 
     Raises:
-        UserError: if there is no such file, or no way to it.
+        UserError: if there is no such file, or it cannot be reached.
     """
     weights = _fetch(repository, "model.safetensors")
     config = _fetch_json(repository, "config.json")
@@ -43,7 +44,7 @@ def _fetch(repository: str, file_name: str) -> Path:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"cannot get {file_name} of hf-hub:{repository} ({reason}); "
-            "offline, fetch the file elsewhere and give its path"
+            "if this machine is offline, download the file elsewhere and give its path"
         ) from error
 
 
@@ -51,7 +52,7 @@ def _fetch_json(repository: str, file_name: str) -> dict[str, Any]:
     try:
         return json.loads(_fetch(repository, file_name).read_text())
     except UserError:
-        return {}  # weights are usable without; what is assumed instead gets said
+        return {}  # weights are usable without it; what is assumed instead becomes a note
 
 
 def _from_timm(config: dict[str, Any]) -> Preprocessing:

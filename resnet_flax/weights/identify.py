@@ -1,18 +1,15 @@
-"""Which architecture a checkpoint holds."""
+"""Which network a checkpoint holds."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flax import nnx
 
 from resnet_flax.errors import UserError
-from resnet_flax.models.blocks import BasicBlock, Bottleneck
-from resnet_flax.models.registry import ARCHITECTURES, Architecture, build_model
-from resnet_flax.models.residual import Residual, Residual3x3
-from resnet_flax.models.resnet import ResNet
-
-Shape = tuple[int, ...]
+from resnet_flax.models import ARCHITECTURES, ResNet, build_model
+from resnet_flax.weights.entries import Shape, entries
 
 
 @dataclass(frozen=True)
@@ -29,59 +26,73 @@ class Identity:
         channels = "1 input channel" if self.in_channels == 1 else f"{self.in_channels} input channels"
         return f"{self.architecture}, {head}, {channels}" + (", small-image stem" if self.small_images else "")
 
-    def build(self, rngs: nnx.Rngs, **options) -> ResNet:
+    def build(self, rngs: nnx.Rngs, **options: Any) -> ResNet:
         """A randomly initialised network of this kind."""
-        sizes = {"num_classes": self.num_classes, "in_channels": self.in_channels, "small_images": self.small_images}
+        sizes: dict[str, Any] = {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "small_images": self.small_images,
+        }
         return build_model(self.architecture, rngs=rngs, **{**sizes, **options})
 
-    def build_abstract(self, **options) -> ResNet:
+    def build_abstract(self, **options: Any) -> ResNet:
         """The same without memory or random numbers: every variable is a `jax.ShapeDtypeStruct`, to be filled."""
         return nnx.eval_shape(lambda: self.build(nnx.Rngs(0), **options))
 
 
-def identify(shapes: Mapping[str, Shape], *, scheme: str = "torchvision") -> Identity:
-    """The network whose entries have these torchvision names and (PyTorch) shapes.
+def identify(shapes: Mapping[str, Shape]) -> Identity:
+    """The network whose state_dict has these entries.
+
+    A few entries may be missing or unknown; filling the network lists them.
 
     Args:
-        shapes: of every entry.
-        scheme: the naming it came in, which tells the two Residual networks of equal shapes apart.
+        shapes: {torchvision's name: PyTorch's shape} of every entry.
 
     Raises:
         UserError: if it is none of `ARCHITECTURES`.
     """
-    found = _traits(shapes, scheme)
-    for row in ARCHITECTURES.values():
-        if _traits_of(row) == found:
-            head = shapes.get("fc.weight")
-            _, in_channels, height, _ = shapes["conv1.weight"]
-            return Identity(row.name, head[0] if head else 0, in_channels, small_images=height == 3)
-    blocks, layers, groups, width, _ = found
-    raise UserError(
-        f"no architecture here has {blocks} blocks {layers} with {groups} groups of width {width}: "
-        f"the ones there are: {', '.join(ARCHITECTURES)}"
-    )
-
-
-def _traits(shapes: Mapping[str, Shape], scheme: str) -> tuple:
-    if missing := [
-        name for name in ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight") if name not in shapes
-    ]:
-        raise UserError(f"the checkpoint lacks {', '.join(missing)}, which every ResNet has: it is cut short")
-    layers = tuple(
+    depths = tuple(
         len({match[1] for name in shapes if (match := re.match(rf"layer{stage}\.(\d+)\.", name))})
         for stage in (1, 2, 3, 4)
     )
-    if "layer1.0.conv1.bias" in shapes:
-        shortcut = shapes.get("layer2.0.conv3.weight", (0, 0, 1, 1))
-        block = Residual3x3 if shortcut[2] == 3 else Residual
-        xavier = block is Residual and scheme == "Residual Sequential"
-        return block.__name__, layers, 1, 64, xavier
-    width, per_group = shapes["layer1.0.conv2.weight"][:2]
-    if "layer1.0.conv3.weight" not in shapes:
-        return BasicBlock.__name__, layers, 1, width, False
-    groups = width // per_group
-    return Bottleneck.__name__, layers, groups, width // groups, False
+    rows = [row.name for row in ARCHITECTURES.values() if row.layers == depths]
+    if not rows:
+        raise UserError(
+            f"no architecture here has stages of {', '.join(map(str, depths))} blocks; "
+            f"the architectures are {', '.join(ARCHITECTURES)}"
+        )
+    nearest = max(rows, key=lambda name: _agreement(shapes, name))
+    _require_near(shapes, nearest)
+    stem, head = shapes.get("conv1.weight", ()), shapes.get("fc.weight")
+    if len(stem) != 4:
+        found = f"conv1.weight is {stem}" if stem else "there is no conv1.weight"
+        raise UserError(f"every architecture here has a conv1.weight (64, channels, height, width), but {found}")
+    return Identity(nearest, head[0] if head else 0, in_channels=stem[1], small_images=stem[2] == 3)
 
 
-def _traits_of(row: Architecture) -> tuple:
-    return row.block.__name__, row.layers, row.groups, row.width_per_group, row.name == "residual18_xavier"
+def _stages(architecture: str) -> dict[str, Shape]:
+    """The entries that every network of an architecture has, whatever its stem, head and age."""
+    return {
+        name: shape
+        for name, shape in entries(architecture).items()
+        if name.startswith("layer") and not name.endswith("num_batches_tracked")
+    }
+
+
+def _agreement(shapes: Mapping[str, Shape], architecture: str) -> int:
+    return sum(shapes.get(name) == shape for name, shape in _stages(architecture).items())
+
+
+def _require_near(shapes: Mapping[str, Shape], architecture: str) -> None:
+    """Raises UserError if an entry has another shape, or most are missing."""
+    expected = _stages(architecture)
+    missing = [name for name in expected if name not in shapes]
+    misshapen = [name for name in expected if name in shapes and shapes[name] != expected[name]]
+    if misshapen:
+        name = misshapen[0]
+        difference = f"{name} is {shapes[name]} and not {expected[name]}"
+    elif 2 * len(missing) > len(expected):
+        difference = f"{len(missing)} of the {len(expected)} entries of its stages are missing, such as {missing[0]}"
+    else:
+        return
+    raise UserError(f"no architecture here has these entries; the nearest is {architecture}, but {difference}")

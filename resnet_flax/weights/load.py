@@ -1,6 +1,5 @@
-"""Named weights, a hub repository or a file -> a ready model, with what one needs to use it."""
+"""Weights by name, from the hub or from a file -> a model, with its preprocessing and class names."""
 
-import json
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from resnet_flax.weights.adapt import adapted
 from resnet_flax.weights.download import fetch_published
 from resnet_flax.weights.files import Weights, read_weights
 from resnet_flax.weights.hub import HUB, fetch_from_hub
+from resnet_flax.weights.metadata import Metadata
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 logger = logging.getLogger("resnet_flax")
@@ -23,16 +23,16 @@ logger = logging.getLogger("resnet_flax")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with weights, in eval mode, and what belongs to them.
+    """A model with weights, in eval mode, and what is needed to use it.
 
     Attributes:
         model: the network.
         architecture: its name in the table of architectures.
         source: where the weights came from.
         preprocessing: what images have to go through.
-        says_preprocessing: whether the weights say so themselves; else ImageNet's is assumed.
-        class_names: of the logits; None where they are not known, or the head is new.
-        notes: what was assumed or changed on the way, one sentence each.
+        says_preprocessing: whether the preprocessing came with the weights; if not, it is an assumption (ImageNet's).
+        class_names: of the logits; None if they are unknown, or the head is new.
+        notes: what was assumed or changed, one sentence each.
     """
 
     model: ResNet
@@ -55,18 +55,19 @@ def create_model(
 ) -> ResNet:
     """A network of the family in eval mode, random or with weights.
 
-    What is changed on the way to fit `num_classes` or `in_channels` is logged as a warning.
+    Whatever is changed to fit `num_classes` or `in_channels` is logged as a warning.
 
     Args:
         name: one of `ARCHITECTURES`.
         weights: see `load_pretrained`; None for random ones.
-        num_classes: of the head; another number than the weights' makes a new head, 0 drops it. None keeps theirs.
-        in_channels: of the images; another number than the weights' adapts the first convolution. None keeps theirs.
+        num_classes: of the head; a number other than the weights' makes a new head, 0 drops it. None keeps theirs.
+        in_channels: of the images; a number other than the weights' adapts the first convolution. None keeps theirs.
         rngs: for random parameters; `nnx.Rngs(0)` by default.
-        options: of `ResNet`, such as `dtype`, `norm_layer` or `zero_init_residual`.
+        options: of `ResNet`, such as `dtype`, `norm_layer` or `zero_init_residual`; for random parameters also
+            `initialization`, one of `resnet_flax.models.registry.INITIALIZATIONS`.
 
     Raises:
-        UserError, ParityError: an unknown name, or weights that cannot be had, read, or used for this network.
+        UserError, ParityError: for an unknown name, or weights that cannot be fetched, read, or used for this network.
     """
     rngs = rngs or nnx.Rngs(0)
     if weights is None:
@@ -89,53 +90,58 @@ def load_pretrained(
     """A network with weights, together with its preprocessing and class names.
 
     Args:
-        name: the architecture; None takes the one that the weights are of.
+        name: the architecture; None takes that of the weights.
         weights: torchvision's name ("IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT" for the best), downloaded once and
             cached; "hf-hub:OWNER/REPOSITORY" for a model.safetensors on the Hugging Face hub; or a file that
-            `python -m parity inspect` understands.
+            `python -m parity inspect` can read.
         num_classes, in_channels, rngs, options: as in `create_model`.
+
+    Raises:
+        UserError, ParityError: as `create_model`.
     """
     row = get_architecture(name) if name is not None else None
-    found, preprocessing, class_names, notes = _find(name, str(weights))
-    theirs = ARCHITECTURES[found.identity.architecture]
+    loaded, preprocessing, class_names, notes = _find(name, str(weights))
+    theirs = ARCHITECTURES[loaded.identity.architecture]
     if row is None:
         row = theirs
     elif not row.has_shapes_of(theirs):
         raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
 
     rngs = rngs or nnx.Rngs(0)
-    found, changes = adapted(found, num_classes, in_channels, rngs)
+    loaded, changes = adapted(loaded, num_classes, in_channels, rngs)
     if "fc" in changes:
         class_names = None
-    identity = replace(found.identity, architecture=row.name)
-    prepared = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
+    identity = replace(loaded.identity, architecture=row.name)
+    used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
-        notes.append(f"{weights} does not say how its images were prepared; assumed: {prepared}")
-    model = replace(found, identity=identity).to_model(rngs, **options)
+        notes.append(f"no preprocessing came with {weights}; assumed: {used}")
+    model = replace(loaded, identity=identity).to_model(rngs, **options)
     notes += changes.values()
-    return Pretrained(model, row.name, str(weights), prepared, preprocessing is not None, class_names, tuple(notes))
+    return Pretrained(model, row.name, str(weights), used, preprocessing is not None, class_names, tuple(notes))
 
 
 def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:
-    """The weights with their preprocessing, class names, and what was assumed about either."""
+    """The weights with their preprocessing and class names, and notes on what was assumed about them."""
     if weights.startswith(HUB):
         path, preprocessing, class_names = fetch_from_hub(weights.removeprefix(HUB))
     elif weights == "DEFAULT" or any(weights == known for _, known in PUBLISHED_WEIGHTS):
         if name is None:
-            raise UserError(f"{weights} names the weights of several networks; say which one with --model")
+            raise UserError(f"several networks have weights called {weights}; choose one with --model")
         row = _published(name, weights)
         return fetch_published(row), row.preprocessing, imagenet_classes(), []
     else:
         path, preprocessing, class_names = _local(weights, name)
-    found = read_weights(path)
-    notes = [note for note in found.notes if note.startswith("warning")]
-    preprocessing = preprocessing or Preprocessing.from_metadata(found.metadata)
-    if class_names is None and "class_names" in found.metadata:
-        class_names = tuple(json.loads(found.metadata["class_names"]))
-    if class_names is None and found.identity.num_classes == 1000:
+    loaded = read_weights(path)
+    kept = Metadata(loaded.metadata)
+    notes = [str(note) for note in loaded.notes if note.is_warning]
+    if preprocessing is None:
+        preprocessing = kept.preprocessing
+    if class_names is None:
+        class_names = kept.class_names
+    if class_names is None and loaded.identity.num_classes == 1000:
         class_names = imagenet_classes()
-        notes.append(f"{weights} does not name its 1000 classes; assumed: ImageNet's")
-    return found, preprocessing, class_names, notes
+        notes.append(f"no class names came with {weights}, which has 1000 classes; assumed: ImageNet's")
+    return loaded, preprocessing, class_names, notes
 
 
 def _local(weights: str, name: str | None) -> tuple[Path, Preprocessing | None, None]:
@@ -143,7 +149,7 @@ def _local(weights: str, name: str | None) -> tuple[Path, Preprocessing | None, 
     if not path.exists():
         known = ", ".join(published_weights(name)) if name else "IMAGENET1K_V1, IMAGENET1K_V2"
         raise UserError(
-            f"no weights {weights!r}: neither a file, nor {HUB}OWNER/REPOSITORY, nor one of {known or 'none'}, DEFAULT"
+            f"no weights {weights!r}: expected a file, {HUB}OWNER/REPOSITORY, {known + ' or ' if known else ''}DEFAULT"
         )
     for row in PUBLISHED_WEIGHTS.values():
         if path.name == row.file_name:

@@ -1,13 +1,80 @@
-"""What is kept beside weights, as text."""
+"""What is kept beside weights, as text: its one writer and its one reader."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+from parity.errors import ParityError
 from resnet_flax.data.preprocessing import Preprocessing
-from resnet_flax.weights.files import ARCHITECTURE
+from resnet_flax.models import get_architecture
+
+OF_THE_FILE = ("architecture", "origin")
+"""The keys that concern a file's entries; the others concern the use of its weights."""
 
 
-def metadata_of(architecture: str, preprocessing: Preprocessing, class_names: Sequence[str] | None) -> dict[str, str]:
-    """What one needs to use weights, as the text that is kept beside them."""
-    names = {"class_names": json.dumps(list(class_names))} if class_names else {}
-    return {ARCHITECTURE: architecture, **preprocessing.to_metadata(), **names}
+def metadata_of(
+    architecture: str,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The text as {key: value}.
+
+    Args:
+        architecture: its name; an alias is written as the name it stands for.
+        preprocessing: what images have to go through.
+        class_names: of the logits.
+        origin: {name: dtype} of every entry in the checkpoint that the weights first came from, in order.
+    """
+    text = {"architecture": get_architecture(architecture).name}
+    if preprocessing is not None:
+        text |= preprocessing.to_metadata()
+    if class_names:
+        text["class_names"] = json.dumps(list(class_names))
+    if origin is not None:
+        text["origin"] = json.dumps(dict(origin))
+    return text
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Reads what `metadata_of` wrote; other keys are ignored, and what is missing is None.
+
+    Raises:
+        ParityError: where a value is asked for that cannot be read.
+    """
+
+    text: Mapping[str, str]
+
+    @property
+    def architecture(self) -> str | None:
+        return self.text.get("architecture")
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        with _named("preprocessing"):
+            return Preprocessing.from_metadata(self.text)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        with _named("class_names"):
+            return tuple(json.loads(self.text["class_names"])) if "class_names" in self.text else None
+
+    @property
+    def origin(self) -> dict[str, str] | None:
+        """None also for a value that another program wrote under this name."""
+        try:
+            origin = json.loads(self.text.get("origin", ""))
+        except ValueError:
+            return None
+        return origin if isinstance(origin, dict) else None
+
+
+@contextmanager
+def _named(what: str) -> Generator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ParityError(f"the {what} in the metadata of the weights cannot be read ({reason})") from error

@@ -1,7 +1,7 @@
-"""How others name the same weights, and which architecture a checkpoint holds.
+"""How others name the same weights.
 
-The networks here are named as torchvision's. Each other scheme is one function from torchvision's name to its own; the
-way back is that function turned around over every name the family can have.
+The networks here have torchvision's names. Each other scheme is one function from torchvision's name to its own; the
+way back is a table of that function over every name in the family.
 """
 
 import re
@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 
 from resnet_flax.errors import UserError
-from resnet_flax.models.registry import ARCHITECTURES
+from resnet_flax.models import ARCHITECTURES
+from resnet_flax.weights.entries import entries
 
 
 def _torchvision(name: str) -> str:
@@ -62,34 +63,45 @@ SCHEMES: dict[str, Callable[[str], str]] = {
 }
 """From torchvision's name of an entry to each scheme's."""
 
-# Every scheme has it, and none has a name that ends in another's.
+# Every scheme has this entry, and under a name that ends in no other scheme's name for it.
 _LANDMARK = "layer1.0.conv1.weight"
 
 
 @cache
 def _family_names() -> tuple[str, ...]:
-    """Every entry name that any network of the family has."""
+    """Every entry name in the family, with as many blocks in each stage as the deepest stage of any network has."""
     deepest = max(max(row.layers) for row in ARCHITECTURES.values())
-    modules = ["conv1", "bn1"]
-    for stage in range(1, 5):
-        for block in range(deepest):
-            parts = [*(f"conv{i}" for i in (1, 2, 3)), *(f"bn{i}" for i in (1, 2, 3)), "downsample.0", "downsample.1"]
-            modules += [f"layer{stage}.{block}.{part}" for part in parts]
-    fields = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    return tuple(f"{module}.{field}" for module in [*modules, "fc"] for field in fields)
+    names: dict[str, None] = {}
+    for name in (name for architecture in ARCHITECTURES for name in entries(architecture)):
+        if match := re.fullmatch(r"(layer\d)\.0\.(.*)", name):  # block 0 has all that any block of its stage has
+            names.update(dict.fromkeys(f"{match[1]}.{block}.{match[2]}" for block in range(deepest)))
+        elif not name.startswith("layer"):
+            names[name] = None
+    return tuple(names)
+
+
+@cache
+def _torchvision_names(scheme: str) -> dict[str, str]:
+    """{the scheme's name: torchvision's}."""
+    return {SCHEMES[scheme](name): name for name in _family_names()}
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How a checkpoint names its entries: a scheme, behind a prefix such as "module."."""
+    """How a checkpoint names its entries: by a scheme, after a prefix such as "module."."""
 
     scheme: str
     prefix: str
 
     def to_torchvision(self, names: Iterable[str]) -> dict[str, str]:
-        """{their name: torchvision's}; names that the scheme does not know stay as they are."""
-        theirs = {self.prefix + SCHEMES[self.scheme](name): name for name in _family_names()}
-        return {name: theirs.get(name, name) for name in names}
+        """{their name: torchvision's}; names that are not in the scheme stay as they are."""
+        if self == Naming("torchvision", ""):  # no table is needed
+            return {name: name for name in names}
+        known = _torchvision_names(self.scheme)
+        return {
+            name: known.get(name.removeprefix(self.prefix), name) if name.startswith(self.prefix) else name
+            for name in names
+        }
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """The state_dict under torchvision's names.
@@ -100,7 +112,7 @@ class Naming:
         renamed: dict[str, str] = {}
         for key, name in self.to_torchvision(state_dict).items():
             if name in renamed:
-                raise UserError(f"{renamed[name]} and {key} are both {name}: there are two networks in one file")
+                raise UserError(f"{renamed[name]} and {key} are both {name}; a file may hold one network only")
             renamed[name] = key
         return {name: state_dict[key] for name, key in renamed.items()}
 
@@ -109,7 +121,7 @@ def recognise_naming(names: Iterable[str]) -> Naming:
     """The scheme and prefix of a checkpoint's entry names.
 
     Raises:
-        UserError: if no scheme's names are among them.
+        UserError: if none of them is a name in any scheme.
     """
     names = list(names)
     for scheme, theirs in SCHEMES.items():
@@ -118,4 +130,4 @@ def recognise_naming(names: Iterable[str]) -> Naming:
             if prefix != name and (not prefix or prefix.endswith(".")):
                 return Naming(scheme, prefix)
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    raise UserError(f"these are not the weights of a ResNet: no naming scheme known here has {shown}")
+    raise UserError(f"no naming scheme of ResNets known here has the entries {shown}")

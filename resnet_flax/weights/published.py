@@ -1,4 +1,4 @@
-"""torchvision's published weights for the family, as data: where they lie, how they were made, what they reach.
+"""torchvision's published weights for the family, as data: where they are, how they were trained, their accuracy.
 
 The figures are torchvision's own (`torchvision.models.get_model_weights(name)`, release 0.29), which the tests compare.
 """
@@ -22,14 +22,14 @@ _WIDE = f"{_REPOSITORY}/pull/912#issue-445437439"
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One file of torchvision's.
+    """One of torchvision's files.
 
     Attributes:
         architecture, name: as torchvision names them, such as "resnet50" and "IMAGENET1K_V2".
         hash: the first eight hexadecimal digits of the file's SHA-256.
-        resize_size: of the shorter side; the crop is 224, with bilinear interpolation.
+        resize_size: of the shorter side, in pixels, with bilinear interpolation; the crop is 224.
         top1, top5: accuracy on ImageNet's validation set in percent.
-        recipe: how it was trained.
+        recipe: the URL of how it was trained.
     """
 
     architecture: str
@@ -85,5 +85,5 @@ def published_weights(architecture: str) -> dict[str, PublishedWeights]:
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, as torchvision has them, in the order of the logits."""
+    """torchvision's names of ImageNet's 1,000 classes, in the order of the logits."""
     return tuple(files("resnet_flax.weights").joinpath("imagenet_classes.txt").read_text().splitlines())

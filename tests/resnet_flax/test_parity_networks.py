@@ -10,9 +10,9 @@ from flax import nnx
 
 import parity
 from parity.networks import named_pair
-from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual3x3, ResNet
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
 from resnet_flax.models.originals import ResidualNet
-from resnet_flax.models.registry import _PLAIN
+from resnet_flax.models.shortcuts import BareConvolution
 from resnet_flax.training.trajectory import digit_batches, train
 
 CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
@@ -41,7 +41,7 @@ def residual():
     for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
         del stage[1]
     # The first stage keeps its shape, so its only block has no shortcut convolution on either side.
-    return shallow(Residual3x3, theirs, in_channels=1, **_PLAIN)
+    return shallow(Residual, theirs, in_channels=1, shortcut=BareConvolution(3), conv_bias=True)
 
 
 @pytest.mark.parametrize(

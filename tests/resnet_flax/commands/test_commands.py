@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnet_flax.__main__ import main
 from resnet_flax.commands.models import markdown
+from resnet_flax.inference import find_images, make_apply, read_batches
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.load import load_pretrained
 
@@ -30,7 +31,7 @@ def command(*arguments) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photographs of several sizes and modes."""
+    """Photographs of different sizes and modes."""
     folder = tmp_path_factory.mktemp("images")
     Image.fromarray(skimage_data.astronaut()).save(folder / "astronaut.png")
     Image.fromarray(skimage_data.coffee()).save(folder / "coffee.jpg", quality=95)
@@ -45,7 +46,7 @@ def original():
 
 @pytest.fixture(scope="module")
 def weights(original, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet18-f37072fd.pth"  # the name says V1: resize 256
+    path = tmp_path_factory.mktemp("weights") / "resnet18-f37072fd.pth"  # V1's name: resize 256
     torch.save(original.state_dict(), path)
     return path
 
@@ -105,10 +106,10 @@ def test_features_are_the_models(folder, weights, tmp_path, capsys):
             ("features", "{folder}", "--weights", "{weights}", "--taps", "layer5", "--out", "{out}.npz"),
             "no tap named layer5",
         ),
-        (("features", "{folder}", "--weights", "{weights}", "--taps", ",", "--out", "{out}.npz"), "names no tap"),
+        (("features", "{folder}", "--weights", "{weights}", "--taps", ",", "--out", "{out}.npz"), "--taps is empty"),
         (
             ("export", "--weights", "{weights}", "--size", "0", "9", "--out", "{out}.stablehlo"),
-            "--size 0 9: an image has at least one pixel",
+            "--size 0 9: height and width must be at least 1",
         ),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}.h5"), "must end in .npz"),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
@@ -127,6 +128,30 @@ def test_mistakes_get_one_sentence_and_status_2(arguments, message, folder, weig
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_batch_and_a_second_call_do_not_compile_again(folder, weights):
+    compiled = []
+
+    def listen(event: str, duration: float, **kwargs) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    pretrained = load_pretrained("resnet18", weights)
+    paths = find_images([str(folder)])
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for taps in ((), ("layer4", "pool")):
+            apply = make_apply(pretrained, taps)
+            counts = []
+            for batch in [*read_batches(paths, pretrained, 2), *read_batches(paths, pretrained, 2)]:
+                apply(batch.images)  # the second has one image, and is padded
+                counts.append(len(compiled))
+            assert counts[0] > 0
+            assert counts == [counts[0]] * 4
+            compiled.clear()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_models_lists_every_architecture_within_80_columns(capsys):

@@ -13,6 +13,7 @@ import resnet_flax
 from parity.conversion.naming import leaves
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
+from resnet_flax.models.shortcuts import BareConvolution
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -83,7 +84,7 @@ def check_against_torch(
     return errors
 
 
-# Small sizes here; every architecture at full size is behind the marker `full`. At 64 pixels each strided layer sees an
+# Small sizes here; every architecture at full size under the marker `full`. At 64 pixels each strided layer sees an
 # even size, at 33x47 mostly odd ones, which "SAME" padding would treat differently.
 @pytest.mark.parametrize(
     ("name", "height", "width"),
@@ -198,15 +199,17 @@ def test_compute_dtype_leaves_parameters_and_statistics_in_float32(dtype):
     }
 
 
-def test_unknown_names_are_answered_with_the_nearest():
+def test_unknown_names_get_the_nearest():
     with pytest.raises(resnet_flax.UserError, match="did you mean resnet50"):
         build_model("resnet5O", rngs=nnx.Rngs(0))
+    with pytest.raises(resnet_flax.UserError, match="no initialization named 'xavier'; there are kaiming_normal"):
+        build_model("residual18", initialization="xavier", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="no tap named layer5; the taps are stem, layer1"):
         tiny().features(jnp.ones((1, 32, 32, 3)), ("layer5",))
 
 
-def test_basic_block_refuses_what_it_does_not_have():
-    with pytest.raises(ValueError, match="neither groups"):
+def test_basic_block_has_no_groups():
+    with pytest.raises(ValueError, match="takes groups=1, width_per_group=64 and dilation=1 only, not groups=2"):
         tiny(groups=2)
 
 
@@ -223,9 +226,11 @@ def test_initial_parameters_are_distributed_as_pytorch_draws_them():
     bound = 1 / np.sqrt(9 * 256)
     for values in (plain.kernel[...], plain.bias[...]):
         assert bound * 0.98 < abs(values).max() <= bound
-    xavier = build_model("residual18_xavier", rngs=nnx.Rngs(1))
+    xavier = build_model("residual18", initialization="xavier_uniform", rngs=nnx.Rngs(1))
     assert abs(xavier.layer3[1].conv1.kernel[...]).max() == pytest.approx(np.sqrt(6 / (9 * 512)), rel=0.01)
     assert abs(xavier.fc.kernel[...]).max() == pytest.approx(np.sqrt(6 / 522), rel=0.01)
+    alias = build_model("residual18_xavier", rngs=nnx.Rngs(1))
+    np.testing.assert_array_equal(alias.fc.kernel[...], xavier.fc.kernel[...])
 
 
 def test_models_are_ordinary_nnx():
@@ -242,3 +247,20 @@ def test_models_are_ordinary_nnx():
 def test_the_layers_can_be_exchanged():
     model = tiny(conv_layer=partial(Conv, use_bias=True))
     assert model.conv1.bias is not None
+
+
+def test_the_shortcut_can_be_exchanged():
+    model = tiny(shortcut=BareConvolution(3))
+    assert model.layer1[0].downsample is None
+    assert isinstance(model.layer2[0].downsample, Conv)
+    assert model.layer2[0].downsample.kernel_size == (3, 3)
+
+
+def test_the_activation_is_used_throughout():
+    """With the identity for an activation and norms that change nothing, a network without pooling is linear."""
+    model = tiny(activation=lambda x: x, small_images=True)
+    model.eval()
+    x, y = jnp.asarray(random_images(2, 8, 8, 3))[:, None]
+    np.testing.assert_allclose(model(x + y) + model(0 * x), model(x) + model(y), rtol=1e-3, atol=1e-3)
+    again = copy.deepcopy(tiny(small_images=True))
+    assert nnx.graphdef(again) == nnx.graphdef(tiny(small_images=True))  # else it would be compiled again

@@ -8,7 +8,7 @@ from resnet_flax.commands import dry_run
 from resnet_flax.commands import train as command
 from resnet_flax.data.transforms import EvaluationTransform
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES
+from resnet_flax.models import get_architecture
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import resolve
 
@@ -105,7 +105,7 @@ def test_v2s_moving_average_is_torchvisions():
 def test_a_recipe_is_whole(name):
     recipe = RECIPES[name]
     assert recipe.config.recipe == name
-    assert recipe.config.model.name in ARCHITECTURES
+    assert get_architecture(recipe.config.model.name)
     assert resolve(recipe.config) == recipe.config
     assert all((recipe.source, recipe.result, recipe.scaling))
     assert len(recipe.config.data.mean) in (1, recipe.data[1])

@@ -13,12 +13,13 @@ from flax import nnx
 import resnet_flax
 from parity import to_torch
 from parity.conversion.checkpoints import write_checkpoint
+from parity.errors import ParityError
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.data.transforms import EvaluationTransform
 from resnet_flax.inference import make_apply
-from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.adapt import adapt_stem
 from resnet_flax.weights.load import create_model, load_pretrained
+from resnet_flax.weights.metadata import Metadata, metadata_of
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 torch = pytest.importorskip("torch")
@@ -52,7 +53,7 @@ def file(original, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", [name for name, row in ARCHITECTURES.items() if row.in_channels == 3])
+@pytest.mark.parametrize("name", sorted({architecture for architecture, _ in PUBLISHED_WEIGHTS}))
 def test_published_weights_are_torchvisions(name):
     theirs = torchvision.models.get_model_weights(name)
     ours = published_weights(name)
@@ -87,7 +88,7 @@ def test_file_gives_the_original_logits(original, file):
 
 @pytest.fixture
 def published(monkeypatch, file):
-    """A row of the table whose hash is that of a file made here."""
+    """A row of the table with the hash of a file made here."""
     row = PublishedWeights(
         "resnet18", "IMAGENET1K_V1", hashlib.sha256(file.read_bytes()).hexdigest()[:8], 256, 1.0, 2.0, "none"
     )
@@ -134,7 +135,7 @@ def test_download_is_checked_converted_and_removed(published, file, tmp_path, mo
     assert [path.suffix for path in (tmp_path / "cache" / "weights").iterdir()] == [".safetensors"]
 
 
-def test_offline_says_what_to_fetch_and_where_to_put_it(published, tmp_path, monkeypatch):
+def test_offline_error_has_the_url_and_where_to_put_the_file(published, tmp_path, monkeypatch):
     def download(*args, **kwargs):
         raise OSError("Name or service not known")
 
@@ -145,7 +146,7 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(published, tmp_path, mon
     assert f"put it at {tmp_path / 'cache' / 'weights' / published.file_name}" in str(raised.value)
 
 
-def test_new_head_is_said_aloud_and_the_rest_kept(original, file, caplog):
+def test_new_head_is_logged_and_the_rest_kept(original, file, caplog):
     model = resnet_flax.create_model("resnet18", weights=file, num_classes=4, rngs=nnx.Rngs(5))
     assert "the head is new: 4 classes instead of 1000" in caplog.text
     assert model.fc.kernel.shape == (512, 4)
@@ -190,22 +191,32 @@ def test_stem_for_four_channels_repeats_and_scales(original):
 
 def test_stem_change_is_noted(file):
     loaded = load_pretrained("resnet18", file, in_channels=4)
-    assert loaded.model.conv1.in_features == 4
+    assert loaded.model.in_channels == loaded.model.conv1.in_features == 4
     assert any("adapted from 3 to 4 channels" in note for note in loaded.notes)
 
 
-def test_what_a_file_says_of_itself_is_used(tmp_path, original):
-    from parity.conversion.checkpoints import write_checkpoint
-
+def test_metadata_of_a_file_is_used(tmp_path, original):
     preprocessing = Preprocessing(EvaluationTransform(30, 28), (0.5,), (0.25,))
     names = [f"class {i}" for i in range(1000)]
     tensors = {key: tensor.numpy() for key, tensor in original.state_dict().items()}
-    metadata = {**preprocessing.to_metadata(), "class_names": json.dumps(names)}
-    write_checkpoint(tmp_path / "a.safetensors", tensors, metadata)
+    write_checkpoint(tmp_path / "a.safetensors", tensors, metadata_of("resnet18", preprocessing, names))
     loaded = load_pretrained(None, tmp_path / "a.safetensors")
     assert loaded.preprocessing == preprocessing
     assert loaded.class_names == tuple(names)
     assert loaded.notes == ()
+    write_checkpoint(tmp_path / "b.safetensors", tensors, {"class_names": "tench, goldfish"})
+    with pytest.raises(ParityError, match="the class_names in the metadata .* cannot be read"):
+        load_pretrained(None, tmp_path / "b.safetensors")
+
+
+def test_metadata_survives():
+    preprocessing, origin = Preprocessing(EvaluationTransform(30, 28), (0.5,), (0.25,)), {"module.fc.bias": "float16"}
+    kept = Metadata(metadata_of("residual18_xavier", preprocessing, ("a", "b"), origin))
+    assert (kept.architecture, kept.preprocessing, kept.class_names, kept.origin) == (
+        "residual18", preprocessing, ("a", "b"), origin,
+    )  # fmt: skip
+    nothing = Metadata({"origin": "another program's"})
+    assert (nothing.architecture, nothing.preprocessing, nothing.class_names, nothing.origin) == (None,) * 4
 
 
 TIMM_CONFIG = {
@@ -217,7 +228,7 @@ TIMM_CONFIG = {
 }  # fmt: skip
 
 
-def test_grey_weights_that_say_nothing_get_one_mean(tmp_path):
+def test_grey_weights_without_metadata_get_one_mean(tmp_path):
     model = create_model("residual18", rngs=nnx.Rngs(0))
     write_checkpoint(tmp_path / "a.safetensors", to_torch(model))
     loaded = load_pretrained(None, tmp_path / "a.safetensors")
@@ -262,7 +273,7 @@ def test_hub_weights_of_transformers(tmp_path, original, monkeypatch):
     assert loaded.preprocessing == Preprocessing(EvaluationTransform(256, 224, "bicubic"), (0.485,) * 3, (1, 1, 1))
 
 
-def test_hub_out_of_reach_is_one_sentence(monkeypatch):
+def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(resnet_flax.UserError, match="cannot get model.safetensors of hf-hub:nobody/nothing"):
         load_pretrained("resnet18", "hf-hub:nobody/nothing")
@@ -273,8 +284,8 @@ def test_hub_out_of_reach_is_one_sentence(monkeypatch):
     [
         ("resnet18", "IMAGENET1K_V2", "resnet18 has no weights IMAGENET1K_V2; it has IMAGENET1K_V1"),
         ("residual18", "DEFAULT", "no published weights of residual18"),
-        ("resnet18", "nowhere.pth", "no weights 'nowhere.pth': neither a file, nor hf-hub:.*IMAGENET1K_V1"),
-        (None, "DEFAULT", "say which one"),
+        ("resnet18", "nowhere.pth", "no weights 'nowhere.pth': expected a file, hf-hub:.*IMAGENET1K_V1 or DEFAULT"),
+        (None, "DEFAULT", "choose one with --model"),
         ("resnet51", "DEFAULT", "did you mean resnet50"),
     ],
 )
