@@ -14,7 +14,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_flax.data.source import Source, open_source
+from resnet_flax.data.source import Source
+from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
 
 
