@@ -31,21 +31,23 @@ if TYPE_CHECKING:
     ImageFunction = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # a `Transform`, or any such function
 
 
-def steps_per_epoch(source: Source, batch_size: int, shard_count: int = 1) -> int:
-    """The number of whole global batches (`batch_size * shard_count` samples) in an epoch; the rest is dropped.
+def steps_per_epoch(images: int, batch_size: int, name: str = "the data set") -> int:
+    """The number of whole batches in an epoch of `images`; the rest is dropped.
 
     Each epoch is shuffled again, so the samples that one epoch drops appear in others.
 
+    Args:
+        batch_size: the global one, over all hosts.
+        name: what the error calls the data set.
+
     Raises:
-        UserError: if there is not a single one.
+        UserError: if there are fewer images than one batch.
     """
-    steps = len(source) // (batch_size * shard_count)
-    if not steps:
+    if images < batch_size:
         raise UserError(
-            f"{source.spec} {source.split} has {len(source):,} images, fewer than one batch of "
-            f"{batch_size * shard_count:,}; use a smaller batch size"
+            f"{name} has {images:,} images, fewer than one batch of {batch_size:,}; use a smaller batch size"
         )
-    return steps
+    return images // batch_size
 
 
 @functools.lru_cache(maxsize=2)
@@ -268,7 +270,7 @@ def training_batches(
         repeats=(repeats, 1),
         skip_corrupt=(skip_corrupt, 0),
     )
-    steps = steps_per_epoch(source, batch_size, shard_count)
+    steps = steps_per_epoch(len(source), batch_size * shard_count, f"{source.spec} {source.split}")
     reader = Reader(source, transform, skip_corrupt)
     order = TrainingOrder(len(source), steps, batch_size, seed, shard_index, shard_count, repeats)
     return BatchStream(TrainingBatches(reader, order, start_step), workers)

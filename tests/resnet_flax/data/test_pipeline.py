@@ -57,7 +57,7 @@ def same(one, other):
 
 def test_epochs_are_exact_and_fresh():
     source = open_source("synthetic:4x4x1:22")
-    assert steps_per_epoch(source, 5) == 4
+    assert steps_per_epoch(len(source), 5) == 4
     batches = take(training_batches(source, SmallImageTransform(padding=0), batch_size=5, seed=3), 12)
     epochs = np.stack([b["index"] for b in batches]).reshape(3, 20)
     for epoch in epochs:
