@@ -17,7 +17,6 @@ from typing import Any
 from parity.conversion.files import require_readable
 from parity.errors import ParityError
 
-
 # (logger, part of the message) of the tracebacks of abandoned work: asyncio's in Python 3.11 to 3.14, Orbax 0.12.8's.
 ABANDONED = (
     ("asyncio", "exception was never retrieved"),
@@ -106,7 +105,9 @@ def orbax_reason(error: Exception) -> str:
 def require_orbax_name(path: Path) -> None:
     """Raises ParityError for a path that Orbax can write but not read, because it contains a wildcard."""
     if wildcards := sorted(set("*?[") & set(str(path.absolute()))):
-        raise ParityError(f"Orbax cannot read a checkpoint from a path with {' or '.join(wildcards)}: {path}; use another")
+        raise ParityError(
+            f"Orbax cannot read a checkpoint from a path with {' or '.join(wildcards)}: {path}; use another"
+        )
 
 
 def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -140,7 +141,10 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     path = Path(path).absolute()
     require_readable(path)
     try:
-        with quiet_abandoned_work(), ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer:
+        with (
+            quiet_abandoned_work(),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer,
+        ):
             args = ocp.args.Composite(state=ocp.args.PyTreeRestore(), metadata=ocp.args.JsonRestore())
             restored = checkpointer.restore(path, args=args)
         return restored["state"], json.loads(json.dumps(restored["metadata"]))

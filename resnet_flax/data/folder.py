@@ -101,7 +101,9 @@ class FolderSource(Source):
 
     def notes(self) -> list[str]:
         files = [path for name in self.class_names for path in visible_files(self._directory / name)]
-        endings = Counter(Path(path).suffix or "no extension" for path in files if not path.lower().endswith(EXTENSIONS))
+        endings = Counter(
+            Path(path).suffix or "no extension" for path in files if not path.lower().endswith(EXTENSIONS)
+        )
         counts = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(10))
         return [f"ignored, not images: {counts}"] if counts else []
 

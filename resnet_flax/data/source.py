@@ -55,7 +55,7 @@ class Source:
         return None
 
     def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
-        """All images through a deterministic transform, uint8 (N, H, W, C), done once and kept.
+        """All images after a deterministic transform, uint8 (N, H, W, C), computed once and kept.
 
         None if they differ in size or need more than 1 GiB: then they are read one by one.
         """

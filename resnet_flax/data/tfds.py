@@ -40,7 +40,9 @@ def find_builder(name: str, data_dir: str | Path | None) -> Any:
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"no TFDS data set {name!r} in the catalogue or in {folder}{hint}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
-        reason = str(error).rpartition('}": ')[2].strip().splitlines()[0]  # after the arguments, which TFDS prints first
+        reason = (
+            str(error).rpartition('}": ')[2].strip().splitlines()[0]
+        )  # after the arguments, which TFDS prints first
         raise UserError(f"cannot open TFDS data set {name!r}: {reason}") from error
 
 

@@ -74,9 +74,7 @@ def to_pil(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise UserError(
-            f"an image array must be uint8 (H, W), (H, W, 1) or (H, W, 3); got {image.dtype} {image.shape}"
-        )
+        raise UserError(f"an image array must be uint8 (H, W), (H, W, 1) or (H, W, 3); got {image.dtype} {image.shape}")
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 
 

@@ -50,7 +50,7 @@ def _is_shortage(error: Exception) -> bool:
 class Checkpoints:
     """The last states of a run, one directory per step; each is complete or absent.
 
-    Close it when done, also after an error.
+    A context manager; leaving it closes the checkpoints, and after an error nothing that fails then replaces it.
 
     Args:
         directory: on a file system that all hosts share.
@@ -67,6 +67,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "progress"))
         self._pending: int | None = None
         self._failed = False
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+            self.close()
 
     @property
     def steps(self) -> list[int]:
@@ -114,7 +121,9 @@ class Checkpoints:
         self._failed = True
         collect_abandoned_work(error)
         whole = self._whole
-        intact = f"earlier checkpoints are intact (the last is step {whole[-1]})" if whole else "there is no earlier one"
+        intact = (
+            f"earlier checkpoints are intact (the last is step {whole[-1]})" if whole else "there is no earlier one"
+        )
         return UserError(
             f"the checkpoint of step {self._pending} could not be written to {self.directory}: {orbax_reason(error)}; "
             f"{intact}; free some space and resume with --resume"

@@ -19,6 +19,7 @@ from resnet_flax.models import ResNet
 from resnet_flax.training.setup import HEAD, Setup
 from resnet_flax.training.step import Prepare
 
+
 class Unchanged:
     """The transform of features, which are used as they are; a `BatchTransform`."""
 

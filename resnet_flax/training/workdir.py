@@ -70,7 +70,9 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot create the directory {self}: {error.strerror}; choose another --workdir") from error
+            raise UserError(
+                f"cannot create the directory {self}: {error.strerror}; choose another --workdir"
+            ) from error
 
     def claim(self, config: TrainConfig, source: Source) -> None:
         """Makes the directory that of a new run, by writing config.json.
