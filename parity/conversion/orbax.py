@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ _quiet = _Quiet()
 
 
 @contextlib.contextmanager
-def quiet_abandoned_work() -> Iterator[None]:
+def quiet_abandoned_work() -> Generator[None]:
     """Hides the tracebacks of the reads and writes that Orbax abandons when one of them fails.
 
     There are hundreds: of those that fail as well and, some time later, of those that find their event loop closed.
@@ -91,7 +92,9 @@ def collect_abandoned_work(error: BaseException | None = None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-    gc.collect()
+    for _ in range(3):  # a task that is freed frees its coroutine only then, and TensorStore's threads may hold some
+        gc.collect()
+        time.sleep(0.05)
 
 
 def orbax_reason(error: Exception) -> str:

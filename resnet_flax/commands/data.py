@@ -51,7 +51,7 @@ class Write:
 
 @contextmanager
 def progress(label: str, total: int) -> Generator[Callable[[], None]]:
-    """Yields a function that advances a progress bar, on stderr if that is a terminal; the bar disappears at the end."""
+    """Yields a function that advances a progress bar, which is shown on stderr if that is a terminal."""
     columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -75,20 +75,19 @@ def show(arguments: Show) -> int:
     with progress("decoding", limit) as advance:
         figures = describe(source, limit=limit, on_sample=advance)
     print(summary(source))
+    channels, sizes = source.channels, size_range(figures.smallest, figures.largest)
     print(
-        f"{source.channels} channel{'s' * (source.channels > 1)}, sizes {size_range(figures.smallest, figures.largest)}",
-        end="",
+        f"{channels} channel{'s' * (channels > 1)}, sizes {sizes} "
+        f"(height x width, {figures.looked_at:,} images decoded)"
     )
-    print(f" (height x width, {figures.looked_at:,} images decoded)")
     print(f"mean {numbers(figures.mean)}  std {numbers(figures.std)}  (pixels in [0, 1])")
     width = max(len(name) for name in figures.counts)
     most = max(figures.counts.values())
     for name, count in list(figures.counts.items())[:50]:
         print(f"  {name:<{width}} {count:>9,} {'#' * math.ceil(30 * count / most)}")
     if len(figures.counts) > 50:
-        print(
-            f"  ... and {len(figures.counts) - 50} more classes, {min(figures.counts.values()):,} to {most:,} images each"
-        )
+        least = min(figures.counts.values())
+        print(f"  ... and {len(figures.counts) - 50} more classes, {least:,} to {most:,} images each")
     for message in (*source.notes(), *(f"damaged: {message}" for message in figures.damaged)):
         print(message)
     if arguments.sheet:

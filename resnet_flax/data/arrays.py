@@ -107,7 +107,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _read(directory: Path, prefixes: tuple[str, ...], kind: str, dimensions: int) -> np.ndarray:
-    """Reads the only file named like train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte or emnist-digits-test-images."""
+    """Reads the only file named like train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte or emnist-test-images."""
     files = sorted(
         path
         for prefix in prefixes

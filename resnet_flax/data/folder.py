@@ -43,7 +43,7 @@ def image_files(directory: Path) -> list[str]:
 class FolderSource(Source):
     """`folder:DIR`: DIR holds train/ and val/ (or validation/, valid/, test/), each with a folder per class.
 
-    A DIR that contains the class folders directly is split by `stratified_split`, with a fifth of each class in the test
+    A DIR with the class folders directly in it is split by `stratified_split`, with a fifth of each class in the test
     set. Both splits have the classes of the training set. Images are RGB of any size, decoded on access.
     """
 
@@ -89,7 +89,7 @@ class FolderSource(Source):
         ]
         if empty:
             raise UserError(
-                f"{directory} has no images of class {', '.join(empty[:10])}; remove the folder, or add files ending in "
+                f"{directory} has no images of class {', '.join(empty[:10])}; remove the folder, or add files like "
                 f"{', '.join(EXTENSIONS)}"
             )
         labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files])

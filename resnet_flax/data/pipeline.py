@@ -166,7 +166,7 @@ def _stack(images: list[np.ndarray]) -> np.ndarray:
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise UserError(
-            f"images of {' and '.join(map(str, sorted(shapes)))} cannot share a batch; use a transform that resizes them"
+            f"images of {' and '.join(map(str, sorted(shapes)))} cannot share a batch; use a transform that resizes"
         )
     return np.stack(images)
 

@@ -52,7 +52,7 @@ def write_tfds(
     left after a failure.
 
     Raises:
-        UserError: if the set exists, its name is unusable or in TFDS's catalogue, an image is damaged, or the disk full.
+        UserError: if the set exists, its name is invalid or in TFDS's catalogue, an image is damaged, or the disk full.
     """
     target = Path(data_dir).expanduser() / name / VERSION
     if not name.isidentifier() or name != name.lower():

@@ -19,7 +19,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def for_channels(self, channels: int) -> Preprocessing:
-        """The same for images with `channels` channels; if the number differs, each gets the average over the old ones."""
+        """The same for images with another number of channels: each gets the average over the old ones."""
         if len(self.mean) in (1, channels):
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))

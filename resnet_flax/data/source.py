@@ -26,8 +26,8 @@ class Sample(TypedDict):
 class Source:
     """A labelled image set with random access: `len(source)` and `source[i] -> {"image", "label"}`.
 
-    Images are uint8 (H, W, C) and may differ in size; labels are indices into `class_names`. A source can be pickled, so
-    that worker processes can read it. A damaged image raises `CorruptImage`, which names its file.
+    Images are uint8 (H, W, C) and may differ in size; labels are indices into `class_names`. A source can be pickled,
+    so that worker processes can read it. A damaged image raises `CorruptImage`, which names its file.
     """
 
     spec: str
@@ -70,7 +70,7 @@ class Source:
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The names that a split may have on disk, the given one first: "test", "val", "validation" and "valid" are synonyms.
+    """The names that a split may have on disk, the given one first: all but "train" are synonyms.
 
     Raises:
         UserError: for any other name.

@@ -57,8 +57,8 @@ def _collect_at_exit() -> None:
 def _signals_blocked():
     """Threads and processes started in this context never receive SIGINT or SIGTERM.
 
-    Ctrl-C is sent to all processes of a terminal's job, and SLURM's SIGTERM to all of a job step: a worker that it ended
-    would end the run too, before it could finish its step and save.
+    Ctrl-C is sent to all processes of a terminal's job, and SLURM's SIGTERM to all of a job step: a worker that it
+    ended would end the run too, before it could finish its step and save.
     """
     resource_tracker.ensure_running()  # it unblocks both signals in the thread that starts it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})

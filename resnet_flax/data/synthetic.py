@@ -18,7 +18,7 @@ class SyntheticSource(Source):
         shape = tuple(map(int, match.groups())) if match else (0,)
         if 0 in shape:
             raise UserError(
-                f"synthetic:{description} must have the form synthetic:HxWxC:N with C 1 or 3, e.g. synthetic:224x224x3:1000"
+                f"synthetic:{description} must be synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
             )
         *self._shape, self._length = shape
         self.spec, self.split, self.channels = f"synthetic:{description}", split, self._shape[2]

@@ -194,7 +194,7 @@ def random_resized_crop(rng: np.random.Generator, size: tuple[int, int], scale, 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """RandomResizedCrop, horizontal flip, and optionally TrivialAugmentWide or RandAugment, as in torchvision's recipes.
+    """RandomResizedCrop, horizontal flip, and optionally TrivialAugmentWide or RandAugment: torchvision's recipes.
 
     The defaults are the V1 recipe's; V2 has `crop_size=176, augment="trivial_augment_wide"`. RandAugment's magnitude is
     one of 31 bins; `rand_augment_ops` operations are applied one after another.

@@ -1,9 +1,9 @@
 """The devices of a run: platform, hosts, memory, and the cache of compiled programs.
 
-`open_devices` changes the process (its environment, JAX's configuration and, on a CPU, malloc's): the train, evaluate and
-dry-run commands call it once, as libraries should not. Read from JAX 0.10.2, and not documented: under SLURM and Open MPI
-`jax.distributed.initialize` hides all GPUs but one by setting the option `jax_cuda_visible_devices`; a test in
-tests/resnet_flax/training/test_sharding.py fails first if that changes. `mallopt` is glibc's.
+`open_devices` changes the process: its environment, JAX's configuration and, on a CPU, malloc's. It is for the train,
+evaluate and dry-run commands, which call it once. Read from JAX 0.10.2, and not documented: under SLURM and Open MPI
+`jax.distributed.initialize` hides all GPUs but one, by setting the option `jax_cuda_visible_devices`; a test in
+tests/resnet_flax/training/test_sharding.py fails first if that changes. `mallopt` is a function of glibc.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """The confusion matrix (classes, classes), each row as fractions of its true class; with counts up to 20 classes."""
+    """The confusion matrix (classes, classes), rows as fractions of the true class; with counts up to 20 classes."""
     classes = len(confusion)
     side = min(max(4.5, 0.5 * classes + 2), 14)
     figure, (axis,) = _figure(1, (side + 1, side))

@@ -70,11 +70,10 @@ def differences(saved: TrainConfig, config: TrainConfig) -> list[str]:
     there, here = ({option.path: option for option in options_of(_without_places(x))} for x in (saved, config))
     rows = []
     for path in {**there, **here}:
-        old, new = there.get(path), here.get(path)
-        values = [None if option is None else option.value for option in (old, new)]
-        if path[0] != "run" and values[0] != values[1]:
-            name = (new or old).name if path != ("recipe",) else "recipe"  # ty: ignore[unresolved-attribute]
-            rows.append(f"{name} {values[0]} there, {values[1]} here")
+        old, new = (options[path].value if path in options else None for options in (there, here))
+        if path[0] != "run" and old != new:
+            name = "recipe" if path == ("recipe",) else {**there, **here}[path].name
+            rows.append(f"{name} {old} there, {new} here")
     return rows
 
 
