@@ -18,8 +18,8 @@ from resnet_flax.training.workdir import Workdir
 class Backlog:
     """Metrics that the devices have not computed yet, in order of their steps, at most `depth` steps back.
 
-    The device always has work queued; the host waits only when it is `depth` steps ahead. A run that stops waits for all
-    of them, so `depth` is small.
+    The device always has work queued; the host waits only when it is `depth` steps ahead. A run waits for all of them
+    before it stops, so `depth` is small.
     """
 
     def __init__(self, depth: int = 3):
@@ -78,7 +78,7 @@ class Journal:
         self._events = EventFile(workdir.tensorboard, step)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One row of `kind` ("train", "evaluation"), with null for NaN and infinity; TensorBoard gets floats as KIND/NAME."""
+        """One row of `kind` ("train", "evaluation"), null for NaN and infinity; TensorBoard gets floats as KIND/NAME."""
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()

@@ -1,7 +1,7 @@
 """A model split for the training step: its structure once, its arrays as flat dicts of dotted paths.
 
-`{"layer1.0.conv1.kernel": array, ...}` is the cheapest pytree to dispatch, and patterns (freezing, learning-rate groups),
-checkpoints and messages use its names.
+`{"layer1.0.conv1.kernel": array, ...}` is the cheapest pytree to dispatch, and patterns (for freezing and learning-rate
+groups), checkpoints and messages use its names.
 """
 
 from __future__ import annotations

@@ -117,10 +117,10 @@ def break_gzip(folder):
     [
         (break_truncated, r"train-images.*\(12, 4, 6\) bytes.*285"),
         (break_magic, "not an IDX file of unsigned bytes.*00000d03"),
-        (break_count, "12 images and 11 labels"),
+        (break_count, "12 images, but 11 labels"),
         (break_gzip, "cannot read .*train-images"),
         (lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(b""), "starts with nothing"),
-        (lambda folder: (folder / "train-labels-idx1-ubyte").unlink(), "train-labels-idx1-ubyte.*found none"),
+        (lambda folder: (folder / "train-labels-idx1-ubyte").unlink(), "train-labels-idx1-ubyte.*it has none"),
     ],
 )
 def test_unusable_idx_files(tmp_path, breaking, message):
@@ -247,13 +247,13 @@ def single_images(root):
 @pytest.mark.parametrize(
     ("breaking", "split", "message"),
     [
-        (lacking_class, "val", "classes that the training set lacks: zebra"),
-        (empty_class, "train", "no image in class empty"),
+        (lacking_class, "val", "classes that are not in the training set: zebra"),
+        (empty_class, "train", "no images of class empty"),
         (lambda root: shutil.rmtree(root / "val"), "test", "has train/ but no val/"),
         (lambda root: shutil.rmtree(root), "train", "no directory"),
         (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train", "no class folders"),
         (lambda root: None, "dev", "no split 'dev'"),
-        (single_images, "test", "no class has two, one of which could be held back"),
+        (single_images, "test", "a class needs at least two to have one held out"),
     ],
 )
 def test_unusable_folders(tmp_path, breaking, split, message):
@@ -300,7 +300,7 @@ def test_a_folder_written_as_tfds_reads_back_the_same(tmp_path):
 
 def test_a_name_of_tfdss_catalogue_is_refused(tmp_path):
     source = open_source("synthetic:4x4x1:8")
-    with pytest.raises(UserError, match="'mnist' is a set in TFDS's catalogue"):
+    with pytest.raises(UserError, match="'mnist' is in TFDS's catalogue"):
         write_tfds("mnist", tmp_path, {"train": source, "test": source})
 
 
@@ -329,7 +329,7 @@ def test_nothing_is_left_when_the_disk_is_full(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(tfds.core.SequentialWriter, "add_examples", full)
-    with pytest.raises(UserError, match="the disk is full; nothing was left"):
+    with pytest.raises(UserError, match="the disk is full; no files were left"):
         write_tfds("some", tmp_path / "deep" / "er", {"train": open_source("synthetic:4x4x3:5")})
     assert not (tmp_path / "deep").exists()
 
