@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "resnet_flax/errors.py": (),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors"),
+    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.options"),
     "resnet_flax/weights.py": (*CONVERSION, "resnet_flax.models"),
     "resnet_flax/weights/hub.py": ("resnet_flax.data", "resnet_flax.errors"),
     "resnet_flax/weights/published.py": ("resnet_flax.data",),
@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "resnet_flax/export.py": ("parity.conversion.checkpoints", "resnet_flax.models"),
     "resnet_flax/training": (
         *CONVERSION,
-        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "pretrained", "training")),
+        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "options", "training")),
     ),
     "resnet_flax": ("resnet_flax", *CONVERSION, "parity.errors"),
 }

@@ -58,8 +58,8 @@ class DataConfig:
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
     image_size: Annotated[int | None, Range(ge=1)] = None
-    """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and then
-    crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
+    """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
+    then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
     mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
     """Per-channel mean, subtracted from images in [0, 1]; one value is used for all channels."""
     std: Annotated[tuple[float, ...], Range(gt=0)] = IMAGENET_STD

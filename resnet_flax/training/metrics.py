@@ -78,7 +78,7 @@ class Journal:
         self._events = EventFile(workdir.tensorboard, step)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One row of `kind` ("train", "evaluation"), null for NaN and infinity; TensorBoard gets floats as KIND/NAME."""
+        """One row of `kind` ("train", "evaluation"), null for NaN and infinity; TensorBoard has floats as KIND/NAME."""
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import inspect
 import io
 import pickle
 import shutil
@@ -155,7 +156,7 @@ def test_hidden_files_are_no_data_and_others_are_told_of(tmp_path, capsys):
     source = open_source(f"folder:{tmp_path}")
     assert (len(source), source.class_names) == (9, ("10", "2", "a"))
     assert main(["data", "show", f"folder:{tmp_path}"]) == 0
-    assert "passed over, as no images: 2 .heic, 1 no ending\n" in capsys.readouterr().out
+    assert "ignored, not images: 2 .heic, 1 no extension\n" in capsys.readouterr().out
 
 
 def test_hidden_parents_hide_nothing(tmp_path):
@@ -349,6 +350,22 @@ def test_unknown_and_unprepared_tfds_sets(tmp_path):
         open_source("tfds:cifar10:9.9.9", data_dir=tmp_path)
     with pytest.raises(UserError, match="BuilderConfig foo not found"):
         open_source("tfds:imagenette/foo", data_dir=tmp_path)
+
+
+def test_tfds_interface():
+    """Undocumented in TFDS: what resnet_flax.data.prepare and resnet_flax.data.tfds use of it."""
+    import tensorflow_datasets as tfds
+
+    identity = inspect.signature(tfds.core.dataset_info.DatasetIdentity).parameters
+    assert {"name", "version", "data_dir", "module_name"} <= identity.keys()
+    assert {"builder", "features", "description", "supervised_keys"} <= (
+        inspect.signature(tfds.core.DatasetInfo).parameters.keys()
+    )
+    writer = inspect.signature(tfds.core.SequentialWriter).parameters
+    assert list(writer)[:2] == ["ds_info", "max_examples_per_shard"]
+    assert "file_format" in writer
+    assert {"initialize_splits", "add_examples", "close_all"} <= vars(tfds.core.SequentialWriter).keys()
+    assert isinstance(tfds.core.constants.DATA_DIR, str)
 
 
 def test_preparing_can_be_forbidden(tmp_path):

@@ -1,5 +1,7 @@
 """The train command on a tiny network in place of the ResNet, and on a tiny data set."""
 
+from pathlib import Path
+
 import numpy as np
 from flax import nnx
 from PIL import Image
