@@ -52,9 +52,8 @@ def memory_bandwidth(target: str) -> int:
 
 
 def _number(target: str, name: str) -> int:
-    found = re.search(rf"\b{name}: (\d+)", TARGETS[target.partition(":")[0]])
-    assert found
-    return int(found.group(1))
+    (number,) = re.findall(rf"\b{name}: (\d+)", TARGETS[target.partition(":")[0]])
+    return int(number)
 
 
 @contextlib.contextmanager
@@ -79,8 +78,7 @@ def absent_mesh(target: str) -> Mesh:
         UserError: for an unknown target, or if JAX's CUDA plugin is not installed.
     """
     name, _, layout = target.partition(":")
-    found = re.fullmatch(r"(\d+)x(\d+)", layout or "1x1")
-    if name not in TARGETS or not found:
+    if name not in TARGETS or not re.fullmatch(r"\d+x\d+", layout or "1x1"):
         raise UserError(
             f"no target {target!r}; use {' or '.join(TARGETS)}, or add hosts x GPUs, as in {name or 'h100'}:1x8"
         )

@@ -65,8 +65,8 @@ class Instruction:
     rest: str  # the text after the opening parenthesis: operands, attributes and metadata
 
     def attribute(self, name: str) -> str:
-        found = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
-        return found.group(1) if found else ""
+        match = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
+        return match.group(1) if match else ""
 
     @property
     def target(self) -> str:
@@ -185,11 +185,11 @@ class CompiledProgram:
     @cached_property
     def parameters(self) -> list[Array]:
         """The program's inputs, in order."""
-        found = {}
+        arrays = {}
         for instruction in self.computations[self.entry].values():
             if instruction.opcode == "parameter":
-                found[int(instruction.rest.split(")", 1)[0])] = instruction.results[0]
-        return [found[index] for index in sorted(found)]
+                arrays[int(instruction.rest.split(")", 1)[0])] = instruction.results[0]
+        return [arrays[index] for index in sorted(arrays)]
 
     @cached_property
     def aliased(self) -> set[int]:
@@ -288,11 +288,11 @@ class CompiledProgram:
             return ""
         number = re.search(r"file_location_id=(\d+)", tables["StackFrames"][int(frame)])
         location = tables["FileLocations"][int(number.group(1))] if number else ""
-        found = re.search(r"file_name_id=(\d+).* line=(\d+)", location)
-        if not found:
+        match = re.search(r"file_name_id=(\d+).* line=(\d+)", location)
+        if not match:
             return ""
-        path = json.loads(tables["FileNames"][int(found.group(1))])
-        return f"{path.rsplit('/', 1)[-1]}:{found.group(2)}"
+        path = json.loads(tables["FileNames"][int(match.group(1))])
+        return f"{path.rsplit('/', 1)[-1]}:{match.group(2)}"
 
 
 def _origin(body: dict[str, Instruction], name: str) -> str:
