@@ -1,4 +1,4 @@
-"""Trains a ResNet: `python train.py --help`. The same as `python -m resnet_flax train`."""
+"""Trains a ResNet, like `python -m resnet_flax train`; see `python train.py --help`."""
 
 import sys
 

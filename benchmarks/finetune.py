@@ -26,6 +26,7 @@ from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax import create_model
 from resnet_flax.data import open_source
 from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.workdir import Workdir
 
 BASE, TARGET = "012345", "6789"
 SIZE = 32
@@ -53,7 +54,7 @@ def train(recipe: str, data: Path, workdir: Path, *options: str) -> tuple[float,
     start = time.perf_counter()
     subprocess.run(command, check=True)
     seconds = time.perf_counter() - start
-    return [row["accuracy"] for row in read_metrics(workdir) if row["kind"] == "evaluation"][-1], seconds
+    return [row["accuracy"] for row in read_metrics(Workdir(workdir)) if row["kind"] == "evaluation"][-1], seconds
 
 
 def backbone(path: Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.workdir import Workdir
 
 CORNERS = {"circles": 40, "squares": 4, "triangles": 3}
 SETTINGS = "--image-size 32 --batch-size 16 --optimizer adam --learning-rate 1e-3 --epochs 20"
@@ -54,7 +55,7 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([*command, *SETTINGS.split(), "--workdir", str(root / "run")], check=True)
         seconds = time.perf_counter() - start
-        accuracies = [row["accuracy"] for row in read_metrics(root / "run") if row["kind"] == "evaluation"]
+        accuracies = [row["accuracy"] for row in read_metrics(Workdir(root / "run")) if row["kind"] == "evaluation"]
     print(f"{accuracies[-1]:.1%} of the held-back images after {len(accuracies)} epochs, {seconds:.0f} s")
 
 

@@ -1,48 +1,104 @@
-"""Orbax directories of weights: written whole, read back; and what Orbax says of a failure, in one line."""
+"""Orbax directories of weights, written whole and read back; and Orbax's failures in one line, without tracebacks."""
 
+import contextlib
 import errno
-import functools
+import gc
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from parity.conversion.files import require_readable
 from parity.errors import ParityError
 
+# (logger, part of the message) of the tracebacks of abandoned work: asyncio's in Python 3.11 to 3.14, Orbax 0.12.8's.
+ABANDONED = (
+    ("asyncio", "exception was never retrieved"),
+    ("absl", "Thread.run() raised an exception"),
+    ("absl", "in background save thread"),
+    ("absl", "Checkpointer failed"),
+    ("absl", "Save Finalize thread"),
+)
 
-@functools.cache
-def leave_out_abandoned_work() -> None:
-    """From now on nothing is printed of the reads and writes that Orbax abandons when one of them fails.
 
-    There are hundreds, and each would print a traceback: those that fail as well, and, some long after, those that
-    find their event loop closed. Orbax raises the first one's error all the same.
-    """
-    for logger, said in (
-        ("asyncio", "exception was never retrieved"),
-        ("absl", "Thread.run() raised an exception"),
-        ("absl", "in background save thread"),
-        ("absl", "Checkpointer failed"),
-        ("absl", "Save Finalize thread"),
-    ):
-        logging.getLogger(logger).addFilter(lambda record, said=said: said not in record.getMessage())
-    shown = sys.unraisablehook
+class _Quiet:
+    """The log filter and the `sys.unraisablehook` that are in place while anyone holds `quiet_abandoned_work`."""
 
-    def hook(unraisable: Any) -> None:
+    def __init__(self) -> None:
+        self._lock, self._holders = threading.Lock(), 0
+        self._shown: Callable[[Any], object] = sys.unraisablehook
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not any(record.name == logger and part in text for logger, part in ABANDONED)
+
+    def hook(self, unraisable: Any) -> None:
         closed = isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)
         code = getattr(unraisable.object, "cr_code", None)
         if not closed and not (code and "orbax" in code.co_filename):
-            shown(unraisable)
+            self._shown(unraisable)
 
-    sys.unraisablehook = hook
+    def hold(self) -> None:
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                for logger in {name for name, _ in ABANDONED}:
+                    logging.getLogger(logger).addFilter(self)
+                self._shown, sys.unraisablehook = sys.unraisablehook, self.hook
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                for logger in {name for name, _ in ABANDONED}:
+                    logging.getLogger(logger).removeFilter(self)
+                if sys.unraisablehook == self.hook:
+                    sys.unraisablehook = self._shown
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def quiet_abandoned_work() -> Generator[None]:
+    """Hides the tracebacks of the reads and writes that Orbax abandons when one of them fails.
+
+    There are hundreds: of those that fail as well and, some time later, of those that find their event loop closed.
+    Orbax still raises the first error. Hold the context for as long as Orbax works; it may be nested.
+    """
+    _quiet.hold()
+    try:
+        yield
+    except BaseException as error:
+        collect_abandoned_work(error)
+        raise
+    finally:
+        _quiet.release()
+
+
+def collect_abandoned_work(error: BaseException | None = None) -> None:
+    """Frees what an Orbax call that failed has left, so that its tracebacks do not appear after the context.
+
+    Args:
+        error: the failure; the local variables in its traceback would keep the work alive, and are cleared.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    for _ in range(3):  # a task that is freed frees its coroutine only then, and TensorStore's threads may hold some
+        gc.collect()
+        time.sleep(0.05)
 
 
 def orbax_reason(error: Exception) -> str:
-    """What Orbax and TensorStore say, without the whole specification of the array that they append."""
+    """The message of Orbax or TensorStore, without the specification of the array that they append."""
     if (full := os.strerror(errno.ENOSPC)) in str(error):
         return full
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -50,10 +106,10 @@ def orbax_reason(error: Exception) -> str:
 
 
 def require_orbax_name(path: Path) -> None:
-    """Raises ParityError for a path that Orbax would write to but could not read back: it treats these as a pattern."""
-    if found := sorted(set("*?[") & set(str(path.absolute()))):
+    """Raises ParityError for a path that Orbax can write but not read, because it contains a wildcard."""
+    if wildcards := sorted(set("*?[") & set(str(path.absolute()))):
         raise ParityError(
-            f"Orbax cannot store a checkpoint under a name with {' or '.join(found)}: {path}; choose another"
+            f"Orbax cannot read a checkpoint from a path with {' or '.join(wildcards)}: {path}; use another"
         )
 
 
@@ -65,11 +121,10 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     """
     import orbax.checkpoint as ocp
 
-    leave_out_abandoned_work()
     path = Path(path).absolute()
     require_orbax_name(path)
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with quiet_abandoned_work(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             args = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(dict(metadata)))
             checkpointer.save(path, args=args)
     except Exception as error:
@@ -86,16 +141,18 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     """
     import orbax.checkpoint as ocp
 
-    leave_out_abandoned_work()
     path = Path(path).absolute()
     require_readable(path)
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer:
+        with (
+            quiet_abandoned_work(),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer,
+        ):
             args = ocp.args.Composite(state=ocp.args.PyTreeRestore(), metadata=ocp.args.JsonRestore())
             restored = checkpointer.restore(path, args=args)
         return restored["state"], json.loads(json.dumps(restored["metadata"]))
     except Exception as error:
-        # The directory of a training run, or one of its checkpoints, which hold optimiser and all?
+        # Perhaps the directory of a training run, or one of its checkpoints, which also contain the optimiser's state.
         near = [file for folder in (path, *path.parents[:2]) for file in sorted(folder.glob("best*.safetensors"))]
         hint = f"; did you mean {near[0]} ?" if near else ""
         raise ParityError(

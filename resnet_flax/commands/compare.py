@@ -1,4 +1,4 @@
-"""`python train.py --compare`: several runs in one plot and one table."""
+"""`python train.py --compare DIR DIR ...`: several runs in one plot and one table."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from resnet_flax.errors import UserError
 from resnet_flax.training.display import duration
 from resnet_flax.training.metrics import read_metrics
 from resnet_flax.training.plots import plot_curves
+from resnet_flax.training.workdir import Workdir
+
+OUT = Path("compare.png")
 
 
-def compare(workdirs: Sequence[str], console: Console, out: Path = Path("compare.png")) -> int:
-    """Overlays the runs' curves in compare.png and prints their best results; returns the exit status.
+def main(workdirs: Sequence[str], console: Console) -> int:
+    """Plots the runs' curves in compare.png and prints their best results; returns the exit status.
 
     Raises:
         UserError: for fewer than two directories, or one without metrics.
     """
     if len(workdirs) < 2:
-        raise UserError("--compare needs two or more workdirs")
+        raise UserError(f"--compare needs at least two workdirs; got {len(workdirs)}")
     runs = {}
     for workdir in workdirs:
-        rows = read_metrics(Path(workdir))
+        rows = read_metrics(Workdir(workdir))
         if not any(row["kind"] == "evaluation" for row in rows):
-            raise UserError(f"{workdir} holds no run with an evaluation (metrics.jsonl)")
+            raise UserError(f"{workdir} has no run with an evaluation (in metrics.jsonl)")
         runs[workdir] = rows
     table = Table("run", "best", "at epoch", "last", "train loss", "time", box=None)
     for workdir, rows in runs.items():
@@ -41,6 +44,6 @@ def compare(workdirs: Sequence[str], console: Console, out: Path = Path("compare
             duration(last["seconds"]),
         )
     console.print(table)
-    plot_curves(runs, out)
-    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    plot_curves(runs, OUT)
+    console.print(f"written: {OUT}", highlight=False, soft_wrap=True)
     return 0

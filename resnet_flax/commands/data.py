@@ -1,4 +1,4 @@
-"""`python -m resnet_flax data show` and `data write`: look at a source, or write it out as a TFDS data set."""
+"""`python -m resnet_flax data show` and `data write`: describe a data set, or write it as a TFDS data set."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_flax.data.source import Source, open_source
+from resnet_flax.data.source import Source
+from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.options import NonNegativeInt, check_ranges
 
 
 @dataclass(frozen=True)
 class Show:
-    """Prints what a source holds: images per class, sizes, channel means and deviations."""
+    """Prints the images per class, image sizes, and channel means and standard deviations of a data set."""
 
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
-    """digits, idx:DIR, folder:DIR, tfds:NAME[/CONFIG][:VERSION] or synthetic:HxWxC:N."""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC", help=f"{FORMS}.")]
     split: str = "train"
     """train or test (also val, validation)."""
     data_dir: Path | None = None
-    """Where TFDS data sets lie; default ~/tensorflow_datasets."""
-    limit: int = 2000
-    """How many images to decode for sizes and means; 0 decodes all, which also finds every damaged one."""
+    """The directory of TFDS data sets; ~/tensorflow_datasets by default."""
+    limit: NonNegativeInt = 2000
+    """Number of images to decode for sizes and means; 0 decodes all, which also finds every damaged one."""
     sheet: Path | None = None
-    """Write a contact sheet to this PNG."""
+    """Write a contact sheet to this PNG file."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this JSON file."""
 
 
 @dataclass(frozen=True)
 class Write:
-    """Writes a source's train and test splits as a TFDS array_record data set, to be read as tfds:NAME."""
+    """Writes the train and test splits of a data set as a TFDS data set in array_record, which tfds:NAME then reads."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
-    """The source, as in --data."""
+    """The data set, as for `data show`."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """The new data set's name: lower-case letters, digits and _."""
     data_dir: Path = Path("~/tensorflow_datasets")
-    """Where it goes, and where a tfds: source lies."""
+    """The directory to write to, and that of a tfds: source."""
 
 
 @contextmanager
 def progress(label: str, total: int) -> Generator[Callable[[], None]]:
-    """A bar on stderr, if that is a terminal, that advances at each call of what it yields; gone when done."""
+    """Yields a function that advances a progress bar, which is shown on stderr if that is a terminal."""
     columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -65,39 +66,37 @@ def summary(source: Source) -> str:
 def show(arguments: Show) -> int:
     from resnet_flax.data.describe import contact_sheet, describe
 
-    if arguments.limit < 0:
-        raise UserError(f"--limit should be 0 (all) or more, found {arguments.limit}")
+    check_ranges(arguments)
     for path in (arguments.sheet, arguments.json):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"cannot write {path}: there is no directory {path.parent}")
     source = open_source(arguments.data, arguments.split, data_dir=arguments.data_dir)
     limit = min(arguments.limit or len(source), len(source))
     with progress("decoding", limit) as advance:
-        found = describe(source, limit=limit, on_sample=advance)
+        figures = describe(source, limit=limit, on_sample=advance)
     print(summary(source))
+    channels, sizes = source.channels, size_range(figures.smallest, figures.largest)
     print(
-        f"{source.channels} channel{'s' * (source.channels > 1)}, sizes {size_range(found.smallest, found.largest)}",
-        end="",
+        f"{channels} channel{'s' * (channels > 1)}, sizes {sizes} "
+        f"(height x width, {figures.looked_at:,} images decoded)"
     )
-    print(f" (height x width, {found.looked_at:,} images decoded)")
-    print(f"mean {numbers(found.mean)}  deviation {numbers(found.std)}  (pixels in [0, 1])")
-    width = max(len(name) for name in found.counts)
-    most = max(found.counts.values())
-    for name, count in list(found.counts.items())[:50]:
+    print(f"mean {numbers(figures.mean)}  std {numbers(figures.std)}  (pixels in [0, 1])")
+    width = max(len(name) for name in figures.counts)
+    most = max(figures.counts.values())
+    for name, count in list(figures.counts.items())[:50]:
         print(f"  {name:<{width}} {count:>9,} {'#' * math.ceil(30 * count / most)}")
-    if len(found.counts) > 50:
-        print(
-            f"  ... and {len(found.counts) - 50} more classes, {min(found.counts.values()):,} to {most:,} images each"
-        )
-    for message in (*source.notes(), *(f"damaged: {message}" for message in found.damaged)):
+    if len(figures.counts) > 50:
+        least = min(figures.counts.values())
+        print(f"  ... and {len(figures.counts) - 50} more classes, {least:,} to {most:,} images each")
+    for message in (*source.notes(), *(f"damaged: {message}" for message in figures.damaged)):
         print(message)
     if arguments.sheet:
         contact_sheet(source, arguments.sheet)
         print(f"contact sheet: {arguments.sheet}")
     if arguments.json:
-        row = {"data": source.spec, "split": source.split, "images": len(source), **asdict(found)}
+        row = {"data": source.spec, "split": source.split, "images": len(source), **asdict(figures)}
         arguments.json.write_text(json.dumps(row, indent=1) + "\n")
-    return 1 if found.damaged else 0
+    return 1 if figures.damaged else 0
 
 
 def size_range(smallest: tuple[int, int], largest: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""What a run would cost: model size, steps, memory, and one compiled step, without its data."""
+"""`python train.py RECIPE --dry-run`: model size, steps, memory, and one compiled step; the data need not be here."""
 
 from __future__ import annotations
 
@@ -8,51 +8,73 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from resnet_flax.compiled.absent_gpu import absent_mesh, memory_bandwidth, memory_size
 from resnet_flax.compiled.program import CompiledProgram
-from resnet_flax.data import SmallImageTransform, open_source
+from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.display import counted, duration
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
 from resnet_flax.training.sharding import abstract
-from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.files import read_weights
 
 
-def image_shape(config: TrainConfig, image: np.ndarray | None, channels: int) -> tuple[int, int, int]:
-    """The shape of a training image behind its transform; `image` is one of the source, if there is one."""
-    if image is not None:
-        return config.data.train_transform(image, np.random.default_rng(0)).shape
-    transform = config.data.train_transform
-    side = (transform.size or 32) if isinstance(transform, SmallImageTransform) else (transform.crop_size or 224)
-    return side, side, channels
+def image_size(config: TrainConfig, source: Source | None) -> tuple[int, int]:
+    """(height, width) of the training images after their transform.
+
+    Args:
+        source: the training set; None if it is not here. Sizes that depend on its images are then the recipe's.
+
+    Raises:
+        UserError: if the size depends on images that are not here.
+    """
+    recipe = RECIPES.get(config.recipe)
+    stored = recipe.image_size if recipe else None
+    if source is not None:
+        height, width = source[0]["image"].shape[:2]
+        stored = (height, width)
+    size = config.data.train_transform.output_size(stored)
+    if size is None:
+        raise UserError(f"the size of the images depends on {config.data.data}, which is not here; use --image-size")
+    return size
 
 
-def describe_run(config: TrainConfig, console: Console) -> int:
+def without_weights(config: TrainConfig) -> TrainConfig:
+    """The configuration with random weights of the same shapes: of a file, these depend on its stem.
+
+    Raises:
+        UserError: if the file has the weights of another network.
+    """
+    model = config.model
+    if model.weights is None or not Path(model.weights).expanduser().exists():
+        return replace(config, model=replace(model, weights=None))
+    identity = read_weights(Path(model.weights).expanduser()).identity
+    theirs = ARCHITECTURES[identity.architecture]
+    if not get_architecture(model.name).has_shapes_of(theirs):
+        raise UserError(f"{model.weights} has the weights of {theirs.name}, not of {model.name}")
+    return replace(config, model=replace(model, weights=None, small_images=identity.small_images))
+
+
+def main(config: TrainConfig, console: Console) -> int:
     """Prints size, steps, FLOPs and memory, and compiles a step; returns the exit status."""
     weights = config.model.weights
-    small_images = config.model.small_images
-    if weights is not None and Path(weights).expanduser().exists():  # of a file nothing but the stem makes a difference
-        small_images = load_pretrained(config.model.name, weights).model.small_images
-    config = resolve(replace(config, model=replace(config.model, weights=None, small_images=small_images)))
+    config = resolve(without_weights(config))
     mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
-    image = None
     try:
         source = open_source(config.data.data, "train", data_dir=config.data.data_dir, may_prepare=False)
-        facts, origin = facts_of(source), "found"
-        image = source[0]["image"]
+        facts, origin = facts_of(source), "opened"
     except UserError:
         recipe = RECIPES.get(config.recipe)
         if recipe is None or recipe.config.data.data != config.data.data:
             raise
-        facts, origin = DataFacts(*recipe.data), "as published: it is not here"
+        source, facts, origin = None, DataFacts(*recipe.data), "published figures: the data set is not here"
     setup = Setup(config, mesh, facts)
-    shape = image_shape(config, image, facts.channels)
+    shape = (*image_size(config, source), facts.channels)
 
     state = jax.eval_shape(lambda: setup.state(setup.network.arrays(setup.build_model())))
     state = abstract(state, setup.replicated)
@@ -70,7 +92,7 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
-        say("weights", f"{weights} (their values make no difference here)")
+        say("weights", f"{weights} (their values do not matter here)")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",
@@ -85,7 +107,7 @@ def describe_run(config: TrainConfig, console: Console) -> int:
     one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     arrays = {**state["params"], **state["frozen"], **state["statistics"]}
     if cost := forward.lower(arrays, one).cost_analysis():
-        say("cost", f"{cost['flops'] / 1e9:,.2f} GFLOP an image forward, about three times that to train")
+        say("cost", f"{cost['flops'] / 1e9:,.2f} GFLOP per image forward, about three times that to train")
     lowered = setup.train_step.lower(state, batch)
     began = time.monotonic()
     compiled = lowered.compile()
@@ -95,9 +117,9 @@ def describe_run(config: TrainConfig, console: Console) -> int:
         say("memory", f"{memory.peak_memory_in_bytes / 1e9:,.2f} GB on each device{room}")
         program, images = CompiledProgram(compiled.as_text() or ""), config.batch_size // mesh.size
         bound = int(memory_bandwidth(config.run.target) / program.traffic * config.batch_size)
-        say("kernels", f"{program.launches:,} a step, {len(program.collectives)} of them collectives")
-        say("traffic", f"{program.traffic / images / 1e6:,.1f} MB an image, on each device")
-        say("bound", f"{bound:,} images/s if nothing but memory bounds it; compiled, not measured")
+        say("kernels", f"{program.launches:,} per step, {len(program.collectives)} of them collectives")
+        say("traffic", f"{program.traffic / images / 1e6:,.1f} MB per image, on each device")
+        say("bound", f"{bound:,} images/s, limited by memory bandwidth alone; computed, not measured")
     elif memory is not None:
         say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
     say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")

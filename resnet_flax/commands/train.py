@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import tyro
 from rich.console import Console
 
 from resnet_flax.errors import UserError
+from resnet_flax.options import options_of
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
-from resnet_flax.training.workdir import latest_run, load_config
+from resnet_flax.training.workdir import Workdir, latest_run
 
 DESCRIPTION = """Trains a ResNet.
 
-{program} [RECIPE] [options]: train; digits if no recipe is named.
+{program} [RECIPE] [options]: train; the default recipe is digits.
 
-{program} --list: the recipes, with their expected results.
+{program} --list: list the recipes, with their expected results.
 
-{program} --show RECIPE: every setting of one.
+{program} --show RECIPE: show all settings of a recipe.
 
-{program} --resume [--workdir DIR]: go on with an interrupted run.
+{program} --resume [--workdir DIR]: resume an interrupted run.
 
-{program} --compare DIR DIR ...: runs in one plot."""
+{program} --compare DIR DIR ...: compare runs in one plot."""
 
 
 def main(arguments: list[str]) -> int:
-    """Trains, resumes, evaluates, lists or compares; returns the exit status."""
+    """Trains or resumes, or runs the command that an option names; returns the exit status."""
     console = Console(markup=False, emoji=False)  # names of files may look like markup
     match arguments:
         case ["--list", *rest]:
             if rest:
-                raise UserError(f"--list takes nothing else, found {' '.join(rest)}; --show RECIPE tells all of one")
+                raise UserError(f"--list takes no arguments; got {' '.join(rest)}; --show RECIPE shows one recipe")
             list_recipes(console)
             return 0
         case ["--show", *names]:
@@ -43,37 +42,37 @@ def main(arguments: list[str]) -> int:
                 show(name, _recipe(name), console)
             return 0
         case ["--compare", *workdirs]:
-            from resnet_flax.commands.compare import compare
+            from resnet_flax.commands import compare
 
-            return compare(workdirs, console)
+            return compare.main(workdirs, console)
 
     config = parse(arguments)
     if config.run.evaluate:
-        from resnet_flax.commands.evaluate import evaluate_weights
+        from resnet_flax.commands import evaluate
 
-        return evaluate_weights(config, console)
+        return evaluate.main(config, console)
     if config.run.dry_run:
-        from resnet_flax.commands.dry_run import describe_run
+        from resnet_flax.commands import dry_run
 
-        return describe_run(config, console)
+        return dry_run.main(config, console)
     from resnet_flax.training.loop import train
 
     return train(config, console)
 
 
 def parse(arguments: list[str]) -> TrainConfig:
-    """The configuration of a command line: a recipe, or with --resume the run's own, and what overrides it."""
+    """The configuration of a command line: that of a recipe, or with --resume of the run, with the given options."""
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
         default = _recipe(name).config
         if arguments and arguments[0] in RECIPES:
-            raise UserError(f"one recipe at a time, found {name} and {arguments[0]}")
+            raise UserError(f"train one recipe at a time; got {name} and {arguments[0]}")
     elif "--resume" in arguments:
         workdir = _value("--workdir", arguments)
-        found = Path(workdir) if workdir else latest_run()
-        saved = load_config(found)
+        run = Workdir(workdir) if workdir else latest_run()
+        saved = run.load_config()
         once = dict.fromkeys(("evaluate", "dry_run", "profile", "distributed"), False)
-        default = replace(saved, run=replace(saved.run, workdir=found, **once))  # it may have been moved
+        default = replace(saved, run=replace(saved.run, workdir=run.path, **once))  # it may have been moved
     else:
         default = RECIPES["digits"].config
     program = invocation()
@@ -103,32 +102,19 @@ def _recipe(name: str) -> Recipe:
 
 
 def list_recipes(console: Console) -> None:
-    """One line each: name, model, data, expected result."""
+    """One line per recipe: name, model, expected result."""
     width = max(map(len, RECIPES))
     for name, recipe in RECIPES.items():
         console.print(f"{name:<{width}}  {recipe.config.model.name}: {recipe.result}", highlight=False, soft_wrap=True)
 
 
 def show(name: str, recipe: Recipe, console: Console) -> None:
-    """Every setting of a recipe, as the options that would set it."""
+    """All settings of a recipe, as the options that set them."""
     console.print(
         f"{name}\n  source   {recipe.source}\n  result   {recipe.result}\n  scaling  {recipe.scaling}",
         highlight=False,
         soft_wrap=True,
     )
-    for option, value in _options(recipe.config):
-        console.print(f"  --{option} {value}", highlight=False, soft_wrap=True)
-
-
-def _options(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name.endswith("_transform"):
-            found += [(f"{prefix}{field.name.replace('_', '-')}.{name}", item) for name, item in _options(value)]
-        elif is_dataclass(value):
-            found += [] if field.name == "run" else _options(value)
-        elif field.name != "recipe":
-            name = "model" if field.name == "name" else field.name
-            found.append((f"{prefix}{name.replace('_', '-')}", value))
-    return found
+    for option in options_of(recipe.config):
+        if option.path[0] not in ("recipe", "run"):
+            console.print(f"  {option.name} {option.value}", highlight=False, soft_wrap=True)

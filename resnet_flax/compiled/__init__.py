@@ -1,1 +1,1 @@
-"""Programs compiled for GPUs that are not there, and what can be read in them."""
+"""Programs compiled for GPUs that this machine does not have, and their figures."""

@@ -1,13 +1,18 @@
-"""Compiling for GPUs that are not there: XLA needs a description of the device and the CUDA plugin, not the device.
+"""Compiling for GPUs that this machine does not have: XLA needs the CUDA plugin and a description of the device.
 
-The optimised program says what a step would launch, move and hold; `compiled_program` reads it. Nothing is run, and
-kernels are chosen by XLA's defaults where a device would let it time the candidates.
+The optimised program has the kernels, memory traffic and memory of a step; `resnet_flax.compiled.program` parses it.
+Nothing is run, and kernels are XLA's defaults, where with a device it would time the candidates.
+
+Not documented: the options of `get_topology_desc` for CUDA, and the variable JAX_SKIP_CUDA_CONSTRAINTS_CHECK, both read
+from JAX 0.10.2; benchmarks/gpu_compile.py fails first if they change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Generator
 
 import numpy as np
 from jax.experimental import topologies
@@ -37,19 +42,33 @@ TARGETS = {
 
 
 def memory_size(target: str) -> int:
-    """Bytes of memory that one GPU of the target has."""
+    """Bytes of memory of one GPU of the target."""
     return _number(target, "device_memory_size")
 
 
 def memory_bandwidth(target: str) -> int:
-    """Bytes a second between one GPU of the target and its memory."""
+    """Memory bandwidth of one GPU of the target, in bytes per second."""
     return _number(target, "memory_bandwidth")
 
 
 def _number(target: str, name: str) -> int:
-    found = re.search(rf"\b{name}: (\d+)", TARGETS[target.partition(":")[0]])
-    assert found
-    return int(found.group(1))
+    (number,) = re.findall(rf"\b{name}: (\d+)", TARGETS[target.partition(":")[0]])
+    return int(number)
+
+
+@contextlib.contextmanager
+def _without_driver() -> Generator[None]:
+    """Lets JAX's CUDA plugin load where there is no driver."""
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def absent_mesh(target: str) -> Mesh:
@@ -59,17 +78,15 @@ def absent_mesh(target: str) -> Mesh:
         UserError: for an unknown target, or if JAX's CUDA plugin is not installed.
     """
     name, _, layout = target.partition(":")
-    found = re.fullmatch(r"(\d+)x(\d+)", layout or "1x1")
-    if name not in TARGETS or not found:
+    if name not in TARGETS or not re.fullmatch(r"\d+x\d+", layout or "1x1"):
         raise UserError(
-            f"no target {target!r}; give {' or '.join(TARGETS)}, or with hosts x GPUs, as {name or 'h100'}:1x8"
+            f"no target {target!r}; use {' or '.join(TARGETS)}, or add hosts x GPUs, as in {name or 'h100'}:1x8"
         )
-    # The plugin otherwise refuses to load where it finds no driver.
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     try:
-        topology = topologies.get_topology_desc(
-            platform="cuda", topology_name=name, target_config=TARGETS[name], topology=f"{layout or '1x1'}x1"
-        )
+        with _without_driver():
+            topology = topologies.get_topology_desc(
+                platform="cuda", topology_name=name, target_config=TARGETS[name], topology=f"{layout or '1x1'}x1"
+            )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"compiling for {target} needs JAX's CUDA plugin: pip install 'resnet-flax[cuda13]' "

@@ -1,7 +1,10 @@
 """What an optimised XLA program for a GPU will do: its kernels, the bytes they move, its collectives.
 
-Read from the text of a compiled and scheduled program (`compiled.as_text()`), so nothing has to run. Every figure is a
-property of that program, not a measurement: a cache may serve a read, and a kernel of cuDNN may read more than once.
+Parsed from the text of a compiled and scheduled program (`compiled.as_text()`), so nothing has to run. Every figure is
+a property of that program, not a measurement: a cache may serve a read, and a kernel of cuDNN may read more than once.
+
+The text is not a documented interface. It is parsed here and nowhere else, in the form that jaxlib 0.10.2 writes;
+`test_the_text_of_this_jaxlib` compiles a program and fails first if that changes.
 """
 
 from __future__ import annotations
@@ -59,20 +62,20 @@ class Instruction:
     opcode: str
     results: tuple[Array, ...]
     operands: tuple[str, ...]
-    rest: str  # what stands in and behind the parentheses: attributes and metadata
+    rest: str  # the text after the opening parenthesis: operands, attributes and metadata
 
     def attribute(self, name: str) -> str:
-        found = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
-        return found.group(1) if found else ""
+        match = re.search(rf'\b{name}="?%?([^\s,"}}]+)', self.rest)
+        return match.group(1) if match else ""
 
     @property
     def target(self) -> str:
-        """Of a custom call: cuDNN's and cuBLAS's kernels are such."""
+        """Of a custom call, such as the kernels of cuDNN and cuBLAS."""
         return self.attribute("custom_call_target")
 
     @property
     def collective(self) -> str:
-        """Which collective this is or starts, "" for none."""
+        """The collective that this is or starts; "" for none."""
         return next((kind for kind in _COLLECTIVES if self.opcode in (kind, f"{kind}-start")), "")
 
     @property
@@ -85,9 +88,9 @@ class Kernel:
     """One launch, or `times` of them inside a loop.
 
     Attributes:
-        read, written: bytes a launch, of its operands and results (slices at the size of the slice).
-        workspace: bytes of scratch memory it was given besides.
-        source: "file.py:line" of the Python code behind it, as the program remembers it; "" if it doesn't.
+        read, written: bytes per launch, of its operands and results (slices at the size of the slice).
+        workspace: bytes of scratch memory, not included in these.
+        source: "file.py:line" of the Python code it comes from; "" if the program does not have it.
     """
 
     instruction: Instruction
@@ -130,7 +133,7 @@ class CompiledProgram:
 
     @cached_property
     def kernels(self) -> list[Kernel]:
-        """Everything that is launched, in order; a loop's body once, with its trip count in `times`."""
+        """All launches in order; the body of a loop once, with its trip count in `times`."""
         return list(self._kernels(self.entry, 1))
 
     @property
@@ -139,7 +142,7 @@ class CompiledProgram:
 
     @property
     def traffic(self) -> int:
-        """Bytes read and written by all kernels; convolution workspace apart."""
+        """Bytes read and written by all kernels, without the workspace of convolutions."""
         return sum(kernel.bytes for kernel in self.kernels)
 
     @property
@@ -161,12 +164,12 @@ class CompiledProgram:
         return any(self._launches(between) for between in body[first + 1 : end])
 
     def convolutions_after(self, kernel: Kernel) -> int:
-        """How many convolutions are launched after `kernel`."""
+        """The number of convolutions launched after `kernel`."""
         position = self.kernels.index(kernel)
         return sum(later.times for later in self.kernels[position:] if later.instruction.is_convolution)
 
     def relayouts(self, larger_than: int) -> list[Kernel]:
-        """Copies and transposes, alone or inside a fusion, of arrays with more than `larger_than` elements."""
+        """Copies and transposes, also inside fusions, of arrays with more than `larger_than` elements."""
 
         def moves(instruction: Instruction) -> bool:
             inside = [instruction]
@@ -182,19 +185,19 @@ class CompiledProgram:
     @cached_property
     def parameters(self) -> list[Array]:
         """The program's inputs, in order."""
-        found = {}
+        arrays = {}
         for instruction in self.computations[self.entry].values():
             if instruction.opcode == "parameter":
-                found[int(instruction.rest.split(")", 1)[0])] = instruction.results[0]
-        return [found[index] for index in sorted(found)]
+                arrays[int(instruction.rest.split(")", 1)[0])] = instruction.results[0]
+        return [arrays[index] for index in sorted(arrays)]
 
     @cached_property
     def aliased(self) -> set[int]:
-        """Indices of the parameters whose buffers are given to an output."""
+        """Indices of the parameters whose buffers an output reuses."""
         header = self.text.split("\n", 1)[0]
         return {int(index) for index in re.findall(r"\{\d*\}: \((\d+), \{", header)}
 
-    # -- what a kernel moves ------------------------------------------------------------------------------------------
+    # -- the bytes that a kernel moves ---------------------------------------------------------------------------------
 
     def _launches(self, instruction: Instruction) -> bool:
         return instruction.opcode not in _FREE and not instruction.opcode.endswith("-done")
@@ -243,18 +246,18 @@ class CompiledProgram:
         elif instruction.opcode == "dynamic-update-slice":
             operands[0], written = 0, operands[1]
         elif instruction.collective:
-            # The result of an asynchronous start names operands and results; each is moved once either way.
+            # The result of an asynchronous start contains operands and results; each is moved once in both cases.
             written = sum(operands) if instruction.collective == "all-reduce" else written
-        reads: dict[str, int] = {}  # an array that a kernel is given twice, or under two shapes, is read once
+        reads: dict[str, int] = {}  # an array that is an operand twice, or in two shapes, is read once
         for name, size in zip(instruction.operands, operands, strict=True):
             name = _origin(body, name)
             reads[name] = max(size, reads.get(name, 0))
         return Kernel(instruction, sum(reads.values()), written, workspace, times, self._source(instruction))
 
     def _fusion(self, instruction: Instruction, operands: list[int], written: int) -> tuple[list[int], int]:
-        """Operands of which a fusion takes only slices, and updates it makes in place, count at the slice's size."""
+        """Operands of which a fusion reads only slices, and in-place updates, count at the size of the slice."""
         inside = self.computations[instruction.attribute("calls")]
-        read = dict.fromkeys(inside, 1.0)  # the share of each array that is needed, from the root backwards
+        read = dict.fromkeys(inside, 1.0)  # the fraction of each array that is read, from the root backwards
         users = _users(inside)
         for name in reversed(inside):
             if users[name]:
@@ -285,15 +288,15 @@ class CompiledProgram:
             return ""
         number = re.search(r"file_location_id=(\d+)", tables["StackFrames"][int(frame)])
         location = tables["FileLocations"][int(number.group(1))] if number else ""
-        found = re.search(r"file_name_id=(\d+).* line=(\d+)", location)
-        if not found:
+        match = re.search(r"file_name_id=(\d+).* line=(\d+)", location)
+        if not match:
             return ""
-        path = json.loads(tables["FileNames"][int(found.group(1))])
-        return f"{path.rsplit('/', 1)[-1]}:{found.group(2)}"
+        path = json.loads(tables["FileNames"][int(match.group(1))])
+        return f"{path.rsplit('/', 1)[-1]}:{match.group(2)}"
 
 
 def _origin(body: dict[str, Instruction], name: str) -> str:
-    """The array that `name` is another view of."""
+    """The array of which `name` is another view."""
     while body[name].opcode == "bitcast":
         name = body[name].operands[0]
     return name
@@ -308,9 +311,9 @@ def _users(body: dict[str, Instruction]) -> dict[str, list[Instruction]]:
 
 
 def _share(array: Instruction, user: Instruction, needed: float) -> float:
-    """How much of `array` its user reads to compute the share `needed` of its own result."""
+    """The fraction of `array` that its user reads to compute the fraction `needed` of its own result."""
     if user.opcode == "dynamic-update-slice" and user.operands[0] == array.name:
-        return 0.0  # in place: what is not updated stays where it is
+        return 0.0  # in place: the rest is not touched
     if user.opcode in _SLICES and user.operands[0] != array.name:
         return 1.0  # indices
     if user.opcode in _SLICES or (user.opcode != "reduce" and user.results[0].size == array.results[0].size):
@@ -319,7 +322,7 @@ def _share(array: Instruction, user: Instruction, needed: float) -> float:
 
 
 def _balanced(text: str, start: int) -> int:
-    """The position behind the parenthesis that closes the one at `start`."""
+    """The position after the parenthesis that closes the one at `start`."""
     depth = 0
     for position in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[position], 0)

@@ -2,7 +2,8 @@
 
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from resnet_flax.data.source import Source, open_source
+from resnet_flax.data.source import Source
+from resnet_flax.data.specs import open_source
 from resnet_flax.data.stream import prefetch_to_device
 from resnet_flax.data.transforms import (
     EvaluationTransform,

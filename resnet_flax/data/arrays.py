@@ -1,4 +1,4 @@
-"""Sources that live in memory as one array: scikit-learn's digits and the MNIST family's IDX files."""
+"""Sources held in memory as one array: scikit-learn's digits, and the IDX files of MNIST and its family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE_BYTES = 1 << 30
 
 
 def fits(source: Source, transform: EvaluationTransform | None) -> bool:
-    """Whether all images of a source of one size are at most 1 GiB after the transform."""
+    """Whether all images of a source with a single size take at most 1 GiB after the transform."""
     image = source[0]["image"]
     return (image if transform is None else transform(image)).nbytes * len(source) <= CACHE_BYTES
 
@@ -63,8 +63,8 @@ class ArraySource(Source):
 def open_digits(_: str, split: str) -> ArraySource:
     """scikit-learn's `load_digits`: 1,797 real 8x8 grey images of 10 classes, shipped inside its wheel.
 
-    The grey levels 0 to 16 become 0 to 255. It comes without a split: `stratified_split` gives a fifth of each
-    class, 359 images, to the test set.
+    Grey levels 0 to 16 become 0 to 255. It has no split of its own: `stratified_split` puts a fifth of each class, 359
+    images, in the test set.
     """
     from sklearn.datasets import load_digits
 
@@ -95,54 +95,53 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(
-            f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions: it starts with "
-            f"{data[:4].hex() or 'nothing'}, expected 000008{dimensions:02x}"
+            f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions: it must start with "
+            f"000008{dimensions:02x}, but starts with {data[:4].hex() or 'nothing'}"
         )
     shape = struct.unpack(f">{dimensions}I", data[4:header])
     if len(data) - header != int(np.prod(shape, dtype=np.uint64)):
         raise UserError(
-            f"{path} should hold {shape} bytes, but has {len(data) - header:,} after its header; fetch it again"
+            f"{path} must have {shape} bytes after its header, but has {len(data) - header:,}; download it again"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def _read(directory: Path, prefixes: tuple[str, ...], kind: str, dimensions: int) -> np.ndarray:
-    """Reads the one file such as train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte or emnist-digits-test-images-..."""
+    """Reads the only file named like train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte or emnist-test-images."""
     files = sorted(
         path
         for prefix in prefixes
         for path in directory.glob(f"*{prefix}-{kind}*")
         if path.name.removesuffix(".gz").endswith("ubyte")
     )
-    plain = {path.name.removesuffix(".gz"): path for path in reversed(files)}  # a file beside its own .gz is one file
+    plain = {path.name.removesuffix(".gz"): path for path in reversed(files)}  # x and x.gz count as one file
     if len(plain) != 1:
-        found = f"found {', '.join(plain)}" if plain else "found none"
         raise UserError(
-            f"{directory} should hold one file named like {prefixes[0]}-{kind}-idx{dimensions}-ubyte, "
-            f"or that with .gz; {found}"
+            f"{directory} must contain one file named like {prefixes[0]}-{kind}-idx{dimensions}-ubyte (or .gz); "
+            f"it has {', '.join(plain) or 'none'}"
         )
     return read_idx(next(iter(plain.values())), dimensions)
 
 
 def open_idx(directory: str, split: str) -> ArraySource:
-    """A directory of MNIST-family IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published.
+    """A directory of IDX files, the format in which MNIST, Fashion-MNIST, KMNIST and EMNIST are published.
 
-    The files carry no class names: classes are "0", "1", ... up to the largest label of the training set.
+    The files have no class names: classes are "0", "1", ... up to the largest label of the training set.
     """
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise UserError(f"no directory {root}; idx:DIR wants one that holds the four IDX files of an MNIST-like set")
+        raise UserError(f"no directory {root}; idx:DIR needs one with the four IDX files of an MNIST-like set")
     training = split_names(split)[0] == "train"
     prefixes = ("train",) if training else ("t10k", "test")
     images = _read(root, prefixes, "images", 3)
     labels = _read(root, prefixes, "labels", 1)
     if len(images) != len(labels) or not len(images):
-        raise UserError(f"{root}: the {split} files hold {len(images):,} images and {len(labels):,} labels")
+        raise UserError(f"{root}: the {split} files have {len(images):,} images, but {len(labels):,} labels")
     train_labels = labels if training else _read(root, ("train",), "labels", 1)
     classes = int(train_labels.max()) + 1
     if labels.max() >= classes:
         raise UserError(
-            f"{root}: the {split} labels go up to {labels.max()}, the training labels only to {classes - 1}"
+            f"{root}: the largest {split} label is {labels.max()}, the largest training label {classes - 1}"
         )
     return ArraySource(
         images[..., None],

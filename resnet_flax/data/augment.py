@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 BINS = 31
 
-# Per operation: the magnitude of the last bin (None: the operation has none) and whether its sign is drawn.
-# Translations are in pixels for TrivialAugment and a share of the side for RandAugment; see `_range`.
+# Per operation: the magnitude of the last bin (None: the operation has none) and whether its sign is random.
+# Translations are in pixels for TrivialAugment and a fraction of the side for RandAugment.
 TRIVIAL_RANGES: dict[str, tuple[float | None, bool]] = {
     "Identity": (None, False),
     "ShearX": (0.99, True),
@@ -69,7 +69,7 @@ def torch_linspace(start: float, end: float) -> np.ndarray:
 
 
 def apply_operation(image: Image.Image, operation: str, magnitude: float, resample: Image.Resampling) -> Image.Image:
-    """One augmentation of an L or RGB image; what leaves the frame is filled with black.
+    """One augmentation of an L or RGB image; uncovered areas are filled with black.
 
     Shears keep the upper left corner, rotation and translation the centre, as in torchvision.
     """

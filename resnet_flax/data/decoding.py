@@ -1,8 +1,8 @@
-"""Encoded image -> RGB pixels, the same that Pillow's `Image.open(...).convert("RGB")` gives, as fast as that allows.
+"""Encoded image -> RGB pixels, bit-identical to Pillow's `Image.open(...).convert("RGB")`, and faster for JPEG.
 
-That conversion is what torchvision's ImageFolder does with every file: EXIF orientation is not applied, alpha is
-dropped, palettes are looked up, and what Pillow makes of CMYK is taken as it comes. Only grey of 16 or 32 bits, which
-Pillow would turn into plain white, is refused.
+torchvision's ImageFolder converts every file that way: EXIF orientation is not applied, alpha is dropped, palettes are
+looked up, CMYK is converted as Pillow does. Only grey images of 16 or 32 bits, which Pillow would turn white, are
+refused.
 """
 
 from __future__ import annotations
@@ -17,17 +17,34 @@ from resnet_flax.errors import UserError
 
 
 class CorruptImage(UserError):
-    """An image that cannot be decoded; the message names it."""
+    """An image that cannot be read or decoded: "cannot read image NAME: REASON; ADVICE".
+
+    Attributes:
+        name: its path, or its place in the data set.
+        reason: what is wrong with it.
+        advice: what to do about it; may be empty.
+    """
+
+    def __init__(self, name: str, reason: str, advice: str = ""):
+        super().__init__(name, reason, advice)  # all of them, so that it can be pickled
+        self.name, self.reason, self.advice = name, reason, advice
+
+    def __str__(self) -> str:
+        return f"cannot read image {self.name}: {self.reason}" + (f"; {self.advice}" if self.advice else "")
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP, TIFF or PNM image to uint8 (H, W, 3).
 
-    JPEGs go through simplejpeg, bit-identical to Pillow and faster; CMYK, which it converts otherwise, and
-    files with a blemish, about which it is strict, are left to Pillow.
+    JPEGs are decoded by simplejpeg, which is faster and bit-identical to Pillow. It converts CMYK differently and
+    rejects slightly damaged files: Pillow decodes these.
+
+    Args:
+        data: the content of the image file.
+        name: what errors call the image.
 
     Raises:
-        CorruptImage: not an image, truncated, or empty; the message starts with `name`.
+        CorruptImage: if it is not an image, truncated, or empty.
     """
     if data.startswith(b"\xff\xd8"):
         try:
@@ -39,7 +56,7 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
 
 
 def decode_grey(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image that is stored as one grey channel to uint8 (H, W, 1); raises `CorruptImage`."""
+    """Decodes an image stored as one grey channel to uint8 (H, W, 1); raises as `decode_rgb`."""
     return np.asarray(_decode_with_pillow(data, name, "L"))[..., None]
 
 
@@ -48,13 +65,14 @@ def _decode_with_pillow(data: bytes, name: str, mode: str) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
         if image.mode in ("I", "F") or image.mode.startswith("I;"):  # Pillow would make all above 255 white
-            raise ValueError("its grey values have more than 8 bits; store it with 8")
-        # The same colours, without Pillow's warning about a palette's transparency.
+            raise CorruptImage(name, "its grey values have more than 8 bits", "store it with 8")
+        # The same colours, without Pillow's warning about transparency in a palette.
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert(mode)
-    except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
-        reason = (
-            "it is empty" if not data else "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-        )
-        raise CorruptImage(f"cannot read image {name}: {reason}") from error
+    except CorruptImage:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of any type for a damaged header
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "it is empty" if not data else "not an image" if unknown else str(error)
+        raise CorruptImage(name, reason) from error

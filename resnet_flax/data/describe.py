@@ -1,4 +1,4 @@
-"""What a source holds: counts, sizes, channel statistics, and a contact sheet to look at."""
+"""Figures of a source: counts, sizes, channel statistics; and a contact sheet of its images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Description:
-    """Figures of a source; channel means and deviations are over the pixels looked at, scaled to [0, 1]."""
+    """Figures of a source.
 
-    counts: dict[str, int]  # images per class, all of them
+    Attributes:
+        counts: {class name: images}, over all images.
+        looked_at: images decoded; the other figures are over these.
+        smallest, largest: (height, width), each the extreme on its own.
+        mean, std: per channel, of pixels scaled to [0, 1].
+        damaged: one message per image that cannot be decoded.
+    """
+
+    counts: dict[str, int]
     looked_at: int
-    smallest: tuple[int, int]  # (height, width)
+    smallest: tuple[int, int]
     largest: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -31,7 +39,7 @@ class Description:
 
 
 def describe(source: Source, *, limit: int, on_sample: Callable[[], None] = lambda: None) -> Description:
-    """Counts every label, and decodes `limit` images spread evenly over the source (all, if it has no more)."""
+    """Counts all labels, and decodes `limit` images spread evenly over the source (all of them if it has fewer)."""
     counts = np.bincount(source.labels, minlength=source.num_classes)
     pixels, total, squares = 0, np.zeros(source.channels), np.zeros(source.channels)
     sizes, damaged = [], []
@@ -67,7 +75,7 @@ def evenly(length: int, limit: int) -> np.ndarray:
 
 
 def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 10) -> None:
-    """Writes a PNG with a row of images for each of the first `rows` classes, labelled with its name and count."""
+    """Writes a PNG with one row of images per class, labelled with its name and count, for the first `rows` classes."""
     from matplotlib.figure import Figure
 
     labels = source.labels
@@ -86,6 +94,6 @@ def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 
                 except CorruptImage:
                     axis.text(0.5, 0.5, "damaged", ha="center", va="center", transform=axis.transAxes)
         axes[0].set_ylabel(f"{source.class_names[label]}\n{len(members):,}", rotation=0, ha="right", va="center")
-    left_out = source.num_classes - len(shown)
-    figure.suptitle(f"{source.spec} {source.split}" + (f", first {len(shown)} classes" if left_out else ""))
+    more = source.num_classes > len(shown)
+    figure.suptitle(f"{source.spec} {source.split}" + (f", first {len(shown)} classes" if more else ""))
     figure.savefig(path, dpi=100)

@@ -1,7 +1,7 @@
-"""What happens to a batch on the device, inside the jitted step: normalisation, mixup, cutmix, random erasing.
+"""Preprocessing on the device, inside the jitted step: normalisation, mixup, cutmix, random erasing.
 
-Pure functions of their arguments with static shapes: they trace under `jit`, `shard_map` and `vmap`, and each device
-may run them on its own part of the batch with its own key. Semantics are torchvision's (`transforms.v2` and the
+Pure functions with static shapes: they work under `jit`, `shard_map` and `vmap`, and each device may run them on its
+own part of the batch with its own key. Semantics are torchvision's (`transforms.v2` and the
 classification reference recipes); the random numbers are JAX's.
 """
 
@@ -50,7 +50,7 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Pastes a box of the previous sample over each, targets blended by area (Yun et al., 2019).
 
-    The box around `center` (row, column) has sides of sqrt(1 - weight) times the image's, cut off at the border.
+    The box around `center` (row, column) has sides of sqrt(1 - weight) times the image's, clipped at the border.
     """
     height, width = images.shape[1:3]
     reach = 0.5 * jnp.sqrt(1 - jnp.asarray(weight, jnp.float32))
@@ -75,7 +75,7 @@ def _box(height: int, width: int, top: ArrayLike, bottom: ArrayLike, left: Array
 def mixup_cutmix(
     key: jax.Array, images: jax.Array, targets: jax.Array, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixup or cutmix for the whole batch, a fair coin choosing where both alphas are positive; neither where none is.
+    """Mixup or cutmix for the whole batch, one of the two at random if both alphas are positive; none if neither is.
 
     The weight is drawn from Beta(alpha, alpha), as in torchvision's `RandomChoice([MixUp, CutMix])`.
 
@@ -107,8 +107,8 @@ def erasing_box(
 ) -> jax.Array:
     """Draws one rectangle as torchvision's `RandomErasing.get_params`: int32 (top, left, height, width).
 
-    Up to ten tries at an area uniform in `scale` (a share of the image) and an aspect ratio log-uniform in `ratio`; the
-    first that is smaller than the image both ways counts. Height and width are 0 if none is.
+    Up to ten attempts with an area uniform in `scale` (a fraction of the image) and an aspect ratio log-uniform in
+    `ratio`; the first that is smaller than the image in both directions is used. Height and width are 0 if none is.
     """
     area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
     area = height * width * jax.random.uniform(area_key, (10,), minval=scale[0], maxval=scale[1])
@@ -132,7 +132,7 @@ def random_erasing(
     ratio: tuple[float, float] = (0.3, 3.3),
     value: float = 0.0,
 ) -> jax.Array:
-    """Sets a rectangle of some samples to `value`, each sample drawn on its own (Zhong et al., 2020).
+    """Sets a rectangle of some samples to `value`, drawn independently for each sample (Zhong et al., 2020).
 
     images (B, H, W, C), already normalised: the value 0 is then the mean colour, as in torchvision's recipes.
     """

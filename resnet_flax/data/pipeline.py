@@ -1,9 +1,8 @@
-"""Batches for training and evaluation, over Grain: reproducible from (seed, step) alone.
+"""Batches for training and evaluation, read by Grain and reproducible from (seed, step) alone.
 
-A batch is an element of a random-access sequence, computed from its step by arithmetic: which epoch, which samples,
-which random numbers. So the stream is the same for every number of workers, resuming means asking for a later
-step, and hosts need not talk to each other. Grain runs the reading, in threads or in worker processes that hand
-batches over in shared memory.
+A batch is an element of a random-access sequence; its epoch, samples and random numbers follow from its step. So the
+stream does not depend on the number of workers, resuming means asking for a later step, and hosts need not communicate.
+Grain reads in threads, or in worker processes that pass batches through shared memory.
 """
 
 from __future__ import annotations
@@ -20,31 +19,35 @@ import numpy as np
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.source import Source
 from resnet_flax.data.stream import BatchStream, cores
-from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform
+from resnet_flax.data.transforms import BatchTransform
 from resnet_flax.errors import UserError
+from resnet_flax.options import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     Batch = dict[str, np.ndarray]
-    Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    Damaged = tuple[int, str, str]  # index, name and reason of a `CorruptImage`
+    ImageFunction = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # a `Transform`, or any such function
 
 
-def steps_per_epoch(source: Source, batch_size: int, shard_count: int = 1) -> int:
-    """How many whole global batches (`batch_size * shard_count` samples) an epoch has; its rest is dropped.
+def steps_per_epoch(images: int, batch_size: int, name: str = "the data set") -> int:
+    """The number of whole batches in an epoch of `images`; the rest is dropped.
 
-    Each epoch is shuffled anew, so what one epoch drops another sees.
+    Each epoch is shuffled again, so the samples that one epoch drops appear in others.
+
+    Args:
+        batch_size: the global one, over all hosts.
+        name: what the error calls the data set.
 
     Raises:
-        UserError: not even one.
+        UserError: if there are fewer images than one batch.
     """
-    steps = len(source) // (batch_size * shard_count)
-    if not steps:
+    if images < batch_size:
         raise UserError(
-            f"{source.spec} {source.split} holds {len(source):,} images, fewer than one batch of "
-            f"{batch_size * shard_count:,}; choose a smaller batch size"
+            f"{name} has {images:,} images, fewer than one batch of {batch_size:,}; use a smaller batch size"
         )
-    return steps
+    return images // batch_size
 
 
 @functools.lru_cache(maxsize=2)
@@ -54,12 +57,12 @@ def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Which samples one host (shard) reads at each step.
+    """The samples that one host (shard) reads at each step.
 
-    The global batch of a step is cut into `shard_count` consecutive parts, so it holds the same samples in the same
-    order however many hosts share it. With `repeats` > 1 an epoch shows each of length / repeats images that often,
-    under different augmentations (Hoffer et al., "Augment your batch", 2020; torchvision's RASampler). The repeats of
-    an image are spread over the batch: mixup blends neighbours.
+    The global batch of a step is split into `shard_count` consecutive parts, so it has the same samples in the same
+    order for any number of hosts. With `repeats` > 1 an epoch shows each of length / repeats images that many times,
+    with different augmentation (Hoffer et al., "Augment your batch", 2020; torchvision's RASampler). The repeats of an
+    image are spread over the batch, because mixup blends neighbours.
     """
 
     length: int
@@ -71,7 +74,7 @@ class TrainingOrder:
     repeats: int
 
     def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """(epoch, sample indices (B,), which repeat of it each is (B,)) for a global step."""
+        """(epoch, sample indices (B,), the number of each one's repeat (B,)) for a global step."""
         epoch, step = divmod(step, self.steps_per_epoch)
         size = self.batch_size * self.shard_count
         positions = np.arange(step * size, (step + 1) * size)
@@ -81,16 +84,16 @@ class TrainingOrder:
 
 
 class Reader:
-    """Samples by index, transformed; whole batches at once where source and transform allow to hold all in memory."""
+    """Transformed samples by index; in whole batches if source and transform allow it and the set fits in memory."""
 
-    def __init__(self, source: Source, transform: Transform, skip_corrupt: int):
+    def __init__(self, source: Source, transform: ImageFunction, skip_corrupt: int):
         self.source, self.transform, self.skip_corrupt = source, transform, skip_corrupt
         self.images: np.ndarray | None = None
-        if isinstance(transform, EvaluationTransform | SmallImageTransform):
+        if isinstance(transform, BatchTransform):
             self.images, self.augment_batch = source.transformed(transform.fixed), transform.augment_batch
 
     def training(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Any]:
-        """A batch. A damaged image gives its place to the next one that can be read, and is listed in "damaged"."""
+        """A batch; each damaged image is replaced by the next readable one, and listed in "damaged"."""
         if self.images is not None:
             images = self.augment_batch(self.images[indices], rngs)
             return self._batch(images, self.source.labels[indices], indices, [])
@@ -104,15 +107,15 @@ class Reader:
             else:
                 if self.skip_corrupt >= len(self.source):
                     raise self._none_readable()
-                return {"damaged": damaged}  # more than allowed: the consumer raises
+                return {"damaged": damaged}  # more than allowed: the stream raises
             images.append(image)
             labels.append(label)
             read.append(candidate)
         return self._batch(_stack(images), labels, read, damaged)
 
     def evaluation(self, indices: np.ndarray, batch_size: int) -> dict[str, Any]:
-        """A batch padded with zeros to `batch_size`; "mask" is False there and for damaged images."""
-        damaged: list[tuple[int, str]] = []
+        """A batch, zero-padded to `batch_size`; "mask" is False for padding and for damaged images."""
+        damaged: list[Damaged] = []
         if self.images is not None:
             images, labels = self.images[indices], self.source.labels[indices]
             mask = np.ones(len(indices), bool)
@@ -120,7 +123,7 @@ class Reader:
             samples = [self._sample(int(index), None, damaged) for index in indices]
             mask = np.array([image is not None for image, _ in samples], bool)
             good = [image for image, _ in samples if image is not None]
-            # A shard may have no sample left for the last batch; its shape then comes from any readable image.
+            # A shard may have no sample left for the last batch; any readable image then gives the shape.
             blank = np.zeros_like(good[0] if good else self._any_image(damaged))
             images = _stack([blank if image is None else image for image, _ in samples] or [blank])[: len(indices)]
             labels = [label for _, label in samples]
@@ -131,11 +134,11 @@ class Reader:
             "damaged": damaged,
         }
 
-    def _sample(self, index: int, rng, damaged: list[tuple[int, str]]) -> tuple[np.ndarray | None, int]:
+    def _sample(self, index: int, rng, damaged: list[Damaged]) -> tuple[np.ndarray | None, int]:
         try:
             sample = self.source[index]
         except CorruptImage as error:
-            damaged.append((index, str(error)))
+            damaged.append((index, error.name, error.reason))
             return None, 0
         return self.transform(sample["image"], rng), sample["label"]
 
@@ -173,7 +176,7 @@ def _pad(array: np.ndarray, length: int) -> np.ndarray:
 
 
 class TrainingBatches:
-    """Position -> training batch, from `start_step` on."""
+    """Position -> training batch, starting at `start_step`."""
 
     count = sys.maxsize
 
@@ -181,7 +184,7 @@ class TrainingBatches:
         self.reader, self.order, self.start_step = reader, order, start_step
 
     def __len__(self) -> int:
-        return sys.maxsize  # endless as far as Grain is concerned
+        return sys.maxsize  # infinite, as far as Grain knows
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         position = index.__index__()
@@ -192,10 +195,10 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Position -> evaluation batch: consecutive global batches, each cut into `shard_count` consecutive parts.
+    """Position -> evaluation batch: consecutive global batches, each split into `shard_count` consecutive parts.
 
-    For Grain it is endless, with nothing in the batches after `count`: its worker processes leak the shared memory of
-    the last batches of a sequence that ends (seen with Grain 0.2.18).
+    To Grain the sequence is infinite, with empty batches after `count`: the worker processes of Grain 0.2.18 leak the
+    shared memory of the last batches of a finite one.
     """
 
     def __init__(self, reader: Reader, batch_size: int, shard_index: int, shard_count: int):
@@ -215,24 +218,18 @@ class EvaluationBatches:
         return self.reader.evaluation(np.arange(start, stop), self.batch_size)
 
 
-def _check(batch_size: int, workers: int, shard_index: int, shard_count: int, **at_least_zero: int) -> None:
-    for name, value, least in [
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("shard_count", shard_count, 1),
-        *((name, value, 0) for name, value in at_least_zero.items()),
-    ]:
-        if value < least:
-            raise UserError(f"{name} should be at least {least}, found {value}")
-    if not 0 <= shard_index < shard_count:
-        raise UserError(f"shard_index should be 0 to {shard_count - 1}, found {shard_index}")
+def _check(workers: int, shard_index: int, shard_count: int, **least: tuple[int, int]) -> None:
+    """Checks the arguments that both streams have, and others given as name=(value, its minimum)."""
+    for name, (value, minimum) in {"workers": (workers, 0), "shard_count": (shard_count, 1), **least}.items():
+        Range(ge=minimum).check(name, value)
+    Range(ge=0, le=shard_count - 1).check("shard_index", shard_index)
     if workers > cores():
-        warnings.warn(f"{workers} workers on {cores()} cores only get in each other's way", stacklevel=3)
+        warnings.warn(f"{workers} workers on {cores()} cores slow each other down", stacklevel=3)
 
 
 def training_batches(
     source: Source,
-    transform: Transform,
+    transform: ImageFunction,
     *,
     batch_size: int,
     seed: int,
@@ -243,30 +240,37 @@ def training_batches(
     repeats: int = 1,
     skip_corrupt: int = 0,
 ) -> Iterator[Batch]:
-    """An endless stream of {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int64 (B,)}.
+    """An infinite stream of {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int64 (B,)}.
 
-    The batch of a step depends on `seed` and the step alone: not on `workers`, nor on where the stream began.
-    Every epoch is a fresh permutation, without its last incomplete batch (`steps_per_epoch`). The pixels of a sample
-    are a pure function of (seed, epoch, index, repeat).
+    The batch of a step depends on `seed` and the step alone, not on `workers` or on where the stream started. Every
+    epoch is a new permutation, without its last incomplete batch (`steps_per_epoch`). The pixels of a sample are a pure
+    function of (seed, epoch, index, repeat).
 
     Args:
-        transform: called with an image, uint8 (H, W, C), and a numpy Generator of the sample's own.
+        transform: called with an image, uint8 (H, W, C), and the sample's own numpy Generator.
         batch_size: B, per host; the global batch is `batch_size * shard_count`.
         start_step: the global step of the first batch; to resume, the number of steps already taken.
-        workers: processes that read and transform; 0 does it in threads of this one, and so it is done anyway for
-            in-memory sources whose transform works on whole batches.
+        workers: processes that read and transform; 0 uses threads of this process, as do in-memory sources whose
+            transform works on whole batches.
         shard_index, shard_count: this host among all hosts (`jax.process_index()`, `jax.process_count()`).
-        repeats: how often each image of an epoch is augmented and shown (repeated augmentation).
-        skip_corrupt: how many different damaged images to replace by their successors before giving up.
+        repeats: how many times an epoch augments and shows each of its images (repeated augmentation).
+        skip_corrupt: the number of damaged images to replace by their successors before giving up.
 
     Raises:
-        UserError: at once for unusable arguments.
-        CorruptImage: while iterating, at a damaged image too many.
+        UserError: immediately, for an argument out of range.
+        CorruptImage: while iterating, at the first damaged image beyond `skip_corrupt`.
     """
-    _check(batch_size, workers, shard_index, shard_count, seed=seed, start_step=start_step, skip_corrupt=skip_corrupt)
-    if repeats < 1:
-        raise UserError(f"repeats should be at least 1, found {repeats}")
-    steps = steps_per_epoch(source, batch_size, shard_count)
+    _check(
+        workers,
+        shard_index,
+        shard_count,
+        batch_size=(batch_size, 1),
+        seed=(seed, 0),
+        start_step=(start_step, 0),
+        repeats=(repeats, 1),
+        skip_corrupt=(skip_corrupt, 0),
+    )
+    steps = steps_per_epoch(len(source), batch_size * shard_count, f"{source.spec} {source.split}")
     reader = Reader(source, transform, skip_corrupt)
     order = TrainingOrder(len(source), steps, batch_size, seed, shard_index, shard_count, repeats)
     return BatchStream(TrainingBatches(reader, order, start_step), workers)
@@ -274,7 +278,7 @@ def training_batches(
 
 def evaluation_batches(
     source: Source,
-    transform: Transform,
+    transform: ImageFunction,
     *,
     batch_size: int,
     workers: int = 0,
@@ -284,9 +288,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """{"image": uint8 (B, H, W, C), "label": int32 (B,), "mask": bool (B,)}, every sample once over all shards.
 
-    All shards yield the same number of batches; the last are padded with zeros where "mask" is False, as it is for
-    damaged images that `skip_corrupt` allows. Arguments and errors as for `training_batches`.
+    All shards yield the same number of batches. The last ones are zero-padded; "mask" is False there, and for damaged
+    images that `skip_corrupt` allows. Arguments and errors as for `training_batches`.
     """
-    _check(batch_size, workers, shard_index, shard_count, skip_corrupt=skip_corrupt)
+    _check(workers, shard_index, shard_count, batch_size=(batch_size, 1), skip_corrupt=(skip_corrupt, 0))
     reader = Reader(source, transform, skip_corrupt)
     return BatchStream(EvaluationBatches(reader, batch_size, shard_index, shard_count), workers)

@@ -1,6 +1,7 @@
-"""Writes any source out as a TFDS data set in array_record: a folder of images becomes a few files read at random.
+"""Writes any source as a TFDS data set in array_record: a folder of images becomes a few files with random access.
 
-TFDS's own writer does it, without TensorFlow.
+It uses TFDS's own writer, without TensorFlow: `tfds.core.SequentialWriter` and `DatasetIdentity`, which are not part of
+TFDS's documented interface. Read from version 4.9.10; `test_tfds_interface` in the tests fails first if they change.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from resnet_flax.data.source import Source
 
 VERSION = "1.0.0"
-CHUNK = 256  # samples between two calls of the writer, which rewrites its metadata at each
+CHUNK = 256  # samples per call of the writer, which rewrites its metadata in each
 PER_SHARD = 10_000
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """What the disk had against a write, None if the error is no disk's; array_record's are RuntimeErrors with text."""
+    """Why the disk refused a write; None for any other error. array_record raises RuntimeErrors with the text alone."""
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
         return "the disk is full"
     return error.strerror or str(error) if isinstance(error, OSError) else None
@@ -47,17 +48,17 @@ def write_tfds(
     """Writes `splits`, such as {"train": ..., "test": ...}, to data_dir/name/1.0.0, in the order of the sources.
 
     JPEG and PNG files are stored byte for byte, everything else as PNG: the pixels read back are the same. Every image
-    is decoded first, so a damaged one stops the writing. The set appears under its name once it is complete; after
-    a failure nothing is left.
+    is decoded first, so a damaged one stops the writing. The set appears under its name once it is complete; nothing is
+    left after a failure.
 
     Raises:
-        UserError: the set exists, its name is not TFDS's kind or in its catalogue, a damaged image, or a full disk.
+        UserError: if the set exists, its name is invalid or in TFDS's catalogue, an image is damaged, or the disk full.
     """
     target = Path(data_dir).expanduser() / name / VERSION
     if not name.isidentifier() or name != name.lower():
-        raise UserError(f"{name!r} cannot name a TFDS data set; use lower-case letters, digits and _")
+        raise UserError(f"{name!r} cannot be the name of a TFDS data set; use lower-case letters, digits and _")
     if name in tfds.list_builders(with_community_datasets=False):
-        raise UserError(f"{name!r} is a set in TFDS's catalogue, which would be read instead; choose another name")
+        raise UserError(f"{name!r} is in TFDS's catalogue, and tfds:{name} would read that set; choose another name")
     if target.exists():
         raise UserError(f"{target} exists; remove it or choose another name")
     created = [folder for folder in target.parents if not folder.exists()]
@@ -76,7 +77,7 @@ def write_tfds(
                 folder.rmdir()
         reason = disk_trouble(error)
         if reason:
-            raise UserError(f"cannot write {target}: {reason}; nothing was left there") from error
+            raise UserError(f"cannot write {target}: {reason}; no files were left there") from error
         raise
     return target
 

@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to a set of weights, as data that can be kept beside them."""
+"""The preprocessing that a set of weights needs, as data that can be stored with them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def for_channels(self, channels: int) -> Preprocessing:
-        """The same for images of so many channels: where that is another number, each gets the average over these."""
+        """The same for images with another number of channels: each gets the average over the old ones."""
         if len(self.mean) in (1, channels):
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
     def to_metadata(self) -> dict[str, str]:
-        """As text, for the metadata of a .safetensors file."""
+        """As strings, for the metadata of a .safetensors file."""
         return {
             "eval_transform": json.dumps(asdict(self.transform)),
             "mean": json.dumps(self.mean),
@@ -35,7 +35,7 @@ class Preprocessing:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Preprocessing | None:
-        """What `to_metadata` wrote, or None where there is nothing of it."""
+        """The inverse of `to_metadata`; None for metadata without preprocessing."""
         if "eval_transform" not in metadata:
             return None
         transform = EvaluationTransform(**json.loads(metadata["eval_transform"]))

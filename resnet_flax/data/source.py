@@ -1,10 +1,8 @@
-"""What every data source offers, and the one place that turns a `--data` spec into a source."""
+"""What every data source offers, and how splits are named and made."""
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
 
     from resnet_flax.data.transforms import EvaluationTransform
 
-FORMS = "digits, idx:DIR, folder:DIR, tfds:NAME[/CONFIG][:VERSION] or synthetic:HxWxC:N"
-LOCATED = ("idx", "folder")  # forms whose rest is a directory
 EVALUATION_SPLITS = ("test", "val", "validation", "valid")
 
 
@@ -30,8 +26,8 @@ class Sample(TypedDict):
 class Source:
     """A labelled image set with random access: `len(source)` and `source[i] -> {"image", "label"}`.
 
-    Images are uint8 (H, W, C) and may differ in size; labels are positions in `class_names`. A source can be pickled,
-    so worker processes can read it. A damaged image raises `CorruptImage` naming its file.
+    Images are uint8 (H, W, C) and may differ in size; labels are indices into `class_names`. A source can be pickled,
+    so that worker processes can read it. A damaged image raises `CorruptImage`, which names its file.
     """
 
     spec: str
@@ -55,18 +51,18 @@ class Source:
         raise NotImplementedError
 
     def encoded(self, index: int) -> bytes | None:
-        """The image's file as it is stored; None where there is none."""
+        """The stored image file; None if the source has none."""
         return None
 
     def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
-        """All images through a deterministic transform, uint8 (N, H, W, C), done once and kept.
+        """All images after a deterministic transform, uint8 (N, H, W, C), computed once and kept.
 
-        None where they differ in size or need over 1 GiB: then they are read one by one.
+        None if they differ in size or need more than 1 GiB: then they are read one by one.
         """
         return None
 
     def notes(self) -> list[str]:
-        """What a look at the source should tell beside its figures, one sentence each."""
+        """Remarks for `data show`, one sentence each."""
         return []
 
     def __repr__(self) -> str:
@@ -74,7 +70,11 @@ class Source:
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The names a split may go by on disk, the asked-for one first: "val", "validation" and "test" are synonyms."""
+    """The names that a split may have on disk, the given one first: all but "train" are synonyms.
+
+    Raises:
+        UserError: for any other name.
+    """
     if split == "train":
         return ("train",)
     if split not in EVALUATION_SPLITS:
@@ -83,10 +83,10 @@ def split_names(split: str) -> tuple[str, ...]:
 
 
 def stratified_split(labels: Sequence[int] | np.ndarray, split: str, *, test_fraction: float = 0.2) -> np.ndarray:
-    """The indices, ascending, of one side of a fixed split of a set that comes without one.
+    """The indices, ascending, of one side of a fixed split, for a set that comes without one.
 
-    Each class gives the same fraction of its images (rounded; at least one stays on each side where it has two) to the
-    test set, drawn with a fixed seed, so the split depends on nothing but the labels.
+    The test set gets the same fraction of each class (rounded; a class of two or more images has at least one on either
+    side), drawn with a fixed seed: the split depends only on the labels.
     """
     labels = np.asarray(labels)
     training = split_names(split)[0] == "train"
@@ -96,48 +96,3 @@ def stratified_split(labels: Sequence[int] | np.ndarray, split: str, *, test_fra
         tests = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
         kept.append(members[tests:] if training else members[:tests])
     return np.sort(np.concatenate(kept))
-
-
-def absolute(spec: str) -> str:
-    """The spec with an absolute path, where it has one."""
-    scheme, _, rest = spec.partition(":")
-    return f"{scheme}:{Path(rest).expanduser().absolute()}" if scheme in LOCATED and rest else spec
-
-
-def open_source(
-    spec: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
-) -> Source:
-    """Opens the data set that `spec` names.
-
-    Args:
-        spec: `digits`, `idx:DIR`, `folder:DIR`, `tfds:NAME[/CONFIG][:VERSION]` or `synthetic:HxWxC:N`.
-        split: "train", or "test" (also "val", "validation"), resolved to what the source calls it.
-        data_dir: where TFDS data sets lie; default TFDS's own, `~/tensorflow_datasets`.
-        may_prepare: whether a TFDS set that is not there may be downloaded and prepared.
-
-    Raises:
-        UserError: unknown spec, or nothing usable there; the sentence says what was expected.
-    """
-    split_names(split)
-    scheme, colon, rest = spec.partition(":")
-    keywords: dict[str, Any] = {}
-    # Imported on demand: nobody pays for another source's libraries.
-    if scheme == "digits" and not colon:
-        from resnet_flax.data.arrays import open_digits as opener
-    elif scheme == "idx" and rest:
-        from resnet_flax.data.arrays import open_idx as opener
-    elif scheme == "folder" and rest:
-        from resnet_flax.data.folder import FolderSource as opener
-    elif scheme == "synthetic" and rest:
-        from resnet_flax.data.synthetic import SyntheticSource as opener
-    elif scheme == "tfds" and rest:
-        from resnet_flax.data.tfds import TfdsSource as opener
-
-        keywords = {"data_dir": Path(data_dir).expanduser() if data_dir else None, "may_prepare": may_prepare}
-    else:
-        schemes = ("digits", *LOCATED, "tfds", "synthetic")
-        near = [f"{name}{colon}{rest}" for name in difflib.get_close_matches(scheme, schemes, n=1)]
-        likely = f"folder:{spec}" if Path(spec).is_dir() else next(iter(near), spec)
-        hint = f"; did you mean {likely} ?" if likely != spec else ""
-        raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{hint}")
-    return opener(rest, split, **keywords)

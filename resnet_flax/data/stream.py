@@ -1,10 +1,16 @@
-"""Reads batches ahead of the consumer, in threads or in worker processes, and leaves nothing of them behind."""
+"""Reads batches ahead of the consumer, in threads or worker processes, and cleans up after them.
+
+The one module that uses Grain. What follows was read from Grain 0.2.18, and `tests/resnet_flax/data/test_stream.py`
+fails first if it changes: its worker processes are started by the first `next` and read absl flags
+then, and its clean-up at interpreter exit prints tracebacks if anything is left to clean up.
+"""
 
 from __future__ import annotations
 
 import atexit
 import collections
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -32,7 +38,7 @@ logger = logging.getLogger("resnet_flax.data")
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,19 +47,20 @@ def _shut_down(running: list) -> None:
     gc.collect()
 
 
-# At interpreter exit Grain's own clean-up prints tracebacks, so nothing of it may be left by then: this collects what
-# closed streams have left, `_shut_down` what is closed even later.
-atexit.register(gc.collect)
+@functools.cache
+def _collect_at_exit() -> None:
+    """Frees at interpreter exit what closed streams have left, before Grain's own clean-up finds it."""
+    atexit.register(gc.collect)
 
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """Threads and processes that begin in here never get SIGINT or SIGTERM.
+    """Threads and processes started in this context never receive SIGINT or SIGTERM.
 
-    Ctrl-C reaches all processes of a terminal's job, and SLURM's SIGTERM all of a step: a worker that it ends takes the
-    run with it, which wants to finish its step and save.
+    Ctrl-C is sent to all processes of a terminal's job, and SLURM's SIGTERM to all of a job step: a worker that it
+    ended would end the run too, before it could finish its step and save.
     """
-    resource_tracker.ensure_running()  # which unblocks both in the thread that begins it
+    resource_tracker.ensure_running()  # it unblocks both signals in the thread that starts it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -61,8 +68,30 @@ def _signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _flags_readable():
+    """Lets Grain read its own absl flags in a program that has not parsed any, which is an error otherwise."""
+    from absl import flags
+
+    marked = [flags.FLAGS[name] for name in flags.FLAGS if name.startswith("grain_")]
+    before = [flag.present for flag in marked]
+    try:
+        for flag in marked:
+            flag.present = 1
+        yield
+    finally:
+        for flag, present in zip(marked, before, strict=True):
+            flag.present = present
+
+
+@contextlib.contextmanager
+def _starting_workers():
+    with _signals_blocked(), _flags_readable():
+        yield
+
+
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker process: it ends when its parent has gone, killed or not, and would otherwise wait for ever."""
+    """In a worker process: exits when the parent process has gone, even if killed; it would otherwise wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -74,27 +103,30 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 class BatchStream:
-    """Reads `batches` in order ahead of the consumer; an iterator with `close()`, which also runs at interpreter exit.
+    """Iterates over `batches` in order, reading ahead; `close()` also runs at interpreter exit.
 
-    Raises `CorruptImage` while iterating if more images are damaged than the reader allows.
+    Args:
+        batches: position -> batch, with a count and a reader.
+        workers: processes that read; 0 uses threads.
+
+    Raises:
+        CorruptImage: while iterating, if more images are damaged than the reader allows.
     """
 
     def __init__(self, batches: TrainingBatches | EvaluationBatches, workers: int):
         import grain
-        from absl import flags
 
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
+        _collect_at_exit()
         in_memory = batches.reader.images is not None
-        # Decoding and resizing let go of the interpreter lock: two threads a process, where there are cores for them.
+        # Decoding and resizing release the interpreter lock: two threads per process, if there are cores for them.
         threads = 1 if in_memory or 2 * workers > cores() else 2
         dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
         if workers and not in_memory:
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, _end_with_parent)
-        self._beginning = _signals_blocked if workers and not in_memory else contextlib.nullcontext
+        self._starting = _starting_workers if workers and not in_memory else contextlib.nullcontext
         self._skip_corrupt, self._left = batches.reader.skip_corrupt, batches.count
-        self._damaged: dict[int, str] = {}
+        self._damaged: set[int] = set()
         self._running = [iter(dataset)]
         self._finalizer = weakref.finalize(self, _shut_down, self._running)
 
@@ -107,33 +139,42 @@ class BatchStream:
         if not self._running:
             raise StopIteration
         self._left -= 1
-        with self._beginning():  # of worker processes, by the first
+        with self._starting():  # the first `next` starts the worker processes
             batch = next(self._running[0])
-        for index, message in batch.pop("damaged"):
-            if index not in self._damaged and len(self._damaged) < self._skip_corrupt:
-                logger.warning("skipped (%d of at most %d) %s", len(self._damaged) + 1, self._skip_corrupt, message)
-            self._damaged[index] = message
-        if len(self._damaged) > self._skip_corrupt:
-            self.close()
-            last = list(self._damaged.values())[-1]
-            if self._skip_corrupt:
-                raise CorruptImage(f"more than the {self._skip_corrupt} damaged images allowed; the last: {last}")
-            raise CorruptImage(f"{last}; mend or remove it, or allow for a few with --skip-corrupt N")
-        # Out of Grain's shared memory, whose life ends with its wrapper: JAX on a CPU would keep pointing at it.
+        for index, name, reason in batch.pop("damaged"):
+            if index in self._damaged:
+                continue
+            self._damaged.add(index)
+            if len(self._damaged) > self._skip_corrupt:
+                self.close()
+                raise CorruptImage(name, reason, self._advice())
+            logger.warning(
+                "skipped damaged image %s: %s (%d of at most %d)",
+                name,
+                reason,
+                len(self._damaged),
+                self._skip_corrupt,
+            )
+        # Copied out of Grain's shared memory, which is freed with its wrapper while JAX on a CPU would still use it.
         return {name: x if type(x) is np.ndarray else np.array(x) for name, x in batch.items()}
+
+    def _advice(self) -> str:
+        if self._skip_corrupt:
+            return f"more damaged images than --skip-corrupt {self._skip_corrupt}; repair them, or raise it"
+        return "repair or remove it, or skip up to N such images with --skip-corrupt N"
 
     def close(self) -> None:
         """Stops the threads and worker processes."""
         if self._finalizer.detach():
-            self._running.pop().close()  # and no collection: among a program's many objects it takes a second
+            self._running.pop().close()  # without gc.collect, which takes a second in a large program
 
 
 def prefetch_to_device(
     batches: Iterable[Batch], sharding: jax.sharding.Sharding, depth: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-    """Keeps `depth` batches on their way to the devices while the caller computes.
+    """Transfers up to `depth` batches ahead to the devices while the caller computes.
 
-    Each array is this process's part of the global array that `sharding` lays out along the first axis.
+    Each array is this process's part of the global array, which `sharding` splits along the first axis.
     """
     import jax
 

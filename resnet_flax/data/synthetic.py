@@ -11,19 +11,19 @@ from resnet_flax.errors import UserError
 
 
 class SyntheticSource(Source):
-    """`synthetic:HxWxC:N`: N images of fixed uint8 noise, label i mod min(N, 1000). Costs one copy an image."""
+    """`synthetic:HxWxC:N`: N images of fixed uint8 noise, labels i mod min(N, 1000). An image costs one copy."""
 
     def __init__(self, description: str, split: str = "train"):
         match = re.fullmatch(r"(\d+)x(\d+)x([13]):(\d+)", description)
         shape = tuple(map(int, match.groups())) if match else (0,)
         if 0 in shape:
             raise UserError(
-                f"synthetic:{description} should read synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
+                f"synthetic:{description} must be synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
             )
         *self._shape, self._length = shape
         self.spec, self.split, self.channels = f"synthetic:{description}", split, self._shape[2]
         self.class_names = tuple(str(label) for label in range(min(self._length, 1000)))
-        # Windows into one block of noise, an odd stride apart: neighbours differ, and nothing is drawn per image.
+        # Windows into one block of noise, an odd stride apart: neighbours differ, and no image needs random numbers.
         rng = np.random.default_rng(split_names(split)[0] == "train")
         self._noise = rng.integers(0, 256, 2 * int(np.prod(self._shape)), np.uint8)
 

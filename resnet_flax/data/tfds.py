@@ -1,4 +1,8 @@
-"""TensorFlow Datasets as random-access sources: read without TensorFlow, prepared with it."""
+"""TensorFlow Datasets as random-access sources: read without TensorFlow, prepared with it.
+
+`tfds.core.constants.DATA_DIR` and the wording of TFDS's errors are not part of its documented interface. Read from
+version 4.9.10; `test_tfds_interface` and `test_unknown_and_unprepared_tfds_sets` fail first if they change.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def find_builder(name: str, data_dir: str | Path | None) -> Any:
-    """The TFDS builder of NAME[/CONFIG][:VERSION], by its files in `data_dir` or by TFDS's own catalogue.
+    """The TFDS builder of NAME[/CONFIG][:VERSION], from its files in `data_dir` or TFDS's catalogue.
 
     Raises:
-        UserError: no such data set (with the nearest names), configuration or version.
+        UserError: if there is no such data set (with the nearest names), configuration or version.
     """
     try:
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -36,20 +40,25 @@ def find_builder(name: str, data_dir: str | Path | None) -> Any:
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"no TFDS data set {name!r} in the catalogue or in {folder}{hint}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
-        reason = str(error).rpartition('}": ')[2].strip().splitlines()[0]  # TFDS puts its own arguments in front
+        reason = (
+            str(error).rpartition('}": ')[2].strip().splitlines()[0]
+        )  # after the arguments, which TFDS prints first
         raise UserError(f"cannot open TFDS data set {name!r}: {reason}") from error
 
 
 def prepare(builder: Any) -> None:
     """Downloads a data set and writes it as array_record, with TFDS's progress bars; needs TensorFlow.
 
-    TFDS writes to a temporary folder and renames it at the end: a failure leaves no half-made set.
+    TFDS writes to a temporary directory and renames it at the end: a failure leaves no incomplete set.
+
+    Raises:
+        UserError: if TensorFlow is not installed, or preparing fails.
     """
     name, root = builder.info.full_name, builder.data_dir
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"TFDS data set {name} is not prepared in {root}, and preparing it needs TensorFlow: "
-            "pip install 'resnet-flax[prepare]', or prepare it elsewhere and name its place with --data-dir"
+            "pip install 'resnet-flax[prepare]', or prepare it elsewhere and pass its directory as --data-dir"
         )
     try:
         builder.download_and_prepare(file_format="array_record")
@@ -61,8 +70,8 @@ def prepare(builder: Any) -> None:
 class TfdsSource(Source):
     """`tfds:NAME[/CONFIG][:VERSION]`: any TFDS set with an image and a class label, stored as array_record.
 
-    Prepared on first use where TensorFlow is installed, unless `may_prepare` is False. A set with no labelled test or
-    validation split is cut by `stratified_split`. Images keep their stored size; grey ones stay (H, W, 1).
+    Prepared on first use if TensorFlow is installed, unless `may_prepare` is False. A set without a labelled test or
+    validation split is split by `stratified_split`. Images keep their stored size; grey ones stay (H, W, 1).
     """
 
     def __init__(
@@ -95,10 +104,10 @@ class TfdsSource(Source):
             return pair
         if len(images) == len(labels) == 1:
             return images[0], labels[0]
-        raise UserError(f"{self.spec} should hold an image and a class label, found {', '.join(info.features)}")
+        raise UserError(f"{self.spec} must have an image and a class label; it has {', '.join(info.features)}")
 
     def _choose(self, builder: Any, split: str) -> tuple[Any, np.ndarray | None]:
-        """The records of a split, and which of them where the set has to be cut for want of a test set."""
+        """The records of a split, and the indices to use of them if the set has no test split and has to be split."""
         stored = builder.info.splits
 
         def labelled(name: str) -> bool:  # imagenet2012's test split, for one, has the label -1 throughout
@@ -115,14 +124,14 @@ class TfdsSource(Source):
 
     @staticmethod
     def _open(builder: Any, split: str) -> Any:
-        # The image is decoded here, as a folder's would be; nothing else is of interest.
+        # We decode the image ourselves, as for a folder, and use no other feature but the label.
         decoders = dict.fromkeys(builder.info.features, tfds.decode.SkipDecoding())
         try:
             return builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
             raise UserError(
                 f"{builder.info.full_name} in {builder.data_dir} is stored as {builder.info.file_format}, which "
-                "cannot be read at random; prepare it as array_record, in another --data-dir"
+                "has no random access; prepare it as array_record, in another --data-dir"
             ) from error
 
     def __getstate__(self) -> dict:
@@ -141,7 +150,7 @@ class TfdsSource(Source):
         return self._records[index if self._kept is None else int(self._kept[index])]
 
     def encoded(self, index: int) -> bytes:
-        """The image as stored: a whole JPEG or PNG file."""
+        """The stored image: a complete JPEG or PNG file."""
         return self._record(index)[self._image]
 
     def __getitem__(self, index: int) -> Sample:
@@ -151,11 +160,11 @@ class TfdsSource(Source):
         return {"image": image, "label": int(record[self._label])}
 
     def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:
-        # Of CIFAR's size, reading a record and its PNG costs a hundred times what cutting it out of an array does.
+        # At CIFAR's size, reading a record and decoding its PNG costs a hundred times as much as indexing an array.
         if self._array is None and self._of_one_size:
             try:
                 self._array = self._decode_all() if fits(self, None) and fits(self, transform) else None
-            except ValueError:  # an image is damaged or of another size: whoever reads one by one is told which
+            except ValueError:  # an image is damaged or has another size: reading one by one names it
                 self._of_one_size = False
         return None if self._array is None else self._array.transformed(transform)
 

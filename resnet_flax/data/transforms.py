@@ -1,21 +1,22 @@
 """From an image of any size to the uint8 array a model is fed, exactly as torchvision's PIL path does it.
 
-A transform is a small frozen dataclass, so a recipe states it as data, it can be compared, hashed and pickled, and
-its `repr` says all there is to know. Every random choice comes from the generator passed in. Normalisation, mixup,
-cutmix and random erasing happen on the device (`resnet_flax.data.on_device`).
+A transform is a small frozen dataclass: a recipe contains it as data, and it can be compared, hashed, pickled and
+printed. Every random choice comes from the generator passed in. Normalisation, mixup, cutmix and random erasing run on
+the device (`resnet_flax.data.on_device`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from resnet_flax.data.augment import rand_augment, trivial_augment_wide
+from resnet_flax.data.augment import BINS, rand_augment, trivial_augment_wide
 from resnet_flax.errors import UserError
+from resnet_flax.options import Fraction, NonNegativeInt, PositiveInt, Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,45 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 Crop = tuple[int, int, int, int]  # top, left, height, width
+Size = tuple[int, int]  # height, width
+
+
+class Transform(Protocol):
+    """What a recipe's transform offers."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two calls with the same image may differ."""
+        ...
+
+    def resized(self, size: int) -> Self:
+        """The same transform for output images of `size` by `size` pixels."""
+        ...
+
+    def output_size(self, image: Size | None) -> Size | None:
+        """(height, width) of the output for an image of that (height, width).
+
+        For None, an image of unknown size, it is None where the output depends on the image.
+        """
+        ...
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | int, /) -> np.ndarray:
+        """uint8 (H, W, C), C 1 for grey images and 3 otherwise: a function of the image and the generator or seed."""
+        ...
+
+
+@runtime_checkable
+class BatchTransform(Protocol):
+    """A transform whose deterministic part comes first, so that it can be done once and the rest in whole batches."""
+
+    @property
+    def fixed(self) -> EvaluationTransform | None:
+        """The deterministic part, None for no change."""
+        ...
+
+    def augment_batch(self, images: np.ndarray, rngs: Iterable[np.random.Generator], /) -> np.ndarray:
+        """The random part for a batch, uint8 (B, H, W, C), one generator per image."""
+        ...
 
 
 def to_pil(image: Image.Image | np.ndarray) -> Image.Image:
@@ -34,9 +74,7 @@ def to_pil(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise UserError(
-            f"an image array should be uint8 (H, W), (H, W, 1) or (H, W, 3), found {image.dtype} {image.shape}"
-        )
+        raise UserError(f"an image array must be uint8 (H, W), (H, W, 1) or (H, W, 3); got {image.dtype} {image.shape}")
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 
 
@@ -59,36 +97,55 @@ def to_array(image: Image.Image) -> np.ndarray:
 def resize_shorter(image: Image.Image, size: int, interpolation: Interpolation = "bilinear") -> Image.Image:
     """Resizes the shorter side to `size`, the longer to int(size * long / short), as torchvision's `Resize(size)`."""
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    scaled = int(size * long / short)
-    target = (size, scaled) if width <= height else (scaled, size)
+    target = shorter_resized((height, width), size)[::-1]
     return image if target == image.size else image.resize(target, RESAMPLING[interpolation])
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cuts size x size out of the middle, padding with black where the image is smaller, as torchvision does.
+def shorter_resized(image: Size, size: int) -> Size:
+    """(height, width) of an image of that size after `resize_shorter`."""
+    height, width = image
+    scaled = int(size * max(image) / min(image))
+    return (scaled, size) if width <= height else (size, scaled)
 
-    Offsets are `int(round((side - size) / 2))` with Python's rounding of halves to even; of an odd amount of padding
-    the larger half goes to the right and bottom.
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The central size x size pixels, padded with black where the image is smaller, as in torchvision.
+
+    Offsets are `int(round((side - size) / 2))`, with Python's rounding of halves to even; where the padding is odd, the
+    right and bottom get the larger half.
     """
     width, height = image.size
     pad_left, pad_top = max(size - width, 0) // 2, max(size - height, 0) // 2
     left = -pad_left if width < size else round((width - size) / 2)
     top = -pad_top if height < size else round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))  # PIL fills what lies outside with zeros
+    return image.crop((left, top, left + size, top + size))  # PIL fills the outside with zeros
 
 
 @dataclass(frozen=True)
 class EvaluationTransform:
     """Resize the shorter side, then crop the centre: torchvision's `ImageClassification` preset before normalisation.
 
-    `resize_size=232, crop_size=224` belongs to the V2 weights, 256 and 224 to V1. None leaves a step out; with
-    both None images pass unchanged.
+    The V2 weights use `resize_size=232, crop_size=224`, V1 256 and 224. None skips a step; with both None images pass
+    unchanged.
     """
 
-    resize_size: int | None = 232
-    crop_size: int | None = 224
+    resize_size: Annotated[int | None, Range(ge=1)] = 232
+    crop_size: Annotated[int | None, Range(ge=1)] = 224
     interpolation: Interpolation = "bilinear"
+
+    is_random = False
+
+    def resized(self, size: int) -> EvaluationTransform:
+        """Scales `resize_size` in proportion, so that the same share of an image is cropped away."""
+        resize, crop = self.resize_size, self.crop_size
+        return replace(self, resize_size=round(resize * size / crop) if resize and crop else size, crop_size=size)
+
+    def output_size(self, image: Size | None) -> Size | None:
+        if self.crop_size is not None:
+            return self.crop_size, self.crop_size
+        if image is None or self.resize_size is None:
+            return image
+        return shorter_resized(image, self.resize_size)
 
     def __call__(self, image: Image.Image | np.ndarray, rng: object = None) -> np.ndarray:
         """uint8 (crop, crop, C), C 1 for grey images and 3 otherwise. `rng` is ignored."""
@@ -115,10 +172,10 @@ class EvaluationTransform:
 
 
 def random_resized_crop(rng: np.random.Generator, size: tuple[int, int], scale, ratio) -> Crop:
-    """Draws a crop of an image of `size` (height, width) with torchvision's distribution.
+    """Draws a crop of an image of `size` (height, width) from torchvision's distribution.
 
-    Ten tries at an area uniform in `scale` (a share of the image) and an aspect ratio log-uniform in `ratio`; after
-    that the largest centred crop whose aspect ratio is allowed.
+    Ten attempts with an area uniform in `scale` (a fraction of the image) and an aspect ratio log-uniform in `ratio`;
+    after that the largest central crop with an allowed aspect ratio.
     """
     height, width = size
     for _ in range(10):
@@ -137,20 +194,28 @@ def random_resized_crop(rng: np.random.Generator, size: tuple[int, int], scale, 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """RandomResizedCrop, horizontal flip, and optionally TrivialAugmentWide or RandAugment, as torchvision's recipes.
+    """RandomResizedCrop, horizontal flip, and optionally TrivialAugmentWide or RandAugment: torchvision's recipes.
 
-    The V1 recipe is the default; V2 has `crop_size=176, augment="trivial_augment_wide"`. RandAugment's `magnitude`
-    is out of 31 bins; `rand_augment_ops` operations are applied one after another.
+    The defaults are the V1 recipe's; V2 has `crop_size=176, augment="trivial_augment_wide"`. RandAugment's magnitude is
+    one of 31 bins; `rand_augment_ops` operations are applied one after another.
     """
 
-    crop_size: int = 224
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    crop_size: PositiveInt = 224
+    scale: Annotated[tuple[float, float], Range(gt=0, le=1)] = (0.08, 1.0)
+    ratio: Annotated[tuple[float, float], Range(gt=0)] = (3 / 4, 4 / 3)
+    flip: Fraction = 0.5
     augment: Literal["none", "trivial_augment_wide", "rand_augment"] = "none"
-    rand_augment_ops: int = 2
-    rand_augment_magnitude: int = 9
+    rand_augment_ops: NonNegativeInt = 2
+    rand_augment_magnitude: Annotated[int, Range(ge=0, le=BINS - 1)] = 9
     interpolation: Interpolation = "bilinear"
+
+    is_random = True
+
+    def resized(self, size: int) -> TrainingTransform:
+        return replace(self, crop_size=size)
+
+    def output_size(self, image: Size | None) -> Size:
+        return self.crop_size, self.crop_size
 
     def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | int) -> np.ndarray:
         """uint8 (crop, crop, C): a pure function of the image and the generator's (or seed's) state."""
@@ -179,15 +244,25 @@ class TrainingTransform:
 
 @dataclass(frozen=True)
 class SmallImageTransform:
-    """The CIFAR and MNIST family's: resize to size x size, pad with black, crop size x size anywhere, maybe flip.
+    """For CIFAR, MNIST and the like: resize to size x size, pad with black, crop size x size at random, maybe flip.
 
-    `size=None` keeps images as they are (all of one size). With `padding=0, flip=0` nothing is random. Digits and
-    letters must not be mirrored: give them `flip=0`.
+    `size=None` keeps the size of the images, which then must all have the same. With `padding=0, flip=0` nothing is
+    random. Digits and letters must not be mirrored: use `flip=0` for them.
     """
 
-    size: int | None = None
-    padding: int = 4
-    flip: float = 0.5
+    size: Annotated[int | None, Range(ge=1)] = None
+    padding: NonNegativeInt = 4
+    flip: Fraction = 0.5
+
+    @property
+    def is_random(self) -> bool:
+        return bool(self.padding or self.flip)
+
+    def resized(self, size: int) -> SmallImageTransform:
+        return replace(self, size=size)
+
+    def output_size(self, image: Size | None) -> Size | None:
+        return image if self.size is None else (self.size, self.size)
 
     @property
     def fixed(self) -> EvaluationTransform | None:
@@ -206,7 +281,7 @@ class SmallImageTransform:
         return self.pad_crop_flip(images, top, left, draws[:, 2] < self.flip)
 
     def pad_crop_flip(self, images: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> np.ndarray:
-        """Pads (B, H, W, C), cuts each image's window at (top, left) and mirrors those with `flip`; all (B,)."""
+        """Pads (B, H, W, C), crops each image at its (top, left), and mirrors it if `flip`; all three are (B,)."""
         if self.padding:
             batch, height, width, _ = images.shape
             p = self.padding
@@ -216,7 +291,8 @@ class SmallImageTransform:
         return np.where(flip[:, None, None, None], images[:, :, ::-1], images) if flip.any() else images
 
 
-Transform = EvaluationTransform | TrainingTransform | SmallImageTransform
+TRANSFORMS = {kind.__name__: kind for kind in (EvaluationTransform, TrainingTransform, SmallImageTransform)}
+"""{class name: class}: the transforms that a recipe can have."""
 
 
 def evaluation_transform(

@@ -1,4 +1,8 @@
-"""Checkpoints from which a run goes on bit for bit: saved in the background, checked when read."""
+"""Checkpoints from which a run resumes bit for bit: saved in the background, verified when read.
+
+Together with parity.conversion.orbax the one place that uses Orbax (read from 0.12.8). `CheckpointManager` and its
+arguments are documented; the texts of its errors are not, and only shown.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from parity.conversion.orbax import leave_out_abandoned_work, orbax_reason
+from parity.conversion.orbax import collect_abandoned_work, orbax_reason, quiet_abandoned_work
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.sharding import abstract
@@ -24,9 +28,9 @@ logger = logging.getLogger("resnet_flax.training")
 
 @jax.jit
 def fingerprint(state: TrainState) -> jax.Array:
-    """A uint32 that changes with any single bit of the state, computed where the state lies.
+    """A uint32 that changes with any single bit of the state, computed on its devices.
 
-    Orbax reads an array with a flipped bit without complaint.
+    Orbax does not notice a flipped bit in an array.
     """
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
@@ -38,27 +42,38 @@ def fingerprint(state: TrainState) -> jax.Array:
 
 
 def _is_shortage(error: Exception) -> bool:
-    """Whether reading failed for want of memory, rights or file handles, which says nothing about the file."""
+    """Whether reading failed for lack of memory, permissions or file handles, and the file may be intact."""
     shortages = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in shortages or is_out_of_memory(error)
 
 
 class Checkpoints:
-    """The last few states of a run, one directory per step, each complete or not there at all.
+    """The last states of a run, one directory per step; each is complete or absent.
+
+    A context manager; leaving it closes the checkpoints, and after an error nothing that fails then replaces it.
 
     Args:
         directory: on a file system that all hosts share.
-        keep: how many to keep.
+        keep: the number of states to keep.
     """
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory.absolute()
-        leave_out_abandoned_work()
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet_abandoned_work())
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "progress"))
         self._pending: int | None = None
+        self._failed = False
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+            self.close()
 
     @property
     def steps(self) -> list[int]:
@@ -69,16 +84,16 @@ class Checkpoints:
         return [step for step in self.steps if step != self._pending]
 
     def last_whole(self) -> int | None:
-        """The last step whose checkpoint is complete; waits for the one that is being written."""
+        """The step of the last complete checkpoint; waits for the one being written. None if there is none."""
         with contextlib.suppress(UserError):
             self.wait()
         return max(self._whole, default=None)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Begins to write the state and returns; `progress` is whatever JSON holds.
+        """Starts to write the state in the background; `progress` is anything that JSON can hold.
 
         Raises:
-            UserError: if this or the previous checkpoint cannot be written, say because the disk is full.
+            UserError: if this or the previous checkpoint cannot be written, for example because the disk is full.
         """
         step = int(state["step"])
         if step in self.steps:
@@ -95,7 +110,7 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def wait(self) -> None:
-        """Waits until what was begun has been written; raises as `save` does."""
+        """Waits until the checkpoint in progress has been written; raises as `save` does."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -103,22 +118,24 @@ class Checkpoints:
         self._pending = None
 
     def _failure(self, error: Exception) -> UserError:
+        self._failed = True
+        collect_abandoned_work(error)
         whole = self._whole
         intact = (
-            f"the earlier ones are intact (the last is of step {whole[-1]})" if whole else "there is no earlier one"
+            f"earlier checkpoints are intact (the last is step {whole[-1]})" if whole else "there is no earlier one"
         )
         return UserError(
             f"the checkpoint of step {self._pending} could not be written to {self.directory}: {orbax_reason(error)}; "
-            f"{intact}; make room and go on with --resume"
+            f"{intact}; free some space and resume with --resume"
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The last complete state and its progress, laid out as `like`; None if there is none.
+        """The last complete state, with the structure and sharding of `like`, and its progress; None if there is none.
 
-        Damaged ones are passed over and, where an older one can be read, moved aside, with a warning.
+        Damaged checkpoints are skipped and, if an older one can be read, moved aside, with a warning.
 
         Raises:
-            UserError: if none of those there can be read; they are left as they are.
+            UserError: if there are checkpoints and none can be read; they are left as they are.
         """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)), progress=ocp.args.JsonRestore())
         damaged: dict[int, str] = {}
@@ -129,21 +146,22 @@ class Checkpoints:
                     self._move_aside(damaged)
                     return restored.state, restored.progress
                 damaged[step] = "its contents have changed since it was written"
-            except Exception as error:  # whatever Orbax and its storage make of a damaged file
+            except Exception as error:  # Orbax and TensorStore raise errors of any type for a damaged file
+                self._failed = True
                 if _is_shortage(error):
                     raise
                 damaged[step] = f"it cannot be read ({orbax_reason(error)})"
         if damaged:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             raise UserError(
-                f"every checkpoint in {self.directory} is damaged, or not of this network ({reasons}); start anew "
-                "elsewhere"
+                f"every checkpoint in {self.directory} is damaged, or of another network ({reasons}); start a new run "
+                "in another --workdir"
             )
         return None
 
     def _move_aside(self, damaged: dict[int, str]) -> None:
         for step, reason in damaged.items():
-            logger.warning("skipped the damaged checkpoint of step %d (now damaged-%d): %s", step, step, reason)
+            logger.warning("skipped the damaged checkpoint of step %d, now damaged-%d: %s", step, step, reason)
             if jax.process_index() == 0:
                 (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
         if damaged:
@@ -152,5 +170,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits as `wait` does, and ends the writing threads."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+            self._manager.close()
+        finally:
+            if self._failed:
+                collect_abandoned_work()
+            self._quiet.close()

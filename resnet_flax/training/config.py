@@ -1,4 +1,4 @@
-"""Everything a run is made of, as one tree of frozen dataclasses; each field is a command-line option."""
+"""All settings of a run, as one tree of frozen dataclasses; each field is a command-line option with its range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
+from resnet_flax.data.specs import FORMS
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
+from resnet_flax.options import Fraction, NonNegative, NonNegativeInt, PositiveInt, Range
 
 # Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
 _Flat = tyro.conf.arg(name="")
@@ -17,68 +19,69 @@ _Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network, and what of it is trained."""
+    """The network, and which parts of it are trained."""
 
     name: Annotated[str, tyro.conf.arg(name="model")] = "resnet50"
     """Architecture; `python -m resnet_flax models` lists them."""
     small_images: bool = False
-    """A 3x3 stem without max-pool, for images of about 32 pixels."""
+    """Use a 3x3 stem without max-pool, for images of about 32 pixels."""
     zero_init_residual: bool = False
-    """Start every block as the identity (last norm's scale 0)."""
-    stochastic_depth: float = 0.0
-    """Chance to skip the last block's branch, rising linearly from 0 at the first (arXiv:1603.09382)."""
+    """Initialise every block as the identity (scale of its last norm 0)."""
+    stochastic_depth: Fraction = 0.0
+    """Probability of skipping the last block's branch, rising linearly from 0 at the first (arXiv:1603.09382)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters, statistics and loss stay float32."""
+    """Compute dtype; parameters, statistics and loss stay float32."""
     sync_bn: bool = False
-    """Batch statistics over all devices instead of each device's own."""
+    """Synchronise batch statistics over all devices; by default each device uses its own."""
     weights: str | None = None
-    """Start from these: torchvision's name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
-    Orbax directory. Another head is replaced."""
+    """Initial weights: a torchvision name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
+    Orbax directory. A head with another number of classes is replaced."""
     freeze: tuple[str, ...] = ()
-    """Regular expressions over parameter paths (layer1.0.conv1.kernel), or all-but-head."""
+    """Freeze the parameters whose path (layer1.0.conv1.kernel) matches one of these regular expressions from its start;
+    or all-but-head."""
     train_frozen_statistics: bool = False
-    """Let frozen norms go on updating their running statistics."""
+    """Keep updating the running statistics of frozen norms."""
     cache_features: bool = False
-    """Compute each image's features once and train on them: where all but the head is frozen and nothing random."""
+    """Compute each image's features once and train the head on them. Needs everything but the head frozen and no random
+    augmentation."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The images and how they are fed."""
+    """The images and their preprocessing."""
 
-    data: str = "digits"
-    """digits, idx:DIR, folder:DIR, tfds:NAME or synthetic:HxWxC:N."""
+    data: Annotated[str, tyro.conf.arg(help=f"The data set: {FORMS}.")] = "digits"
     data_dir: Path | None = None
-    """Where TFDS data sets lie."""
+    """The directory of TFDS data sets; ~/tensorflow_datasets by default."""
     train_transform: tyro.conf.AvoidSubcommands[TrainingTransform | SmallImageTransform | EvaluationTransform] = field(
         default_factory=TrainingTransform
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
-    image_size: int | None = None
-    """Shorthand: the side of training and evaluation images, in both transforms. Where one is cut out of a larger
-    image, resize-size changes in proportion: 500 and 224 become 143 and 64."""
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    """Subtracted from images in [0, 1], one per channel or one for all."""
-    std: tuple[float, ...] = IMAGENET_STD
-    """Divides them then."""
-    repeats: int = 1
-    """Repeated augmentation: how often an epoch shows each of its images."""
+    image_size: Annotated[int | None, Range(ge=1)] = None
+    """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
+    then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
+    mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
+    """Per-channel mean, subtracted from images in [0, 1]; one value is used for all channels."""
+    std: Annotated[tuple[float, ...], Range(gt=0)] = IMAGENET_STD
+    """Per-channel standard deviation, applied after the mean."""
+    repeats: PositiveInt = 1
+    """Repeated augmentation: how many times an epoch shows each of its images."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss, and the augmentation that happens on the device."""
+    """The loss, and the augmentation that runs on the device."""
 
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
-    label_smoothing: float = 0.0
-    bce_threshold: float | None = None
+    label_smoothing: Fraction = 0.0
+    bce_threshold: Annotated[float | None, Range()] = None
     """For binary cross-entropy: targets above it count as 1, the others as 0."""
-    mixup: float = 0.0
-    """Alpha of mixup (arXiv:1710.09412); 0 is off."""
-    cutmix: float = 0.0
-    """Alpha of cutmix (arXiv:1905.04899); with mixup too, each batch draws one of the two."""
-    random_erasing: float = 0.0
-    """Chance to erase a rectangle of an image (arXiv:1708.04896)."""
+    mixup: NonNegative = 0.0
+    """Alpha of mixup (arXiv:1710.09412); 0 turns it off."""
+    cutmix: NonNegative = 0.0
+    """Alpha of cutmix (arXiv:1905.04899); 0 turns it off. With mixup too, each batch uses one of the two at random."""
+    random_erasing: Fraction = 0.0
+    """Probability of erasing a rectangle of an image (arXiv:1708.04896)."""
 
 
 @dataclass(frozen=True)
@@ -86,77 +89,78 @@ class OptimizerConfig:
     """The optimiser."""
 
     optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lamb", "lars"] = "momentum"
-    learning_rate: float = 0.1
-    """At the recipe's own batch size: it is never rescaled behind your back."""
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    trust_coefficient: float = 0.001
-    """LARS only."""
-    weight_decay: float = 0.0
-    decoupled_decay: bool | None = None
-    """Multiply decay by the learning rate alone; by default only AdamW and LAMB do."""
+    learning_rate: NonNegative = 0.1
+    """For the given batch size: it is never rescaled automatically."""
+    momentum: Fraction = 0.9
+    betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
+    """Of Adam, AdamW and LAMB."""
+    epsilon: NonNegative = 1e-8
+    """Of Adam, AdamW and LAMB."""
+    trust_coefficient: NonNegative = 0.001
+    """Of LARS."""
+    weight_decay: NonNegative = 0.0
+    """Added to the gradient, or for AdamW and LAMB to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
-    """Kinds of parameters that do not decay."""
-    learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
+    """Kinds of parameters without weight decay."""
+    learning_rate_multipliers: Annotated[tuple[tuple[str, float], ...], Range(ge=0)] = ()
     """Pairs of a regular expression over parameter paths and a factor; the last match wins."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, Range(ge=0)] = None
     """Clip gradients to this global norm."""
-    accumulate: int = 1
-    """Split each device's batch into this many micro-batches, one after the other."""
-    ema_decay: float | None = None
-    """Keep a moving average of parameters and statistics; during the warm-up it is a copy."""
-    ema_every: int = 1
-    """Steps between updates of the average."""
-
-    @property
-    def decay_is_decoupled(self) -> bool:
-        return self.optimizer in ("adamw", "lamb") if self.decoupled_decay is None else self.decoupled_decay
+    accumulate: PositiveInt = 1
+    """Split each device's batch into this many micro-batches, run one after the other."""
+    ema_decay: Annotated[float | None, Range(ge=0, le=1)] = None
+    """Keep an exponential moving average of parameters and statistics; during the warm-up it is a copy."""
+    ema_every: PositiveInt = 1
+    """Steps between updates of the moving average."""
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and the learning rate along the way."""
+    """The number of epochs, and the learning rate over them."""
 
-    epochs: int = 90
-    schedule: Literal["constant", "step", "cosine", "linear", "poly"] = "constant"
+    epochs: PositiveInt = 90
+    schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
     schedule_unit: Literal["step", "epoch"] = "step"
-    """How often the learning rate changes."""
-    warmup_epochs: int = 0
-    warmup_start: float = 0.0
-    """The warm-up begins at this fraction of the learning rate."""
-    end_factor: float = 0.0
-    """Cosine, linear and poly end at this fraction of it."""
-    step_epochs: int = 30
-    step_factor: float = 0.1
-    poly_power: float = 2.0
+    """Whether the learning rate changes after every step or after every epoch."""
+    warmup_epochs: NonNegativeInt = 0
+    """Epochs of linear warm-up, before the schedule."""
+    warmup_start: NonNegative = 0.0
+    """The fraction of the learning rate at which the warm-up starts."""
+    end_factor: NonNegative = 0.0
+    """The fraction of the learning rate at which cosine and poly end."""
+    step_epochs: PositiveInt = 30
+    """Step: epochs between two drops."""
+    step_factor: NonNegative = 0.1
+    """Step: the factor of each drop."""
+    poly_power: NonNegative = 2.0
+    """Poly: the exponent; 1 is linear decay."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how a run is carried out."""
+    """Where and how to run."""
 
     workdir: Path | None = None
-    """Checkpoints, metrics and plots go here; by default a new runs/RECIPE-N."""
+    """Directory for checkpoints, metrics and plots; a new runs/RECIPE-N by default."""
     resume: bool = False
-    """Go on from the last complete checkpoint of the workdir; by default that of the run begun last."""
+    """Resume from the last complete checkpoint of the workdir; of the most recent run by default."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     distributed: bool = False
-    """Join the other processes of this job: SLURM, Open MPI and Kubernetes are detected (docs/training.md)."""
+    """Join the other processes of this job; SLURM, Open MPI and Kubernetes are detected (docs/training.md)."""
     deterministic: bool = False
-    """Ask XLA for GPU kernels that give the same bits every time; slower."""
-    workers: int = 0
+    """Use GPU kernels that give the same bits in every run; slower."""
+    workers: NonNegativeInt = 0
     """Processes that read and transform images; 0 uses threads."""
-    log_every: int = 50
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints; by default one after each epoch."""
-    keep: int = 2
-    """How many checkpoints to keep."""
+    log_every: PositiveInt = 50
+    """Steps between rows of metrics.jsonl."""
+    checkpoint_every: Annotated[int | None, Range(ge=1)] = None
+    """Steps between checkpoints; one epoch by default."""
+    keep: PositiveInt = 2
+    """Number of checkpoints to keep."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """At a loss or gradient that is not finite: stop the run, or leave that update out."""
-    skip_corrupt: int = 0
-    """How many unreadable images to skip before giving up."""
+    """When a loss or gradient is not finite: stop the run, or skip that update."""
+    skip_corrupt: NonNegativeInt = 0
+    """Number of unreadable images to skip before stopping."""
     profile: bool = False
     """Write a trace of ten steps for xprof."""
     evaluate: bool = False
@@ -164,7 +168,8 @@ class RunConfig:
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None
-    """With --dry-run, compile for GPUs that are not here: h100, or h100:HOSTSxGPUS. Needs the extra cuda13."""
+    """With --dry-run, compile for GPUs that this machine does not have: h100, or h100:HOSTSxGPUS. Needs the extra
+    cuda13."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +177,9 @@ class TrainConfig:
     """Options of a training run."""
 
     recipe: tyro.conf.Suppress[str] = "custom"
-    batch_size: int = 256
-    """Images a step, over all devices."""
-    seed: int = 0
+    batch_size: PositiveInt = 256
+    """Images per step, over all devices."""
+    seed: NonNegativeInt = 0
     model: Annotated[ModelConfig, _Flat] = field(default_factory=ModelConfig)
     data: Annotated[DataConfig, _Flat] = field(default_factory=DataConfig)
     loss: Annotated[LossConfig, _Flat] = field(default_factory=LossConfig)

@@ -1,4 +1,10 @@
-"""The devices of a run: which ones, how many hosts, and where compiled programs are kept."""
+"""The devices of a run: platform, hosts, memory, and the cache of compiled programs.
+
+`open_devices` changes the process: its environment, JAX's configuration and, on a CPU, malloc's. It is for the train,
+evaluate and dry-run commands, which call it once. Read from JAX 0.10.2, and not documented: under SLURM and Open MPI
+`jax.distributed.initialize` hides all GPUs but one, by setting the option `jax_cuda_visible_devices`; a test in
+tests/resnet_flax/training/test_sharding.py fails first if that changes. `mallopt` is a function of glibc.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +27,9 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def open_devices(config: RunConfig) -> Mesh:
-    """Chooses the platform, joins the other processes if asked to, and lays out all devices.
+    """Chooses the platform, joins the other processes with `--distributed`, and makes a mesh of all devices.
 
-    Has to come before anything that touches a device.
+    Call it before anything that uses a device. For a command: it changes the process for good.
 
     Raises:
         UserError: if there is no such device, or the other processes cannot be joined.
@@ -42,19 +48,19 @@ def open_devices(config: RunConfig) -> Mesh:
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no GPU plugin at all
         if config.device == "gpu":
             raise UserError(
-                "--device gpu, but JAX finds no GPU here; install the extra cuda13 or cuda12 and check "
-                "nvidia-smi, or leave --device away"
+                "--device gpu, but JAX finds no GPU; install the extra cuda13 or cuda12 and check nvidia-smi, "
+                "or remove --device"
             ) from error
         raise UserError(f"JAX finds no device: {' '.join(str(error).split())[:200]}") from error
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees, where the C library is glibc.
+    """Makes this process keep the memory that it frees, if the C library is glibc.
 
-    On a CPU, XLA allocates a step's activations anew in every step. By default glibc takes blocks of that size from the
-    operating system and hands them back, and every page of them is then cleared and mapped again (docs/cpu.md has what
-    that costs). Has to come before JAX starts its threads: each would take an arena of its own, whose blocks of more
-    than 64 MB come from the operating system all the same.
+    On a CPU, XLA allocates the activations of every step again. By default glibc returns blocks of that size to the
+    operating system, so that all their pages are cleared and mapped again in the next step (docs/cpu.md has the cost).
+    Call it before JAX starts its threads: each would get an arena of its own, whose blocks of more than 64 MB come from
+    the operating system anyway.
     """
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # of mallopt(3)
     if sys.platform == "linux":
@@ -65,10 +71,10 @@ def keep_freed_memory() -> None:
 
 
 def _join() -> None:
-    """JAX asks SLURM, Open MPI or Kubernetes; elsewhere these variables say what they would.
+    """Joins the other processes; JAX finds them under SLURM, Open MPI and Kubernetes, elsewhere by these variables.
 
-    Under the first two it takes each process for that of one GPU and hides the others from it. Here a process has all
-    of its host's, unless JAX_LOCAL_DEVICE_IDS or CUDA_VISIBLE_DEVICES says which.
+    Under SLURM and Open MPI JAX assumes one process per GPU and hides the other GPUs. Here a process uses all GPUs of
+    its host, unless JAX_LOCAL_DEVICE_IDS or CUDA_VISIBLE_DEVICES selects some.
     """
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
@@ -77,19 +83,18 @@ def _join() -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"--distributed could not join the other processes: {' '.join(str(error).split())[:200]}; under SLURM, "
-            "Open MPI and Kubernetes nothing needs to be set, elsewhere JAX_COORDINATOR_ADDRESS=HOST:PORT, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID do"
+            f"--distributed could not join the other processes: {' '.join(str(error).split())[:200]}; outside SLURM, "
+            "Open MPI and Kubernetes, set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
     if "JAX_LOCAL_DEVICE_IDS" not in os.environ:
         jax.config.update("jax_cuda_visible_devices", os.environ.get("JAX_CUDA_VISIBLE_DEVICES", "all"))
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in `cache_directory("jax")`, or where JAX_COMPILATION_CACHE_DIR says."""
+    """Caches compiled programs in `cache_directory("jax")`, unless JAX_COMPILATION_CACHE_DIR is set."""
     if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
         return
-    with contextlib.suppress(OSError):  # a home directory that cannot be written to costs compile time, not the run
+    with contextlib.suppress(OSError):  # without a writable home directory, runs work and compile every time
         directory = cache_directory("jax")
         with tempfile.TemporaryFile(dir=directory):
             jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -104,7 +109,7 @@ def describe(mesh: Mesh) -> str:
 
 
 def memory_in_use() -> str:
-    """The first local device's peak memory, "31.2/80.0 GB"; empty where it does not say."""
+    """The peak memory of the first local device, "31.2/80.0 GB"; empty if it is not known."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" not in stats:
         return ""

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar in a terminal, plain lines elsewhere."""
+"""The output of a run: a progress bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def counted(number: int, noun: str) -> str:
 
 
 def invocation() -> str:
-    """How this command was called; `train.py` is there in a checkout only."""
+    """The command that was used to start training; `train.py` exists only in a checkout."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "python -m resnet_flax train"
 
 
 class Display:
-    """Reports one run of `total` steps; silent on all processes but the first.
+    """Reports the progress of one run.
 
     Args:
-        console: where to.
+        console: where to; quiet on all processes but the first.
         total: steps of the whole run.
-        done: steps already taken by the run that this one goes on with.
-        batch_size: images a step.
+        done: steps taken before this run was resumed.
+        batch_size: images per step.
     """
 
     def __init__(self, console: Console, *, total: int, done: int, batch_size: int):
@@ -68,7 +68,7 @@ class Display:
         self.console.print(message, highlight=False, soft_wrap=True)
 
     def start(self) -> None:
-        """Begins to count time: what came before, such as compilation, is no part of the rate."""
+        """Starts the clock: earlier time, such as compilation, does not count towards the rate."""
         self._mark = (time.monotonic(), self._mark[1])
         self._progress.start()
 
@@ -100,7 +100,7 @@ class Display:
 
     @contextmanager
     def pause(self) -> Generator[None]:
-        """Time spent in here (evaluation, checkpoints) is no part of the rate."""
+        """Time in this context (evaluation, checkpoints) does not count towards the rate."""
         then = time.monotonic()
         yield
         spent = time.monotonic() - then

@@ -26,10 +26,10 @@ class Evaluation:
     """The result over a whole set.
 
     Attributes:
-        count: samples.
+        count: number of samples.
         loss: mean cross-entropy.
-        accuracy, top5: shares in [0, 1]; top5 is 1 for five classes or fewer.
-        confusion: int (classes, classes), true class by predicted class.
+        accuracy, top5: fractions in [0, 1]; top5 is 1 with five classes or fewer.
+        confusion: int (classes, classes), counts by true and predicted class.
     """
 
     count: int
@@ -40,7 +40,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> np.ndarray:
-        """Accuracy of each class (classes,); NaN for a class without samples."""
+        """Accuracy of each class (classes,); NaN for classes without samples."""
         totals = self.confusion.sum(1)
         return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
 
@@ -52,7 +52,7 @@ def make_evaluate(
 
     Args:
         forward: (model, batch["image"]) -> logits (N, classes).
-        mesh: as for the training step; the batches are cut over it.
+        mesh: as for the training step; the batches are split over it.
     """
     wide = mesh is not None and mesh.size > 1
     everywhere = replicated(mesh) if mesh is not None and wide else None
@@ -62,12 +62,12 @@ def make_evaluate(
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         label, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        # The label's rank: how many classes it does not beat. Of equal scores the first class counts as higher, as for
-        # argmax; a NaN beats nothing.
+        # The label's rank: the number of other classes that score as high or higher. Of equal scores that of the first
+        # class ranks higher, as for argmax; NaN ranks below everything.
         own = jnp.take_along_axis(logits, label[:, None], 1)
         first = label[:, None] <= jnp.arange(num_classes)[None]
         rank = (~((own > logits) | ((own == logits) & first))).sum(1)
-        found = {
+        sums = {
             "count": mask.sum(dtype=jnp.int32),
             "loss": jnp.where(mask, losses, 0).sum(),
             "top1": (mask & (rank < 1)).sum(dtype=jnp.int32),
@@ -76,7 +76,7 @@ def make_evaluate(
             .at[label, logits.argmax(1)]
             .add(mask.astype(jnp.int32)),
         }
-        return jax.lax.psum(found, AXIS) if wide else found
+        return jax.lax.psum(sums, AXIS) if wide else sums
 
     if wide:
         counts = jax.shard_map(counts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())

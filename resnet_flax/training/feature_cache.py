@@ -1,4 +1,4 @@
-"""A frozen backbone's features, computed once: then only the head is trained, and evaluated, on them."""
+"""The features of a frozen backbone, computed once, on which the head alone is trained and evaluated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,63 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from resnet_flax.data import SmallImageTransform, Source, evaluation_batches, prefetch_to_device
-from resnet_flax.data.arrays import ArraySource
+from resnet_flax.data import EvaluationTransform, Source, evaluation_batches, prefetch_to_device
 from resnet_flax.data.on_device import normalize
+from resnet_flax.data.source import Sample
 from resnet_flax.data.transforms import Transform
 from resnet_flax.errors import UserError
 from resnet_flax.models import ResNet
 from resnet_flax.training.setup import HEAD, Setup
 from resnet_flax.training.step import Prepare
 
-AS_IT_IS = SmallImageTransform(padding=0, flip=0.0)
+
+class Unchanged:
+    """The transform of features, which are used as they are; a `BatchTransform`."""
+
+    fixed = None
+
+    def augment_batch(self, features: np.ndarray, rngs: object) -> np.ndarray:
+        return features
+
+    def __call__(self, features: np.ndarray, rng: object) -> np.ndarray:
+        return features
+
+
+class FeatureSource(Source):
+    """The features of a source's images: float32 (F,) in place of "image", float32 (N, F) of all of them.
+
+    Args:
+        features: (N, F), in the order of `source`.
+        source: where labels, classes and names come from.
+    """
+
+    def __init__(self, features: np.ndarray, source: Source):
+        self.features, self._labels = features, source.labels
+        self.spec, self.split, self.class_names, self.channels = (
+            source.spec,
+            source.split,
+            source.class_names,
+            source.channels,
+        )
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"image": self.features[index], "label": int(self._labels[index])}
+
+    def transformed(self, transform: EvaluationTransform | None) -> np.ndarray:
+        return self.features
 
 
 class HeadSetup(Setup):
-    """A run on features: a batch's "image" is (N, F), and goes to the head as it is."""
+    """A run on features: a batch's "image" is (N, F), and the input of the head."""
 
-    train_transform = eval_transform = AS_IT_IS
+    train_transform = eval_transform = Unchanged()
 
     def normalize(self, images: jax.Array) -> jax.Array:
         return images
@@ -41,8 +82,8 @@ class HeadSetup(Setup):
         assert model.fc is not None  # a data set has classes
         return model.fc(inputs)
 
-    def features_of(self, source: Source, transform: Transform, console: Console) -> ArraySource:
-        """The source with float32 features (N, F) where it had images."""
+    def features_of(self, source: Source, transform: Transform, console: Console) -> FeatureSource:
+        """Runs the backbone on every image of the source, with a progress bar in a terminal."""
         config, network = self.config, self.network
         arrays = jax.device_put(self.initial_arrays(), self.replicated)
         prepared = partial(normalize, mean=config.data.mean, std=config.data.std)
@@ -60,18 +101,12 @@ class HeadSetup(Setup):
             transient=True,
             disable=not console.is_terminal,
         )
-        found = [np.asarray(pooled(arrays, batch["image"]), np.float32) for batch in shown]
-        return ArraySource(
-            np.concatenate(found)[: len(source)],
-            source.labels,
-            spec=source.spec,
-            split=source.split,
-            class_names=source.class_names,
-        )
+        features = [np.asarray(pooled(arrays, batch["image"]), np.float32) for batch in shown]
+        return FeatureSource(np.concatenate(features)[: len(source)], source)
 
 
 def cache_features(setup: Setup, source: Source, test: Source, console: Console) -> tuple[Setup, Source, Source]:
-    """The same run on features in the place of images, its head apart.
+    """The same run on features instead of images: (its setup, training set, test set).
 
     Raises:
         UserError: if anything but the head is trained.
@@ -80,8 +115,8 @@ def cache_features(setup: Setup, source: Source, test: Source, console: Console)
     network, data = cached.network, setup.config.data
     if trained := [name for name in network.parameters if name not in network.frozen and not name.startswith(HEAD)]:
         raise UserError(
-            f"--cache-features needs all but the head frozen, and {len(trained)} other parameters are trained "
-            f"({trained[0]} first); add --freeze all-but-head, or leave --cache-features out"
+            f"--cache-features needs everything but the head frozen, but {len(trained)} other parameters are trained "
+            f"({trained[0]} is the first); add --freeze all-but-head, or remove --cache-features"
         )
     return (
         cached,

@@ -1,4 +1,4 @@
-"""Stopping in an orderly way: SIGTERM, Ctrl-C, and a preempted host."""
+"""Stopping a run cleanly on SIGTERM, Ctrl-C, or the preemption of a host."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """While in its context, SIGTERM and the first Ctrl-C ask for a stop; a Ctrl-C after that ends the process at once.
+    """In this context, SIGTERM and the first Ctrl-C request a stop; a Ctrl-C after that ends the process immediately.
 
-    At once, like a kill: an exception would surface anywhere, in Orbax's threads and JAX's callbacks too. What a kill
-    leaves behind, a resumed run can deal with.
+    Immediately means like a kill: an exception could surface anywhere, also in Orbax's threads and JAX's callbacks. A
+    run can be resumed after a kill.
 
-    With several hosts JAX's own preemption service listens for SIGTERM on each of them, and lets all stop behind the
-    same step.
+    With several hosts, JAX's preemption service listens for SIGTERM on each of them, and all stop after the same step.
 
     Args:
-        say: where to acknowledge the first: the step may still be compiling.
+        say: prints the acknowledgement of the first signal: the step may still be compiling.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -41,19 +40,19 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is None:
-            self._say("stopping behind this step, and saving; Ctrl-C once more stops at once, without")
+            self._say("Finishing this step, then saving. Press Ctrl-C again to quit without saving.")
             self._signal = number
         elif number == signal.SIGINT:
             self._say("interrupted")
             os._exit(128 + number)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop behind this step; the same answer on every host."""
+        """Whether to stop after this step; the same on every host."""
         if self._several and multihost_utils.reached_preemption_sync_point(step):
             self._signal = signal.SIGTERM
         return self._signal is not None
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells have it."""
+        """128 + the number of the signal, as in a shell."""
         return 128 + (self._signal or 0)

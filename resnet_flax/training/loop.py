@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import shlex
-import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 import jax
 from rich.console import Console
@@ -18,7 +16,7 @@ from rich.console import Console
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.errors import ParityError
-from resnet_flax.data import Source, open_source, steps_per_epoch
+from resnet_flax.data import Source, open_source
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.training.checkpoints import Checkpoints
@@ -33,21 +31,21 @@ from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
-from resnet_flax.training.workdir import check_same_data, check_same_run, choose_workdir, locked, save_config
+from resnet_flax.training.workdir import Workdir, choose_workdir
 from resnet_flax.weights.metadata import metadata_of
 
-PROFILED = (11, 21)  # the first of this run's steps in the trace, and the first behind it
-PLOT_SECONDS = 60.0  # at most one plot so often while the run goes on
+PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
+PLOT_SECONDS = 60.0  # the least time between two plots during the run
 
 
 @dataclass
 class Progress:
-    """What a checkpoint holds beside the state, so that a resumed run's records go on as well.
+    """What a checkpoint contains besides the state, so that the metrics of a resumed run continue too.
 
     Attributes:
-        best: the best accuracy so far, of the model and of its moving average.
+        best: {"model" or "ema": the best accuracy so far}.
         loss, accuracy, steps: sums over the current epoch.
-        seconds: since the run began, what was lost apart.
+        seconds: of training, without what was lost when the run was killed.
     """
 
     best: dict[str, float] = field(default_factory=dict)
@@ -58,91 +56,86 @@ class Progress:
 
     @property
     def train(self) -> dict[str, float]:
-        """Means over the current epoch, NaN where every update of it was skipped."""
+        """Means over the current epoch, NaN if all its updates were skipped."""
         loss, accuracy = (x / self.steps if self.steps else math.nan for x in (self.loss, self.accuracy))
         return {"train_loss": loss, "train_accuracy": accuracy}
 
 
 class Run:
-    """One run in its workdir, new or resumed."""
+    """One run in its workdir, new or resumed.
 
-    def __init__(self, setup: Setup, source: Source, test: Source, console: Console):
-        self.setup, self.source, self.test, self.console = setup, source, test, console
+    Args:
+        setup: its parts.
+        source, test: the training and the test set.
+        workdir: claimed and locked.
+        checkpoints: of the workdir.
+        progress: of the steps already taken.
+        start: the number of these.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        source: Source,
+        test: Source,
+        console: Console,
+        *,
+        workdir: Workdir,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        start: int,
+    ):
+        self.setup, self.source, self.test = setup, source, test
         self.config = setup.config.run
-        assert self.config.workdir is not None
-        self.workdir: Path = self.config.workdir
+        self.workdir, self.checkpoints, self.progress, self.start = workdir, checkpoints, progress, start
         self.first = jax.process_index() == 0
-        self.progress = Progress()
+        self.journal = Journal(workdir, start) if self.first else None
+        self.display = Display(console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
         self.backlog = Backlog()
+        self.stepped = False
         self._interval: list[dict[str, float]] = []
-        self._stepped = False
+        self._began = time.monotonic() - progress.seconds
         self._plotted = time.monotonic()
 
-    def execute(self) -> int:
+    def execute(self, state: TrainState) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
-        # Most of what may be wrong with the settings shows here, before anything is written.
-        state = setup.state(setup.initial_arrays())
-        is_new = not self.workdir.exists()
-        if self.first and not self.config.resume:
-            save_config(setup.config, self.source)
-        with locked(self.workdir) if self.first else nullcontext():
-            try:
-                return self._execute(state)
-            finally:
-                if self.first and not self.config.resume and not self._stepped:  # nothing to go on with: leave it free
-                    (self.workdir / "config.json").unlink(missing_ok=True)
-                    if is_new:
-                        shutil.rmtree(self.workdir, ignore_errors=True)
-
-    def _execute(self, state: TrainState) -> int:
-        setup = self.setup
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.keep)
-        if self.config.resume and (restored := self.checkpoints.restore(state)):
-            state, kept = restored
-            kept.pop("fingerprint")
-            self.progress = Progress(**kept)
-        start = int(state["step"])
-        self._began = time.monotonic() - self.progress.seconds
-        self.journal = Journal(self.workdir, start) if self.first else None
-        self.display = Display(self.console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
-        self.display.say(self._headline(start))
-        if self.config.resume and not start:
-            self.display.say("no checkpoint yet: this run begins with its first step")
+        self.display.say(self._headline())
+        if self.config.resume and not self.start:
+            self.display.say("no checkpoint yet: starting from the first step")
         if note := scaling_note(setup.config):
             self.display.say(note)
         try:
             with Interruption(self.display.say) as interruption:
-                state = self._steps(state, start, interruption)
+                state = self._steps(state, interruption)
                 if int(state["step"]) < setup.total_steps:
                     return self._interrupted(state, interruption)
             self._finish(state)
-        except (OSError, ParityError) as error:  # the second is of the weights' file, and says what of it
+        except (OSError, ParityError) as error:  # a ParityError is about the file of the best weights, and names it
             if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             what = f"{self.workdir}: {error.strerror}" if isinstance(error, OSError) else str(error)
             last = self.checkpoints.last_whole()
             intact = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is intact"
-            raise UserError(f"{what}; {intact}; mend that and go on with --resume") from error
+            raise UserError(f"{what}; {intact}; fix that and resume with --resume") from error
         finally:
             self.display.stop()
             if self.journal:
                 self.journal.close()
-        self.checkpoints.close()
         return 0
 
-    def _headline(self, start: int) -> str:
+    def _headline(self) -> str:
         setup, facts = self.setup, self.setup.facts
-        resumed = f", resumed behind step {start:,}" if start else ""
+        resumed = f", resumed after step {self.start:,}" if self.start else ""
         steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
-        data = f"{facts.images:,} images and {len(self.test):,} to test, {facts.num_classes} classes"
+        data = f"{facts.images:,} training and {len(self.test):,} test images, {facts.num_classes} classes"
         return (
             f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
             f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
         )
 
-    def _steps(self, state: TrainState, start: int, interruption: Interruption) -> TrainState:
-        setup, per_epoch = self.setup, self.setup.steps_per_epoch
+    def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
+        setup, per_epoch, start = self.setup, self.setup.steps_per_epoch, self.start
         every = self.config.checkpoint_every or per_epoch
         batches = setup.training_batches(self.source, start)
         for step in range(start + 1, setup.total_steps + 1):
@@ -179,29 +172,27 @@ class Run:
         began = time.monotonic()
         try:
             state, metrics = self.setup.train_step(state, batch)
-        except ValueError as error:  # of tracing, such as a norm of a single value
-            raise UserError(f"a step on images of {batch['image'].shape} is not possible: {error}") from error
-        self._stepped = True
+        except ValueError as error:  # from tracing, such as a norm over a single value
+            raise UserError(f"cannot train on images of shape {batch['image'].shape}: {error}") from error
+        self.stepped = True
         self.display.say(f"compiled in {duration(time.monotonic() - began)}")
         self.display.start()
         return state, metrics
 
     def _profile(self, step: int) -> None:
-        """Traces ten steps of this process once the pipeline is full, if asked to."""
+        """With --profile, traces ten steps of this process once the pipeline is full."""
         if not self.config.profile or not self.first:
             return
         if step == PROFILED[0]:
-            jax.profiler.start_trace(self.workdir / "profile")
+            jax.profiler.start_trace(self.workdir.profile)
         elif step == PROFILED[1]:
             for done in self.backlog.all():
                 self._record(*done)
             jax.profiler.stop_trace()
-            self.display.say(
-                f"trace of ten steps written; look at it with\n  xprof --logdir {self.workdir / 'profile'}"
-            )
+            self.display.say(f"Trace of ten steps written. To view it:\n  xprof --logdir {self.workdir.profile}")
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes in the metrics of one step, in order."""
+        """Records the metrics of one step; steps come in order."""
         if not metrics["finite"] and self.config.on_nan == "stop":
             raise self._not_finite(step, metrics)
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
@@ -240,11 +231,11 @@ class Run:
     def _not_finite(self, step: int, metrics: dict[str, float]) -> UserError:
         self.checkpoints.wait()
         steps = self.checkpoints.steps
-        good = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        good = f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
         return UserError(
             f"the loss or gradient of step {step} is not finite (loss {metrics['loss']}, gradient norm "
             f"{metrics['gradient_norm']}, learning rate {metrics['learning_rate']:.3g}); {good} in "
-            f"{self.checkpoints.directory}; lower --learning-rate, or leave such updates out with --on-nan skip"
+            f"{self.checkpoints.directory}; lower --learning-rate, or skip such updates with --on-nan skip"
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
@@ -280,7 +271,7 @@ class Run:
         self._plot()
 
     def _export(self, arrays: dict[str, jax.Array], weights: str, accuracy: float, step: int) -> None:
-        """The weights under torchvision's names, with what one needs to use them."""
+        """Writes the weights under torchvision's names, with preprocessing and class names."""
         if not self.first:
             return
         config = self.setup.config
@@ -290,10 +281,7 @@ class Run:
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }
-        write_checkpoint(self.best_path(weights), to_torch(self.setup.network.model(arrays)), metadata)
-
-    def best_path(self, weights: str) -> Path:
-        return self.workdir / ("best.safetensors" if weights == "model" else "best_ema.safetensors")
+        write_checkpoint(self.workdir.weights(weights), to_torch(self.setup.network.model(arrays)), metadata)
 
     def _save(self, state: TrainState) -> None:
         self.progress.seconds = self._seconds()
@@ -301,15 +289,15 @@ class Run:
 
     def _plot(self, *, now: bool = False) -> None:
         if self.first and (now or time.monotonic() - self._plotted > PLOT_SECONDS):
-            plot_curves({self.setup.config.recipe: read_metrics(self.workdir)}, self.workdir / "curves.png")
+            plot_curves({self.setup.config.recipe: read_metrics(self.workdir)}, self.workdir.curves)
             self._plotted = time.monotonic()
 
     def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
-        self.checkpoints.close()
+        self.checkpoints.wait()
         self._plot(now=True)
         command = f"{invocation()} --resume --workdir {shlex.quote(str(self.workdir))}"
         command += " --distributed" if self.config.distributed else ""
-        self.display.say(f"stopped and saved behind step {int(state['step']):,}; go on with\n  {command}")
+        self.display.say(f"Saved after step {int(state['step']):,}. To resume:\n  {command}")
         return interruption.exit_status
 
     def _finish(self, state: TrainState) -> None:
@@ -324,10 +312,10 @@ class Run:
         if last:
             self.display.say(
                 f"test accuracy {last[-1]['accuracy']:.2%} ({best}) after {duration(self.progress.seconds)}\n"
-                f"  weights     {', '.join(str(self.best_path(name)) for name in self.progress.best)}\n"
-                f"  checkpoint  {self.workdir / 'checkpoints' / str(self.checkpoints.steps[-1])}\n"
-                f"  metrics     {self.workdir / 'metrics.jsonl'}\n"
-                f"  curves      {self.workdir / 'curves.png'}"
+                f"  weights     {', '.join(str(self.workdir.weights(name)) for name in self.progress.best)}\n"
+                f"  checkpoint  {self.workdir.checkpoints / str(self.checkpoints.steps[-1])}\n"
+                f"  metrics     {self.workdir.metrics}\n"
+                f"  curves      {self.workdir.curves}"
             )
 
 
@@ -335,11 +323,11 @@ def train(config: TrainConfig, console: Console) -> int:
     """Runs a configuration to its end; returns the exit status.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: for anything that the user can fix.
     """
-    config = choose_workdir(resolve(config))
+    config, workdir = choose_workdir(resolve(config))
     if config.run.resume:
-        check_same_run(config)
+        workdir.check_same_run(config)
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
@@ -347,11 +335,39 @@ def train(config: TrainConfig, console: Console) -> int:
     # Many hosts would all prepare a data set at once, in the same place.
     open_split = partial(open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed)
     source, test = open_split("train"), open_split("test")
-    steps_per_epoch(source, config.batch_size)
-    if config.run.resume:
-        assert config.run.workdir is not None
-        check_same_data(config.run.workdir, source)
     setup = Setup(config, mesh, facts_of(source))
+    if config.run.resume:
+        workdir.check_same_data(source)
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
-    return Run(setup, source, test, console).execute()
+    return _train_in(workdir, setup, source, test, console)
+
+
+def _train_in(workdir: Workdir, setup: Setup, source: Source, test: Source, console: Console) -> int:
+    config, first = setup.config, jax.process_index() == 0
+    claims = first and not config.run.resume
+    state = setup.state(setup.initial_arrays())  # most mistakes in the settings show here, before anything is written
+    if claims:
+        workdir.claim(config, source)
+    run = None
+    with workdir.locked() if first else nullcontext():
+        try:
+            with Checkpoints(workdir.checkpoints, config.run.keep) as checkpoints:
+                progress = Progress()
+                if config.run.resume and (restored := checkpoints.restore(state)):
+                    state, saved = restored
+                    progress = Progress(**{name: x for name, x in saved.items() if name != "fingerprint"})
+                run = Run(
+                    setup,
+                    source,
+                    test,
+                    console,
+                    workdir=workdir,
+                    checkpoints=checkpoints,
+                    progress=progress,
+                    start=int(state["step"]),
+                )
+                return run.execute(state)
+        finally:
+            if claims and not (run and run.stepped):
+                workdir.release()

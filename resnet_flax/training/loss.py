@@ -1,4 +1,4 @@
-"""Losses over logits and soft targets, and what the device does to a batch before the model sees it."""
+"""Losses over logits and soft targets, and the preprocessing of a batch on the device."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from resnet_flax.training.config import LossConfig
 def make_loss(config: LossConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(logits (N, classes), targets (N, classes)) -> the mean loss.
 
-    Cross-entropy is averaged over the batch, as `torch.nn.CrossEntropyLoss`; binary cross-entropy over batch and
-    classes, as `torch.nn.BCEWithLogitsLoss`. Label smoothing spreads its share evenly over all classes
+    Cross-entropy is averaged over the batch, as in `torch.nn.CrossEntropyLoss`; binary cross-entropy over batch and
+    classes, as in `torch.nn.BCEWithLogitsLoss`. Label smoothing spreads its share uniformly over all classes
     (arXiv:1512.00567, section 7).
     """
 
@@ -38,9 +38,12 @@ def make_loss(config: LossConfig) -> Callable[[jax.Array, jax.Array], jax.Array]
 def make_prepare(
     config: LossConfig, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]:
-    """(key, {"image" uint8, "label"}) -> (images (N, H, W, C), targets (N, classes)): what the device does to a batch.
+    """(key, {"image": uint8 (N, H, W, C), "label": int (N,)}) -> (images (N, H, W, C), targets (N, classes)).
 
-    In the order of torchvision's references: normalise, erase, mix.
+    It normalises, erases and mixes, in the order of torchvision's references.
+
+    Args:
+        mean, std: one per channel, or one for all; of images in [0, 1].
     """
 
     def prepare(key: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""When a batch does not fit: which one would."""
+"""Which batch size would fit into memory when one does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_flax.training.sharding import abstract
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether XLA could not allocate what a program needs."""
+    """Whether XLA could not allocate the memory that a program needs; by the status code in its message."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -20,18 +20,18 @@ def batch_that_fits(batch_size: int, parts: int, *, fixed: int, per_batch: int, 
     """The largest multiple of `parts` whose step fits into `limit` bytes; 0 if none does.
 
     Args:
-        batch_size: the one that needed `per_batch` bytes beside the `fixed` ones of the state, on each device.
+        batch_size: one that needs `per_batch` bytes on each device, besides the `fixed` bytes of the state.
         parts: devices times micro-batches.
-        limit: bytes of a device. A tenth is left for fragmentation.
+        limit: bytes of a device, of which a tenth is left free for fragmentation.
     """
     room = 0.9 * limit - fixed
     return max(int(room / per_batch * batch_size) // parts * parts, 0)
 
 
 def out_of_memory(setup: Setup, state: Any, batch: Any) -> UserError:
-    """The sentence for a step that did not fit, from what XLA says that the step needs."""
+    """The error for a step that did not fit, with XLA's figure for the memory it needs."""
     config = setup.config
-    message = f"a batch of {config.batch_size} does not fit into the memory of {setup.mesh.devices.flat[0].device_kind}"
+    message = f"a batch of {config.batch_size} does not fit in the memory of {setup.mesh.devices.flat[0].device_kind}"
 
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     memory = setup.train_step.lower(*abstract((state, batch))).compile().memory_analysis()
@@ -42,5 +42,5 @@ def out_of_memory(setup: Setup, state: Any, batch: Any) -> UserError:
         fits = batch_that_fits(config.batch_size, parts, fixed=fixed, per_batch=memory.temp_size_in_bytes, limit=limit)
         message += f" ({(fixed + memory.temp_size_in_bytes) / 1e9:.1f} of {limit / 1e9:.1f} GB)"
     if fits:
-        return UserError(f"{message}; --batch-size {fits} would, or as many --accumulate steps as make up for it")
+        return UserError(f"{message}; use --batch-size {fits}, or --accumulate")
     return UserError(f"{message}; use a smaller --batch-size, --dtype bfloat16, or --accumulate")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from resnet_flax.errors import UserError
 from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.state import Network, match_paths
 
@@ -17,9 +19,9 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 def make_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch: int) -> Schedule:
     """step -> learning rate.
 
-    The warm-up rises linearly from `warmup_start` times the learning rate; what follows runs over the remaining epochs.
-    With `schedule_unit="epoch"` the rate changes between epochs only, as torchvision's references have it; its
-    `LinearLR` followed by `StepLR`, `CosineAnnealingLR` or `PolynomialLR` gives the same values.
+    The warm-up rises linearly from `warmup_start` times the learning rate; the schedule covers the remaining epochs.
+    With `schedule_unit="epoch"` the rate changes only between epochs and equals that of torchvision's references:
+    `LinearLR` followed by `StepLR`, `CosineAnnealingLR` or `PolynomialLR`.
     """
     end, unit = config.end_factor * learning_rate, config.schedule_unit
     warmup, step_length = config.warmup_epochs * steps_per_epoch, config.step_epochs * steps_per_epoch
@@ -28,13 +30,11 @@ def make_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch:
         case "constant":
             main = optax.constant_schedule(learning_rate)
         case "step":
-            # By comparison: of a quotient, rounded, the whole part may come too late.
+            # By comparing steps: the integer part of a rounded quotient may change one step late.
             falls = dict.fromkeys(range(step_length, span + 1, step_length), config.step_factor)
             main = optax.piecewise_constant_schedule(learning_rate, falls)
         case "cosine":
             main = optax.cosine_decay_schedule(learning_rate, span, alpha=config.end_factor)
-        case "linear":
-            main = optax.polynomial_schedule(learning_rate, end, 1, span)
         case "poly":
             main = optax.polynomial_schedule(learning_rate, end, config.poly_power, span)
     if warmup:
@@ -50,9 +50,9 @@ def make_schedule(config: ScheduleConfig, learning_rate: float, steps_per_epoch:
 def scale_by_learning_rate(
     schedule: Schedule, multipliers: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
-    """Turns directions into updates, -rate * multiplier * direction, at the training state's own step.
+    """Turns directions into updates, -rate * multiplier * direction, at the step of the training state.
 
-    Unlike optax's, it keeps no count, so that a step whose update is skipped cannot put the two out of line.
+    Unlike optax's it keeps no counter of its own, which would fall behind where an update is skipped.
     """
 
     def update(updates, state, params=None, *, step=0, **_):
@@ -65,7 +65,10 @@ def scale_by_learning_rate(
 
 
 def decay_mask(network: Network, no_decay: tuple[str, ...]) -> dict[str, bool]:
-    """Which trained parameters decay; `no_decay` may name "norm" (scale and bias of norms) and "bias" (all others)."""
+    """{path: whether it decays} for the trained parameters.
+
+    `no_decay` may contain "norm" (scale and bias of norms) and "bias" (all other biases).
+    """
 
     def kind(path: str) -> str:
         module, _, leaf = path.rpartition(".")
@@ -75,36 +78,67 @@ def decay_mask(network: Network, no_decay: tuple[str, ...]) -> dict[str, bool]:
     return {path: kind(path) not in no_decay for path in network.parameters if path not in network.frozen}
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What an optimiser's chain is built from.
+
+    Attributes:
+        decay: adds weight decay to what it is given; empty without weight decay.
+        rate: multiplies by the learning rate, and the sign.
+        trusted: {path: whether the layer-wise optimisers scale its update by a trust ratio}.
+    """
+
+    config: OptimizerConfig
+    decay: tuple[optax.GradientTransformation, ...]
+    rate: optax.GradientTransformation
+    trusted: dict[str, bool]
+
+    @property
+    def adam(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(*self.config.betas, eps=self.config.epsilon)
+
+    def trace(self, *, nesterov: bool = False) -> optax.GradientTransformation:
+        return optax.trace(self.config.momentum, nesterov=nesterov)
+
+    def trust(self, coefficient: float = 1.0) -> optax.GradientTransformation:
+        return optax.masked(optax.scale_by_trust_ratio(trust_coefficient=coefficient), self.trusted)
+
+
+# Decay before a direction is coupled (added to the gradient, as in PyTorch's SGD and Adam), decay after it decoupled
+# (multiplied by the learning rate only, as in AdamW).
+OPTIMIZERS: dict[str, Callable[[Parts], tuple[optax.GradientTransformation, ...]]] = {
+    "sgd": lambda parts: (*parts.decay, optax.identity(), parts.rate),  # the identity is part of stored states
+    "momentum": lambda parts: (*parts.decay, parts.trace(), parts.rate),
+    "nesterov": lambda parts: (*parts.decay, parts.trace(nesterov=True), parts.rate),
+    "adam": lambda parts: (*parts.decay, parts.adam, parts.rate),
+    "adamw": lambda parts: (parts.adam, *parts.decay, parts.rate),
+    # You et al., arXiv:1904.00962, without trust ratios for norms and biases.
+    "lamb": lambda parts: (parts.adam, *parts.decay, parts.trust(), parts.rate),
+    # You et al., arXiv:1708.03888: the trust ratio covers gradient and decay, and momentum accumulates scaled updates.
+    "lars": lambda parts: (*parts.decay, parts.trust(parts.config.trust_coefficient), parts.rate, parts.trace()),
+}
+"""{name: the chain between clipping and the update}. A new one also goes into the choices of `OptimizerConfig`."""
+
+
 def make_optimizer(
     config: OptimizerConfig, schedule: Schedule, network: Network
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser of flat dicts {path: array}; its `update` also takes `step`, the training state's.
-
-    Weight decay is coupled (added to the gradient, as in PyTorch's SGD and Adam) or decoupled (multiplied by the
-    learning rate only, as in AdamW). LARS: You et al., arXiv:1708.03888, without trust ratios for norms and biases.
-    LAMB: You et al., arXiv:1904.00962.
+    """The optimiser of flat dicts {path: array}; its `update` also takes `step`, that of the training state.
 
     Raises:
-        UserError: if a pattern of `learning_rate_multipliers` matches no parameter.
+        UserError: for an unknown optimiser, or a pattern of `learning_rate_multipliers` that matches no parameter.
     """
-    mask = decay_mask(network, config.no_decay)
-    trusted = decay_mask(network, ("norm", "bias"))
+    if config.optimizer not in OPTIMIZERS:
+        raise UserError(f"no optimizer {config.optimizer!r}; the optimizers are {', '.join(OPTIMIZERS)}")
     multipliers: dict[str, float] = {}
     for pattern, factor in config.learning_rate_multipliers:
         multipliers.update(dict.fromkeys(match_paths(pattern, network.parameters), factor))
-
-    name = config.optimizer
-    rate = scale_by_learning_rate(schedule, multipliers)
-    decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if name == "lars":
-        # The trust ratio acts on gradient and decay together, and the momentum on what the rate has scaled.
-        trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient), trusted)
-        return optax.chain(*clip, *decay, trust, rate, optax.trace(config.momentum))
-
-    momentum = optax.trace(config.momentum, nesterov=name == "nesterov")
-    adam = optax.scale_by_adam(*config.betas, eps=config.epsilon)
-    direction = {"sgd": optax.identity(), "momentum": momentum, "nesterov": momentum}.get(name, adam)
-    parts = [direction, *decay] if config.decay_is_decoupled else [*decay, direction]
-    trust = [optax.masked(optax.scale_by_trust_ratio(), trusted)] if name == "lamb" else []
-    return optax.chain(*clip, *parts, *trust, rate)
+    mask = decay_mask(network, config.no_decay)
+    parts = Parts(
+        config,
+        decay=(optax.add_decayed_weights(config.weight_decay, mask),) if config.weight_decay else (),
+        rate=scale_by_learning_rate(schedule, multipliers),
+        trusted=decay_mask(network, ("norm", "bias")),
+    )
+    clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
+    return optax.chain(*clip, *OPTIMIZERS[config.optimizer](parts))

@@ -1,4 +1,4 @@
-"""curves.png, and several runs in one picture; confusion matrices."""
+"""Plots: curves.png, several runs in one figure, confusion matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _figure(columns: int, size: tuple[float, float]):
 def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
     """Loss, accuracy and learning rate over epochs from the rows of metrics.jsonl, one or more runs.
 
-    Training is drawn thin, evaluation bold with a point per evaluation.
+    Training is a thin line, evaluation a thick one with a marker per evaluation.
     """
     figure, (loss, accuracy, rate) = _figure(3, (13, 3.8))
     for index, (label, rows) in enumerate(runs.items()):
@@ -56,12 +56,12 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    rows = [row for row in rows if row[key] is not None]  # a step that was left out has no loss
+    rows = [row for row in rows if row[key] is not None]  # a skipped step has no loss
     return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """The confusion matrix (classes, classes), rows as shares of the true class; numbers up to 20 classes."""
+    """The confusion matrix (classes, classes), rows as fractions of the true class; with counts up to 20 classes."""
     classes = len(confusion)
     side = min(max(4.5, 0.5 * classes + 2), 14)
     figure, (axis,) = _figure(1, (side + 1, side))
@@ -80,7 +80,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
 
 
 def _save(figure, path: Path) -> None:
-    """Through a temporary name, so that who looks at it never finds half a picture."""
+    """Writes to a temporary name first, so that the file is complete whenever it is opened."""
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, bbox_inches="tight")
     temporary.replace(path)

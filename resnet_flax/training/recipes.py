@@ -1,4 +1,4 @@
-"""Every recipe, in one place: its settings, where they come from, and what to expect of them."""
+"""All recipes: their settings, where these come from, and the results to expect."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class Recipe:
     Attributes:
         config: the settings; every field can be overridden on the command line.
         source: where they were published.
-        result: what they are expected to reach.
-        scaling: how learning rate and batch size go together.
+        result: the accuracy to expect.
+        scaling: how the learning rate depends on the batch size.
         data: (training images, channels, classes) of the data set, for a dry run without it.
+        image_size: (height, width) of its images, if all have the same.
     """
 
     config: TrainConfig
@@ -33,10 +34,11 @@ class Recipe:
     result: str
     scaling: str
     data: tuple[int, int, int]
+    image_size: tuple[int, int] | None = None
 
 
 LINEAR = "learning rate proportional to the batch size (arXiv:1706.02677)"
-UNSCALED = "none known, the settings are for this batch size"
+UNSCALED = "no known rule: the settings are for this batch size"
 
 IMAGENET = (1_281_167, 3, 1000)
 FASHION_MNIST = (60_000, 1, 10)
@@ -46,7 +48,7 @@ _IMAGENET = "tfds:imagenet2012"
 
 
 def _unaugmented(data: str, size: int) -> DataConfig:
-    """Images resized to `size` and scaled to [0, 1], nothing else."""
+    """Images resized to `size` and scaled to [0, 1], without normalisation or augmentation."""
     return DataConfig(
         data=data,
         train_transform=SmallImageTransform(size, padding=0, flip=0.0),
@@ -73,8 +75,8 @@ _RECIPES = (
             schedule=ScheduleConfig(epochs=6, schedule="cosine"),
             run=RunConfig(log_every=11),
         ),
-        source="this project's own: scikit-learn's 8x8 digits at 16x16, a fifth of them for testing",
-        result="97 % or more within two minutes on 2 CPU cores",
+        source="this project: scikit-learn's 8x8 digits at 16x16, with a fifth of them as test set",
+        result="at least 97 % in two minutes on 2 CPU cores",
         scaling=UNSCALED,
         data=(1_438, 1, 10),
     ),
@@ -123,10 +125,11 @@ _RECIPES = (
             optimizer=OptimizerConfig("momentum", learning_rate=0.1, weight_decay=5e-4),
             schedule=ScheduleConfig(epochs=200, schedule="cosine", schedule_unit="epoch"),
         ),
-        source="the settings that kuangliu/pytorch-cifar made common",
+        source="the settings popularised by kuangliu/pytorch-cifar",
         result="about 95 %",
         scaling=LINEAR,
         data=(50_000, 3, 10),
+        image_size=(32, 32),
     ),
     Recipe(
         TrainConfig(
@@ -142,7 +145,7 @@ _RECIPES = (
             schedule=ScheduleConfig(epochs=10),
             run=RunConfig(log_every=10),
         ),
-        source="a PyTorch exercise: torchvision's ResNet-18, a new head, the rest frozen; give it --data folder:DIR",
+        source="a PyTorch exercise: torchvision's ResNet-18, frozen, with a new head; use --data folder:DIR",
         result="depends on the images",
         scaling=UNSCALED,
         data=(1_000, 3, 4),
@@ -173,7 +176,7 @@ _RECIPES = (
                 repeats=4,
             ),
             loss=LossConfig(label_smoothing=0.1, mixup=0.2, cutmix=1.0, random_erasing=0.1),
-            # torchvision's 0.99998 is for a decay every image, so to speak: it scales 1 - decay by
+            # torchvision's 0.99998 is not the decay that it uses: it multiplies 1 - decay by
             # GPUs * batch * steps / epochs = 8 * 128 * 32 / 600.
             optimizer=OptimizerConfig(
                 "momentum",
@@ -198,7 +201,7 @@ _RECIPES = (
             batch_size=2048,
             data=DataConfig(
                 data=_IMAGENET,
-                # timm's magnitude 6 of 10 is 18 of torchvision's 30; its noise of 0.5 around it has no counterpart.
+                # timm's magnitude 6 of 10 is 18 of torchvision's 30; its magnitude noise of 0.5 has no equivalent.
                 train_transform=TrainingTransform(
                     160, augment="rand_augment", rand_augment_magnitude=18, interpolation="bicubic"
                 ),
@@ -255,7 +258,7 @@ RECIPES: dict[str, Recipe] = {recipe.config.recipe: recipe for recipe in _RECIPE
 
 
 def scaling_note(config: TrainConfig) -> str | None:
-    """A reminder of the recipe's rule, where the batch size was changed and the learning rate was not."""
+    """A reminder of the recipe's scaling rule, if the batch size was changed and the learning rate was not."""
     recipe = RECIPES[config.recipe]
     preset = recipe.config
     if config.batch_size == preset.batch_size or config.optimizer.learning_rate != preset.optimizer.learning_rate:
@@ -263,6 +266,6 @@ def scaling_note(config: TrainConfig) -> str | None:
     rate = preset.optimizer.learning_rate * config.batch_size / preset.batch_size
     option = f": --learning-rate {rate:.3g}" if recipe.scaling == LINEAR else ""
     return (
-        f"note: a batch of {config.batch_size:,} where the recipe has {preset.batch_size:,}, at the same learning "
-        f"rate; its rule: {recipe.scaling}{option}"
+        f"note: the batch size is {config.batch_size:,}, the recipe's {preset.batch_size:,}, and the learning rate is "
+        f"unchanged; the recipe's rule: {recipe.scaling}{option}"
     )

@@ -1,4 +1,4 @@
-"""How arrays lie on the devices."""
+"""How arrays are laid out on the devices."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis cut into one part per device."""
+    """The first axis split into one part per device."""
     return NamedSharding(mesh, P(AXIS))
 
 
 def abstract(tree: Any, sharding: Sharding | None = None) -> Any:
-    """The shapes and dtypes of `tree` without its values, laid out by `sharding`, or as they are."""
+    """`jax.ShapeDtypeStruct`s of the arrays in `tree`, with the given sharding or that of the arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
 
 
 def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None:
-    """Raises UserError unless the batch can be cut evenly."""
+    """Raises UserError unless the batch splits evenly over devices and micro-batches."""
     parts = devices * accumulate
     if batch_size < 1 or batch_size % parts:
         what = f"{devices} device{'s' * (devices > 1)}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")

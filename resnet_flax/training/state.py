@@ -1,7 +1,7 @@
-"""A model taken apart for the training step: its structure once, its arrays as flat dicts of dotted paths.
+"""A model split for the training step: its structure once, its arrays as flat dicts of dotted paths.
 
-`{"layer1.0.conv1.kernel": array, ...}` is the cheapest pytree to dispatch, and its names serve patterns (freezing,
-learning-rate groups), checkpoints and messages alike.
+`{"layer1.0.conv1.kernel": array, ...}` is the cheapest pytree to dispatch, and patterns (for freezing and learning-rate
+groups), checkpoints and messages use its names.
 """
 
 from __future__ import annotations
@@ -24,43 +24,46 @@ TrainState = dict[str, Any]
 
 
 def match_paths(pattern: str, paths: Iterable[str]) -> set[str]:
-    """The dotted paths that the regular expression `pattern` matches from their beginning.
+    """The dotted paths that the regular expression `pattern` matches from their start.
 
     Raises:
-        UserError: for an invalid pattern, or one that matches nothing; the message has the nearest names.
+        UserError: for an invalid pattern, or one that matches nothing, with the closest names.
     """
     paths = list(paths)
     try:
-        found = {path for path in paths if re.match(pattern, path)}
+        matches = {path for path in paths if re.match(pattern, path)}
     except re.error as error:
         raise UserError(f"the path pattern {pattern!r} is not a regular expression: {error}") from error
-    if not found:
+    if not matches:
         modules = sorted({path.rpartition(".")[0] for path in paths} | {path.split(".")[0] for path in paths})
         near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.4) or sorted({p.split(".")[0] for p in paths})
         raise UserError(f"the path pattern {pattern!r} matches no parameter; did you mean {', '.join(near)}?")
-    return found
+    return matches
 
 
 class Network:
-    """The structure of an NNX model, which with its arrays gives the model back, in train or eval mode.
+    """The structure of an NNX model, from which `model` rebuilds it with given arrays, in train or eval mode.
 
     Attributes:
-        order: dotted paths of all arrays in the order of definition, which is nearly that of the forward pass.
-        parameters, statistics: those of either kind.
+        order: dotted paths of all arrays in the order of definition, which is close to that of the forward pass.
+        parameters, statistics: the paths of either kind.
         frozen: the parameters that are not trained.
         live_statistics: the statistics that change in train mode.
 
     Args:
         model: an NNX module; its variables may be abstract (`nnx.eval_shape`). It is left in eval mode.
         freeze: regular expressions over parameter paths (`match_paths`).
-        train_frozen_statistics: whether frozen norms keep updating their statistics and normalise by the batch's.
+        train_frozen_statistics: whether frozen norms normalise by batch statistics and keep updating the running ones.
+
+    Raises:
+        UserError: if a pattern matches nothing, or no parameter is left to train.
     """
 
     def __init__(self, model: nnx.Module, freeze: Sequence[str] = (), *, train_frozen_statistics: bool = False):
-        found = leaves(model)
-        self.order = tuple(leaf.path for leaf in found)
-        self.parameters = tuple(leaf.path for leaf in found if isinstance(leaf.variable, nnx.Param))
-        self.statistics = tuple(leaf.path for leaf in found if isinstance(leaf.variable, nnx.BatchStat))
+        arrays = leaves(model)
+        self.order = tuple(leaf.path for leaf in arrays)
+        self.parameters = tuple(leaf.path for leaf in arrays if isinstance(leaf.variable, nnx.Param))
+        self.statistics = tuple(leaf.path for leaf in arrays if isinstance(leaf.variable, nnx.BatchStat))
         self.frozen = frozenset().union(*(match_paths(pattern, self.parameters) for pattern in freeze))
         if len(self.frozen) == len(self.parameters):
             raise UserError(f"freezing {', '.join(map(repr, freeze))} leaves no parameter to train")
@@ -85,10 +88,10 @@ class Network:
         return {name: flat[name].get_value() for name in self.order}
 
     def model(self, arrays: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> Any:
-        """The model with these arrays: in train mode if there is a `key`, which its random layers draw from."""
+        """The model with these arrays; in train mode if there is a `key`, for its random layers."""
         values = {self._paths[name]: array for name, array in arrays.items()}
         for index, name in enumerate(sorted(self._streams)):
-            # Each random layer has a stream of its own: (count, key).
+            # Each random layer has its own stream: (count, key).
             draw = jnp.zeros((), jnp.uint32) if name.endswith("count") else None
             stream = jax.random.key(0) if key is None else jax.random.fold_in(key, index)
             values[self._paths[name]] = stream if draw is None else draw
@@ -96,7 +99,7 @@ class Network:
         return nnx.merge(graphdef, nnx.from_flat_state(values), copy=True)
 
     def live(self, model: nnx.Module) -> Arrays:
-        """The statistics that the forward pass has changed."""
+        """The statistics that a forward pass in train mode has updated."""
         arrays = self.arrays(model)
         return {name: arrays[name] for name in self.live_statistics}
 
@@ -104,9 +107,9 @@ class Network:
 def create_state(
     network: Network, arrays: Arrays, optimizer: optax.GradientTransformation, *, seed: int, ema: bool = False
 ) -> TrainState:
-    """What a training step takes and returns, and what a checkpoint holds.
+    """The initial training state, which a step takes and returns and a checkpoint stores.
 
-    {"step", "params", "frozen", "statistics", "optimizer", "key"}, and "ema" {"params", "statistics"} if asked for.
+    {"step", "params", "frozen", "statistics", "optimizer", "key"}, and with `ema` also "ema": {"params", "statistics"}.
     """
     params = {name: arrays[name] for name in network.parameters if name not in network.frozen}
     statistics = {name: arrays[name] for name in network.statistics}
@@ -119,7 +122,7 @@ def create_state(
         "key": jax.random.key_data(jax.random.key(seed)),
     }
     if ema:
-        # Copies, because a donated buffer can be given away only once.
+        # Copies, because a buffer can be donated only once.
         state["ema"] = jax.tree.map(jnp.copy, {"params": params, "statistics": statistics})
     return state
 
@@ -131,5 +134,5 @@ def model_arrays(state: TrainState, *, ema: bool = False) -> Arrays:
 
 
 def initial_arrays(network: Network, build: Callable[[], nnx.Module]) -> Arrays:
-    """The arrays of a freshly initialised model, drawn by one compiled program rather than layer by layer."""
+    """The arrays of a newly initialised model, drawn by one compiled program instead of layer by layer."""
     return jax.jit(lambda: network.arrays(build()))()

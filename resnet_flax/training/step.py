@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
+from resnet_flax.training.buckets import Bucket, pack, unpack
 from resnet_flax.training.optimizers import Schedule
 from resnet_flax.training.sharding import AXIS
 from resnet_flax.training.state import Arrays, Network, TrainState
@@ -22,40 +23,8 @@ Metrics = dict[str, jax.Array]
 Prepare = Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Forward = Callable[[Any, jax.Array], jax.Array]
-
-BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel
-
-
-Bucket = tuple[list[str], jax.Array]
-
-
-def pack(arrays: Arrays, order: Sequence[str]) -> list[Bucket]:
-    """The arrays end to end in a few long vectors, each with the names of what it holds.
-
-    The backward pass has the last layer's gradient first. Buckets are therefore filled in reverse of `order`, the
-    layers' own, so that most of them can travel while the rest is still being computed. One all-reduce per array would
-    cost a launch each; one for all of them could begin only at the end (Li et al., "PyTorch Distributed",
-    arXiv:2006.15704, section 3.2).
-    """
-    groups: list[list[str]] = []
-    size = BUCKET_BYTES
-    for name in reversed(order):
-        if size >= BUCKET_BYTES or arrays[groups[-1][0]].dtype != arrays[name].dtype:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += arrays[name].nbytes
-    return [(names, jnp.concatenate([arrays[name].reshape(-1) for name in names])) for names in groups]
-
-
-def unpack(buckets: Sequence[Bucket], like: Arrays) -> Arrays:
-    """The arrays that `pack` laid into buckets, in the shapes of `like`."""
-    arrays: Arrays = {}
-    for names, flat in buckets:
-        ends = np.cumsum([like[name].size for name in names])[:-1]
-        parts = jnp.split(flat, ends)
-        arrays |= {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
-    return arrays
+Gradients = tuple[Arrays, Arrays, Metrics]
+"""(gradients, statistics after the forward pass, loss and accuracy)."""
 
 
 def make_train_step(
@@ -73,134 +42,186 @@ def make_train_step(
     ema_start: int = 0,
     skip_nonfinite: bool = False,
 ) -> Wrapped:
-    """Builds the jitted step (state, batch) -> (state, metrics); the state it is given is donated.
+    """Builds the jitted step (state, batch) -> (state, metrics); it donates the buffers of the state passed in.
 
-    With a mesh the batch is cut over its devices and the state is the same on all of them. Each device normalises by
-    its own batch statistics, unless the model's norms name the axis "data"; gradients and running statistics are
-    averaged.
+    With a mesh, the batch is split over its devices and the state is replicated. Each device normalises by its own
+    batch statistics, unless the model's norms name the axis "data"; gradients and running statistics are averaged.
 
     Args:
         optimizer: of flat dicts; its `update` takes `step`.
         schedule: step -> learning rate, for the metrics.
         loss: (logits (N, classes), targets (N, classes)) -> the mean over the batch.
-        prepare: (key, batch) -> (images (N, H, W, C), targets (N, classes)): what the device does to a batch.
+        prepare: (key, batch) -> (images (N, H, W, C), targets (N, classes)), run on the device.
         forward: (model, images) -> logits (N, classes).
-        accumulate: micro-batches per device, one after the other: the gradients are averaged, and the running
-            statistics updated each time, as a PyTorch loop that calls `backward` that often.
-        ema_decay: average <- decay * average + (1 - decay) * current after every `ema_every` steps; up to step
-            `ema_start` the average is a copy.
-        skip_nonfinite: leave out an update whose loss or gradient is not finite.
+        accumulate: micro-batches per device, one after the other. Gradients are averaged, and running statistics
+            updated once per micro-batch, as in a PyTorch loop that calls `backward` that often.
+        ema_decay: average <- decay * average + (1 - decay) * current after every `ema_every` steps; up to and including
+            step `ema_start` the average is a copy.
+        skip_nonfinite: skip an update whose loss or gradient is not finite.
 
     The metrics are scalars: loss, accuracy, learning_rate, gradient_norm, finite.
     """
-    statistics_sent = [name for name in network.live_statistics if not name.endswith("num_batches_tracked")]
     devices = 1 if mesh is None else mesh.size
-
-    def varying(tree):
-        """Each device's own copy, so that gradients are its own too, and averaged where we say so."""
-        return jax.lax.pcast(tree, AXIS, to="varying") if devices > 1 else tree
-
-    def gradients(params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key):
-        def objective(params: Arrays):
-            model = network.model({**params, **frozen, **statistics}, key=key)
-            logits = forward(model, images)
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            value = loss(logits, targets)
-            accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=value.dtype)
-            return value, ({"loss": value, "accuracy": accuracy}, {**statistics, **network.live(model)})
-
-        (_, (metrics, statistics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-        return grads, statistics, metrics
-
-    def accumulated(params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key):
-        if accumulate == 1:
-            return gradients(params, frozen, statistics, images, targets, key)
-
-        def micro(carry, part):
-            total, statistics, metrics = carry
-            grads, statistics, more = gradients(params, frozen, statistics, *part)
-            return (jax.tree.map(jnp.add, total, grads), statistics, jax.tree.map(jnp.add, metrics, more)), None
-
-        def split(x):
-            return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
-
-        parts = split(images), split(targets), jax.random.split(key, accumulate)
-        dtype = jnp.promote_types(images.dtype, jnp.float32)
-        start = (
-            jax.tree.map(jnp.zeros_like, params),
-            statistics,
-            varying(dict.fromkeys(("loss", "accuracy"), jnp.zeros((), dtype))),
-        )
-        (grads, statistics, metrics), _ = jax.lax.scan(micro, start, parts)
-        grads, metrics = jax.tree.map(lambda total: total / accumulate, (grads, metrics))
-        return grads, statistics, metrics
-
-    def averaged(buckets: list[Bucket]) -> list[Bucket]:
-        if devices > 1:
-            return [(names, jax.lax.psum(flat, AXIS) / devices) for names, flat in buckets]
-        # Nothing to send; the barrier keeps XLA from taking the buckets apart again.
-        return [(names, jax.lax.optimization_barrier(flat)) for names, flat in buckets]
-
-    def counted(statistics: Arrays) -> Arrays:
-        """The norms' counters after this step, in one launch rather than one each."""
-        names = [name for name in network.live_statistics if name not in statistics_sent]
-        if not names:
-            return {}
-        counters = jax.lax.optimization_barrier(jnp.stack([statistics[name] for name in names])) + accumulate
-        return dict(zip(names, counters, strict=True))
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        params, statistics = state["params"], state["statistics"]
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        if devices > 1:
-            key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        prepare_key, model_key = jax.random.split(key)
-        images, targets = prepare(prepare_key, batch)
-        inputs = varying((params, state["frozen"], statistics))
-        grads, changed, metrics = accumulated(*inputs, images, targets, model_key)
-        buckets = pack(grads, [name for name in network.order if name in grads])
-        if devices > 1:
-            small = {**{name: changed[name] for name in statistics_sent}, **metrics}
-            mean = unpack(averaged(pack(small, list(small))), small)
-            changed, metrics = mean, {name: mean[name] for name in metrics}
-        buckets = averaged(buckets)
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(flat)) for _, flat in buckets))
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        # What isn't finite never reaches the parameters. Passing through one operation on whole buckets also has XLA
-        # update all parameters of one shape in one launch, 33 in all for ResNet-50 rather than 160; one that waited
-        # for the norm would have it put off the all-reduces.
-        grads = unpack([(names, jnp.where(jnp.isfinite(flat), flat, 0)) for names, flat in buckets], grads)
-        counters = counted(statistics)
-        statistics = {**statistics, **{name: changed[name] for name in statistics_sent}, **counters}
-
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params, step=state["step"])
-        new = {**state, "params": optax.apply_updates(params, updates), "optimizer": optimizer_state}
-        new |= {"statistics": statistics, "step": state["step"] + 1}
-        if ema_decay is not None:
-            new["ema"] = _averaged(state["ema"], new, ema_decay, ema_every, ema_start)
-
-        if skip_nonfinite:
-            new = {**jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), "step": new["step"]}
-        metrics |= {"learning_rate": schedule(state["step"]), "gradient_norm": norm, "finite": finite}
-        return new, metrics
-
+    average = None if ema_decay is None else MovingAverage(ema_decay, ema_every, ema_start)
+    step = TrainStep(
+        network, optimizer, schedule, loss, prepare, forward, devices, accumulate, average, skip_nonfinite
+    ).step
     if devices > 1:
         step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())
     return jax.jit(step, donate_argnums=0)
 
 
-def _averaged(average: Any, new: TrainState, decay: float, every: int, start: int) -> Any:
-    """The moving average after this step; integer counters are copied."""
-    current = {"params": new["params"], "statistics": new["statistics"]}
-    rate = jnp.where(new["step"] <= start, 1.0, 1.0 - decay)
+@dataclass(frozen=True)
+class MovingAverage:
+    """An exponential moving average of parameters and statistics; see `make_train_step` for the fields."""
 
-    def moved(average):
-        return jax.tree.map(
-            lambda old, now: old + rate.astype(old.dtype) * (now - old) if jnp.issubdtype(old, jnp.inexact) else now,
-            average,
-            current,
+    decay: float
+    every: int
+    start: int
+
+    def after(self, average: Any, new: TrainState) -> Any:
+        """The average after the step that gave `new`; integer counters are copied."""
+        current = {"params": new["params"], "statistics": new["statistics"]}
+        rate = jnp.where(new["step"] <= self.start, 1.0, 1.0 - self.decay)
+
+        def moved(average):
+            return jax.tree.map(
+                lambda old, now: (
+                    old + rate.astype(old.dtype) * (now - old) if jnp.issubdtype(old, jnp.inexact) else now
+                ),
+                average,
+                current,
+            )
+
+        if self.every == 1:
+            return moved(average)
+        return jax.lax.cond(new["step"] % self.every == 0, moved, lambda average: average, average)
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """The step as one of `devices` devices computes it, on its part of the batch; see `make_train_step` for the fields.
+
+    `step` comes first, the parts that it is made of follow in the order in which they run.
+    """
+
+    network: Network
+    optimizer: optax.GradientTransformationExtraArgs
+    schedule: Schedule
+    loss: Loss
+    prepare: Prepare
+    forward: Forward
+    devices: int
+    accumulate: int
+    average: MovingAverage | None
+    skip_nonfinite: bool
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """(state, this device's part of the batch) -> (the next state, metrics), both the same on every device."""
+        params, statistics = state["params"], state["statistics"]
+        prepare_key, model_key = jax.random.split(self.key(state))
+        images, targets = self.prepare(prepare_key, batch)
+        inputs = self.varying((params, state["frozen"], statistics))
+        grads, changed, metrics = self.accumulated(*inputs, images, targets, model_key)
+        buckets = pack(grads, [name for name in self.network.order if name in grads])
+        changed, metrics = self.mean_of_small(changed, metrics)
+        buckets = self.mean(buckets)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(flat)) for _, flat in buckets))
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        # What isn't finite never reaches the parameters. Passing whole buckets through one operation also makes XLA
+        # update all parameters of one shape in one launch, 33 for ResNet-50 instead of 160; an operation that waited
+        # for the norm would make it postpone the all-reduces.
+        grads = unpack([(names, jnp.where(jnp.isfinite(flat), flat, 0)) for names, flat in buckets], grads)
+        counters = self.counted(statistics)
+        statistics = {**statistics, **{name: changed[name] for name in self.averaged_statistics}, **counters}
+        new = self.updated(state, grads, statistics)
+        if self.skip_nonfinite:
+            new = {**jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), "step": new["step"]}
+        metrics |= {"learning_rate": self.schedule(state["step"]), "gradient_norm": norm, "finite": finite}
+        return new, metrics
+
+    def key(self, state: TrainState) -> jax.Array:
+        """This device's random key for this step."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        return jax.random.fold_in(key, jax.lax.axis_index(AXIS)) if self.devices > 1 else key
+
+    def varying(self, tree: Any) -> Any:
+        """Marks replicated arrays as this device's own, so that their gradients stay local until we average them."""
+        return jax.lax.pcast(tree, AXIS, to="varying") if self.devices > 1 else tree
+
+    def accumulated(self, params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key) -> Gradients:
+        """`gradients` of the device's whole batch: the mean over its micro-batches, run one after the other."""
+        if self.accumulate == 1:
+            return self.gradients(params, frozen, statistics, images, targets, key)
+
+        def micro(carry, part):
+            total, statistics, metrics = carry
+            grads, statistics, more = self.gradients(params, frozen, statistics, *part)
+            return (jax.tree.map(jnp.add, total, grads), statistics, jax.tree.map(jnp.add, metrics, more)), None
+
+        def split(x):
+            return x.reshape(self.accumulate, x.shape[0] // self.accumulate, *x.shape[1:])
+
+        parts = split(images), split(targets), jax.random.split(key, self.accumulate)
+        dtype = jnp.promote_types(images.dtype, jnp.float32)
+        start = (
+            jax.tree.map(jnp.zeros_like, params),
+            statistics,
+            self.varying(dict.fromkeys(("loss", "accuracy"), jnp.zeros((), dtype))),
         )
+        (grads, statistics, metrics), _ = jax.lax.scan(micro, start, parts)
+        grads, metrics = jax.tree.map(lambda total: total / self.accumulate, (grads, metrics))
+        return grads, statistics, metrics
 
-    if every == 1:
-        return moved(average)
-    return jax.lax.cond(new["step"] % every == 0, moved, lambda average: average, average)
+    def gradients(self, params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key) -> Gradients:
+        """One forward and backward pass in train mode."""
+
+        def objective(params: Arrays):
+            model = self.network.model({**params, **frozen, **statistics}, key=key)
+            logits = self.forward(model, images)
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            value = self.loss(logits, targets)
+            accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=value.dtype)
+            return value, ({"loss": value, "accuracy": accuracy}, {**statistics, **self.network.live(model)})
+
+        (_, (metrics, statistics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        return grads, statistics, metrics
+
+    @property
+    def averaged_statistics(self) -> list[str]:
+        """The running statistics that differ between devices; the norms' counters do not."""
+        return [name for name in self.network.live_statistics if not name.endswith("num_batches_tracked")]
+
+    def mean_of_small(self, changed: Arrays, metrics: Metrics) -> tuple[Arrays, Metrics]:
+        """The statistics and the metrics averaged over the devices, in buckets of their own."""
+        if self.devices == 1:
+            return changed, metrics
+        small = {**{name: changed[name] for name in self.averaged_statistics}, **metrics}
+        mean = unpack(self.mean(pack(small, list(small))), small)
+        return mean, {name: mean[name] for name in metrics}
+
+    def mean(self, buckets: list[Bucket]) -> list[Bucket]:
+        """Buckets averaged over the devices, one all-reduce each."""
+        if self.devices > 1:
+            return [(names, jax.lax.psum(flat, AXIS) / self.devices) for names, flat in buckets]
+        # Nothing to send; the barrier keeps XLA from taking the buckets apart again.
+        return [(names, jax.lax.optimization_barrier(flat)) for names, flat in buckets]
+
+    def counted(self, statistics: Arrays) -> Arrays:
+        """The norms' counters after this step, in one launch instead of one each."""
+        averaged = self.averaged_statistics
+        names = [name for name in self.network.live_statistics if name not in averaged]
+        if not names:
+            return {}
+        counters = jax.lax.optimization_barrier(jnp.stack([statistics[name] for name in names])) + self.accumulate
+        return dict(zip(names, counters, strict=True))
+
+    def updated(self, state: TrainState, grads: Arrays, statistics: Arrays) -> TrainState:
+        """The state after the optimiser's update, with the moving average if there is one."""
+        params, step = state["params"], state["step"]
+        updates, optimizer_state = self.optimizer.update(grads, state["optimizer"], params, step=step)
+        new = {**state, "params": optax.apply_updates(params, updates), "optimizer": optimizer_state}
+        new |= {"statistics": statistics, "step": step + 1}
+        if self.average is not None:
+            new["ema"] = self.average.after(state["ema"], new)
+        return new

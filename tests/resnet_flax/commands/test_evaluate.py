@@ -34,7 +34,7 @@ def test_evaluation_of_weights(capsys):
     model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
     write_checkpoint("w.safetensors", to_torch(model), {})
     options = ["--evaluate", "--weights", "w.safetensors", "--image-size", "8", "--mean", "0.4", "--std", "0.3"]
-    with pytest.raises(UserError, match="tells 7 classes apart and digits has 10"):
+    with pytest.raises(UserError, match="w.safetensors has 7 classes and digits has 10"):
         run(*options)
     assert run(*options, "--data", "synthetic:8x8x1:7", "--batch-size", "4", "--workdir", "out") == 0
     text = capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_evaluation_of_weights(capsys):
     assert result["loss"] == pytest.approx(float(expected), rel=1e-4)
     assert result["count"] == 7
 
-    # Weights that say nothing of their images are given those of the recipe.
+    # Weights without preprocessing use the recipe's.
     options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "4"]
     assert run(*options, "--workdir", "preset") == 0
     preset = RECIPES["digits"].config.data

@@ -3,6 +3,8 @@
 import importlib.util
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from resnet_flax.compiled import absent_gpu
@@ -171,6 +173,21 @@ def test_aliased_parameters():
 def test_a_text_that_is_no_optimised_program_is_refused():
     with pytest.raises(ValueError, match="optimised, scheduled XLA program"):
         CompiledProgram("module @jit_step {\n}\n")
+
+
+def test_the_text_of_this_jaxlib():
+    """The CPU's programs have the same form: parameters, aliases, loops with their trip counts, fusions, sources."""
+
+    def step(carry, x):
+        total = jax.lax.fori_loop(0, 10, lambda i, y: jnp.sin(y) @ x, carry)
+        return total + 1, total.sum()
+
+    arrays = jnp.ones((16, 16)), jnp.ones((16, 16))
+    compiled = CompiledProgram(jax.jit(step, donate_argnums=0).lower(*arrays).compile().as_text())
+    assert [str(array) for array in compiled.parameters] == ["f32[16,16]", "f32[16,16]"]
+    assert compiled.aliased == {0}
+    assert {10} <= {kernel.times for kernel in compiled.kernels}
+    assert any(kernel.instruction.opcode == "fusion" for kernel in compiled.kernels)
 
 
 @pytest.mark.parametrize("target", ["h200", "h100:8", "h100:1x", ""])

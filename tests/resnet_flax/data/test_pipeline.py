@@ -57,7 +57,7 @@ def same(one, other):
 
 def test_epochs_are_exact_and_fresh():
     source = open_source("synthetic:4x4x1:22")
-    assert steps_per_epoch(source, 5) == 4
+    assert steps_per_epoch(len(source), 5) == 4
     batches = take(training_batches(source, SmallImageTransform(padding=0), batch_size=5, seed=3), 12)
     epochs = np.stack([b["index"] for b in batches]).reshape(3, 20)
     for epoch in epochs:
@@ -190,12 +190,14 @@ def test_damaged_images_are_named_or_replaced_and_counted(folder, tmp_path, capl
     source, test = open_source(f"folder:{root}"), open_source(f"folder:{root}", "val")
     with pytest.raises(CorruptImage, match=r"a/3\.png|b/6\.png"):
         take(training_batches(source, TRANSFORM, batch_size=7, seed=0), 3)
-    with pytest.raises(CorruptImage, match="more than the 1 damaged images allowed"):
+    with pytest.raises(CorruptImage, match="; more damaged images than --skip-corrupt 1; repair them"):
         take(training_batches(source, TRANSFORM, batch_size=7, seed=0, skip_corrupt=1), 6)
     caplog.clear()
     with caplog.at_level(logging.WARNING, "resnet_flax.data"):
         batches = take(training_batches(source, TRANSFORM, batch_size=7, seed=0, skip_corrupt=2), 6)
-    assert [record.message[:22] for record in caplog.records] == ["skipped (1 of at most ", "skipped (2 of at most "]
+    skipped = [record.message for record in caplog.records]
+    assert all(message.startswith("skipped damaged image ") for message in skipped)
+    assert [message[-16:] for message in skipped] == ["(1 of at most 2)", "(2 of at most 2)"]
     assert not {3, 13} & {index for batch in batches for index in batch["index"].tolist()}
     batches = list(evaluation_batches(test, evaluation_transform(9, 9), batch_size=4, skip_corrupt=1))
     assert sum(int(batch["mask"].sum()) for batch in batches) == 14
@@ -254,11 +256,11 @@ def test_one_odd_image_among_records_of_one_size(digits_as_records, monkeypatch,
     [
         ({"batch_size": 33}, "32 images, fewer than one batch of 33"),
         ({"batch_size": 17, "shard_count": 2}, "fewer than one batch of 34"),
-        ({"batch_size": 0}, "batch_size should be at least 1, found 0"),
-        ({"workers": -1}, "workers should be at least 0"),
-        ({"seed": -1}, "seed should be at least 0"),
-        ({"shard_index": 2, "shard_count": 2}, "shard_index should be 0 to 1, found 2"),
-        ({"repeats": 0}, "repeats should be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"workers": -1}, "workers must be at least 0; got -1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"shard_index": 2, "shard_count": 2}, "shard_index must be between 0 and 1; got 2"),
+        ({"repeats": 0}, "repeats must be at least 1"),
     ],
 )
 def test_unusable_arguments_are_refused_at_once(options, message):

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import inspect
 import io
 import pickle
 import shutil
@@ -117,10 +118,10 @@ def break_gzip(folder):
     [
         (break_truncated, r"train-images.*\(12, 4, 6\) bytes.*285"),
         (break_magic, "not an IDX file of unsigned bytes.*00000d03"),
-        (break_count, "12 images and 11 labels"),
+        (break_count, "12 images, but 11 labels"),
         (break_gzip, "cannot read .*train-images"),
         (lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(b""), "starts with nothing"),
-        (lambda folder: (folder / "train-labels-idx1-ubyte").unlink(), "train-labels-idx1-ubyte.*found none"),
+        (lambda folder: (folder / "train-labels-idx1-ubyte").unlink(), "train-labels-idx1-ubyte.*it has none"),
     ],
 )
 def test_unusable_idx_files(tmp_path, breaking, message):
@@ -155,7 +156,7 @@ def test_hidden_files_are_no_data_and_others_are_told_of(tmp_path, capsys):
     source = open_source(f"folder:{tmp_path}")
     assert (len(source), source.class_names) == (9, ("10", "2", "a"))
     assert main(["data", "show", f"folder:{tmp_path}"]) == 0
-    assert "passed over, as no images: 2 .heic, 1 no ending\n" in capsys.readouterr().out
+    assert "ignored, not images: 2 .heic, 1 no extension\n" in capsys.readouterr().out
 
 
 def test_hidden_parents_hide_nothing(tmp_path):
@@ -247,13 +248,13 @@ def single_images(root):
 @pytest.mark.parametrize(
     ("breaking", "split", "message"),
     [
-        (lacking_class, "val", "classes that the training set lacks: zebra"),
-        (empty_class, "train", "no image in class empty"),
+        (lacking_class, "val", "classes that are not in the training set: zebra"),
+        (empty_class, "train", "no images of class empty"),
         (lambda root: shutil.rmtree(root / "val"), "test", "has train/ but no val/"),
         (lambda root: shutil.rmtree(root), "train", "no directory"),
         (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train", "no class folders"),
         (lambda root: None, "dev", "no split 'dev'"),
-        (single_images, "test", "no class has two, one of which could be held back"),
+        (single_images, "test", "a class needs at least two to have one held out"),
     ],
 )
 def test_unusable_folders(tmp_path, breaking, split, message):
@@ -300,7 +301,7 @@ def test_a_folder_written_as_tfds_reads_back_the_same(tmp_path):
 
 def test_a_name_of_tfdss_catalogue_is_refused(tmp_path):
     source = open_source("synthetic:4x4x1:8")
-    with pytest.raises(UserError, match="'mnist' is a set in TFDS's catalogue"):
+    with pytest.raises(UserError, match="'mnist' is in TFDS's catalogue"):
         write_tfds("mnist", tmp_path, {"train": source, "test": source})
 
 
@@ -329,7 +330,7 @@ def test_nothing_is_left_when_the_disk_is_full(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(tfds.core.SequentialWriter, "add_examples", full)
-    with pytest.raises(UserError, match="the disk is full; nothing was left"):
+    with pytest.raises(UserError, match="the disk is full; no files were left"):
         write_tfds("some", tmp_path / "deep" / "er", {"train": open_source("synthetic:4x4x3:5")})
     assert not (tmp_path / "deep").exists()
 
@@ -349,6 +350,22 @@ def test_unknown_and_unprepared_tfds_sets(tmp_path):
         open_source("tfds:cifar10:9.9.9", data_dir=tmp_path)
     with pytest.raises(UserError, match="BuilderConfig foo not found"):
         open_source("tfds:imagenette/foo", data_dir=tmp_path)
+
+
+def test_tfds_interface():
+    """Undocumented in TFDS: what resnet_flax.data.prepare and resnet_flax.data.tfds use of it."""
+    import tensorflow_datasets as tfds
+
+    identity = inspect.signature(tfds.core.dataset_info.DatasetIdentity).parameters
+    assert {"name", "version", "data_dir", "module_name"} <= identity.keys()
+    assert {"builder", "features", "description", "supervised_keys"} <= (
+        inspect.signature(tfds.core.DatasetInfo).parameters.keys()
+    )
+    writer = inspect.signature(tfds.core.SequentialWriter).parameters
+    assert list(writer)[:2] == ["ds_info", "max_examples_per_shard"]
+    assert "file_format" in writer
+    assert {"initialize_splits", "add_examples", "close_all"} <= vars(tfds.core.SequentialWriter).keys()
+    assert isinstance(tfds.core.constants.DATA_DIR, str)
 
 
 def test_preparing_can_be_forbidden(tmp_path):

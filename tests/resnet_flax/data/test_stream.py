@@ -71,3 +71,23 @@ def test_workers_outlive_ctrl_c_and_not_their_parent(tmp_path):
     while any(map(alive, workers)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(alive, workers))
+
+
+def test_grain_interface():
+    """The flags that Grain reads when it starts worker processes, in a program that has parsed none of its own."""
+    script = (
+        "import grain\n"
+        "from absl import flags\n"
+        "from resnet_flax.data.stream import _flags_readable\n"
+        "def readable():\n"
+        "    try:\n"
+        "        return flags.FLAGS.grain_enable_multiprocess_worker_profiling\n"
+        "    except flags.UnparsedFlagAccessError:\n"
+        "        return None\n"
+        "print(readable())\n"
+        "with _flags_readable():\n"
+        "    print(readable())\n"
+        "print(readable())\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stdout.split() == ["None", "False", "None"]

@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import signal
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ def test_a_damaged_one_is_skipped_with_a_warning(saved, damage, caplog):
     assert_state(restored, 2)
     assert steps == [2]
     assert "skipped the damaged checkpoint of step 3" in caplog.text
-    # The run goes on and writes that step anew.
+    # The run continues and writes that step again.
     checkpoints = Checkpoints(saved, keep=2)
     checkpoints.save(state_at(3), {"best": 0.3})
     checkpoints.close()
@@ -109,6 +110,18 @@ def test_damage_to_many_arrays_is_one_sentence(tmp_path, caplog):
     checkpoints.close()
     gc.collect()
     assert not caplog.records, caplog.text  # and no unraisable exception, which would be a warning
+
+
+def test_nothing_of_the_process_stays_changed(saved):
+    """While checkpoints are open, the tracebacks of abandoned work are hidden; afterwards nothing is."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    hook, filters = sys.unraisablehook, [list(logger.filters) for logger in loggers]
+    first, second = Checkpoints(saved, keep=2), Checkpoints(saved, keep=2)
+    assert sys.unraisablehook != hook
+    first.close()
+    assert sys.unraisablehook != hook
+    second.close()
+    assert (sys.unraisablehook, [list(logger.filters) for logger in loggers]) == (hook, filters)
 
 
 @pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
@@ -137,7 +150,7 @@ def test_all_damaged(saved):
 def test_checkpoints_of_another_network_are_left_alone(saved):
     other = {**state_at(0), "params": {"a.kernel": jnp.zeros((3, 3, 64, 100)), "a.bias": jnp.zeros(8)}}
     checkpoints = Checkpoints(saved, keep=2)
-    with pytest.raises(UserError, match="not of this network .*step 3: .*shape"):
+    with pytest.raises(UserError, match="of another network .*step 3: .*shape"):
         checkpoints.restore(other)
     checkpoints.close()
     gc.collect()
@@ -165,7 +178,7 @@ def test_a_full_disk_is_one_sentence_and_harms_nothing(saved, caplog):
         checkpoints.wait()
 
     try:
-        with pytest.raises(UserError, match=r"step 4 could not be written .* intact \(the last is of step 3\)"):
+        with pytest.raises(UserError, match=r"step 4 could not be written .* intact \(the last is step 3\)"):
             save()
         assert checkpoints.last_whole() == 3
     finally:

@@ -1,7 +1,5 @@
 """Fine-tuning on cached features: the same result as on images, a backbone that stays as it is, and what conflicts."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear
 from resnet_flax.training import setup
 from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.workdir import Workdir
 
 OPTIONS = ["--data", "synthetic:8x8x3:64", "--batch-size", "16", "--epochs", "2", "--log-every", "1"]
 OPTIONS += ["--image-size", "8", "--learning-rate", "0.1"]
@@ -47,7 +46,7 @@ def small(monkeypatch, tmp_path):
 
 def finetune(workdir, *options):
     assert command.main(["finetune", *OPTIONS, "--workdir", workdir, *options]) == 0
-    return read_metrics(Path(workdir)), read_checkpoint(f"{workdir}/best.safetensors").tensors
+    return read_metrics(Workdir(workdir)), read_checkpoint(f"{workdir}/best.safetensors").tensors
 
 
 def test_cached_features_give_what_images_give():
@@ -83,7 +82,10 @@ def test_a_frozen_backbone_stays_as_it_is(options):
         (["--stochastic-depth", "0.1"], "--stochastic-depth"),
         (["--train-frozen-statistics"], "--train-frozen-statistics"),
         (["--skip-corrupt", "1"], "--skip-corrupt"),
-        (["--freeze", "conv1"], r"all but the head frozen, and 2 other parameters are trained \(bn1.scale first\)"),
+        (
+            ["--freeze", "conv1"],
+            r"everything but the head frozen, but 2 other parameters are trained \(bn1.scale is the first\)",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -152,6 +152,6 @@ def test_dry_run_without_the_data(name, capsys, monkeypatch, tmp_path):
     options = ["--dry-run", "--batch-size", "2", "--data-dir", str(tmp_path)]
     assert command.main([name, *options]) == 0
     text = capsys.readouterr().out
-    for word in ("parameters", "steps", "GFLOP", "memory", "compiled", "as published: it is not here"):
+    for word in ("parameters", "steps", "GFLOP", "memory", "compiled", "published figures: the data set is not here"):
         assert word in text
     assert not list(tmp_path.iterdir())

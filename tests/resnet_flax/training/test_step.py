@@ -1,6 +1,8 @@
 """The training step on one device against torch's arithmetic in float64."""
 
 import copy
+import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from parity import to_flax, to_torch
 from resnet_flax.errors import UserError
 from resnet_flax.models import build_model
 from resnet_flax.training.config import LossConfig, OptimizerConfig
+from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import make_optimizer
 from resnet_flax.training.sharding import check_batch_size
@@ -199,6 +202,26 @@ def test_nonfinite_update_is_left_out():
     assert not bool(metrics["finite"])
     assert int(state.pop("step")) == before.pop("step") + 1
     jax.tree.map(np.testing.assert_array_equal, state, before)
+
+
+def test_a_second_call_does_not_compile(caplog):
+    network, state, step = build(ema=True, ema_decay=0.9)
+    evaluate = make_evaluate(network, CLASSES, lambda model, images: model(images))
+
+    def compiled(state, batch):
+        """The state after a step and an evaluation, and the names of what they compiled."""
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            state, _ = step(state, batch)
+            evaluate(model_arrays(state), [{**batch, "mask": np.ones(6, bool)}])
+        names = [re.match(r"Compiling (?:jit\()?(\w+)", record.message) for record in caplog.records]
+        return state, {name.group(1) for name in names if name}
+
+    first, second = batches(2, 6)
+    state, names = compiled(state, first)
+    assert {"step", "add"} <= names
+    state, names = compiled(state, second)
+    assert not names
 
 
 def test_state_is_donated():

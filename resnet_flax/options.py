@@ -1,0 +1,106 @@
+"""Options as fields of dataclasses: their names on the command line, and the range of each beside its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
+
+from resnet_flax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Annotates a number, an optional number or a tuple of numbers: `epochs: Annotated[int, Range(ge=1)]`.
+
+    NaN and infinity are never in range.
+
+    Attributes:
+        ge, gt, le, lt: the value is at least, above, at most, below; None for no limit.
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        """What a value in this range is: "at least 0 and below 1"."""
+        if self.ge is not None and self.le is not None:
+            return f"between {self.ge} and {self.le}"
+        limits = {"at least": self.ge, "above": self.gt, "at most": self.le, "below": self.lt}
+        return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None) or "finite"
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UserError, which calls the value `name`, unless every number in `value` is in range."""
+        wrong = next((number for number in _numbers(value) if number not in self), None)
+        if wrong is not None:
+            finite = "" if math.isfinite(wrong) or str(self) == "finite" else "finite and "
+            raise UserError(f"{name} must be {finite}{self}; got {wrong}")
+
+
+PositiveInt = Annotated[int, Range(ge=1)]
+NonNegativeInt = Annotated[int, Range(ge=0)]
+NonNegative = Annotated[float, Range(ge=0)]
+Fraction = Annotated[float, Range(ge=0, le=1)]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a tree of dataclasses.
+
+    Attributes:
+        path: the names of the fields that lead to it, such as ("data", "train_transform", "crop_size").
+        name: as on the command line, such as "--train-transform.crop-size".
+        ranges: of its annotation.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    value: Any
+    ranges: tuple[Range, ...]
+
+
+def options_of(config: Any) -> list[Option]:
+    """The options that tyro makes of a tree of dataclasses, with their values, in the order of the fields."""
+    return list(_walk(config, (), ""))
+
+
+def _walk(config: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value, metadata = getattr(config, field.name), getattr(hints[field.name], "__metadata__", ())
+        # `tyro.conf.arg(name=...)` renames an option, or with "" drops a group's prefix.
+        renamed = next((mark.name for mark in metadata if getattr(mark, "name", None) is not None), None)
+        name = field.name.replace("_", "-") if renamed is None else renamed
+        here = (*path, field.name)
+        if is_dataclass(value):
+            yield from _walk(value, here, f"{prefix}{name}." if name else prefix)
+        else:
+            ranges = tuple(mark for mark in metadata if isinstance(mark, Range))
+            yield Option(here, f"--{prefix}{name}", value, ranges)
+
+
+def check_ranges(config: Any) -> None:
+    """Raises UserError, which names the option and its range, for the first field of the tree that is out of range."""
+    for option in options_of(config):
+        for allowed in option.ranges:
+            allowed.check(option.name, option.value)

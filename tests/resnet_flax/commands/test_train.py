@@ -1,0 +1,93 @@
+"""The train command: its options, what it refuses, recipes, and comparing runs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from resnet_flax.errors import UserError
+from resnet_flax.training import setup
+from resnet_flax.training.recipes import RECIPES
+from tests.resnet_flax.training.small import OPTIONS, make_folder, run, use_small_network
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    use_small_network(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--accumulate", "3"], "a batch of 16 cannot be split evenly over 1 device x 3 micro-batches"),
+        (["--warmup-epochs", "3"], "--warmup-epochs 3 must be less than --epochs 3"),
+        (["--bce-threshold", "0.2"], "needs --loss binary_cross_entropy"),
+        (["--train-frozen-statistics"], "needs --freeze"),
+        (["--freeze", "conv2"], "'conv2' matches no parameter; did you mean conv1"),
+        (["--std", "0"], "--std must be above 0; got 0.0"),
+        (["--learning-rate", "nan"], "--learning-rate must be finite and at least 0; got nan"),
+        (["--mean", "0.5", "0.5"], "--mean has 2 values, but the images of .* have 1 channel"),
+        (["--batch-size", "65"], "has 64 images, fewer than one batch"),
+        (["--distributed"], "--distributed needs a --workdir"),
+        (["--evaluate"], "--evaluate needs --weights"),
+        (["--target", "h100"], "--target, .* needs --dry-run"),
+        (["--mixup", "inf"], "--mixup must be finite and at least 0; got inf"),
+        (["--mean", "nan"], "--mean must be finite; got nan"),
+        (["--train-transform.flip", "2"], "--train-transform.flip must be between 0 and 1; got 2.0"),
+        (["--eval-transform.crop-size", "0"], "--eval-transform.crop-size must be at least 1; got 0"),
+        (["--learning-rate-multipliers", "fc", "-1"], "--learning-rate-multipliers must be at least 0; got -1.0"),
+        (["--image-size", "0"], "--image-size must be at least 1; got 0"),
+        *(
+            ([f"--{name}", "-1"], f"--{name} must be at least 0; got -1")
+            for name in ("seed", "workers", "skip-corrupt", "warmup-epochs", "train-transform.padding")
+        ),
+        *(
+            ([f"--{name}", "0"], f"--{name} must be at least 1; got 0")
+            for name in ("accumulate", "log-every", "keep", "checkpoint-every", "ema-every", "epochs", "repeats")
+        ),
+    ],
+)
+def test_settings_that_cannot_work(arguments, message):
+    with pytest.raises(UserError, match=message):
+        run("digits", *OPTIONS, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_recipes_are_listed_and_misspelt_names_answered(capsys):
+    assert run("--list") == 0
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()] == list(RECIPES)
+    assert run("--show", "imagenet_v2") == 0
+    assert "--ema-decay 0.9989" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no recipe named 'imagenet_v3'; did you mean imagenet_v2"):
+        run("imagenet_v3")
+    with pytest.raises(SystemExit) as stop:
+        run("digits", "--learnig-rate", "1")
+    assert stop.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_another_batch_size_reminds_of_the_rule(capsys):
+    run("digits", *OPTIONS)
+    assert "the batch size is 16, the recipe's 64, and the learning rate is unchanged" in capsys.readouterr().out
+
+
+def test_comparison(capsys):
+    for name in ("one", "two"):
+        run("digits", *OPTIONS, "--workdir", name)
+    assert run("--compare", "one", "two") == 0
+    assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="three has no run"):
+        run("--compare", "one", "three")
+
+
+def test_weights_for_large_images_where_small_ones_are_asked_for(monkeypatch):
+    monkeypatch.setattr(setup, "create_model", lambda *args, **options: SimpleNamespace(small_images=False))
+    with pytest.raises(UserError, match="w.pth has the stem for large images; add --no-small-images"):
+        run("digits", *OPTIONS, "--weights", "w.pth", "--small-images")
+
+
+def test_one_class_is_none_to_tell_apart():
+    make_folder(classes="a")
+    with pytest.raises(UserError, match="images has only one class"):
+        run("digits", *OPTIONS, "--data", "folder:images", "--batch-size", "8")

@@ -1,0 +1,45 @@
+"""metrics.jsonl and TensorBoard's events: what is dropped on resuming, and a full disk."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from tensorboardX.event_file_writer import EventsWriter
+
+from resnet_flax.training.metrics import Journal, read_metrics
+from resnet_flax.training.workdir import Workdir
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("full", ["rows", "events"])
+def test_a_full_disk_reaches_the_caller_once(tmp_path, full):
+    journal = Journal(Workdir(tmp_path), 0)
+    with Path("/dev/full").open("wb", buffering=0) as device:
+        if full == "rows":
+            journal._file.close()
+            journal._file = io.TextIOWrapper(device, write_through=True)
+        else:
+            journal._events._writer._py_recordio_writer.close()
+            journal._events._writer._py_recordio_writer._writer = device
+        with pytest.raises(OSError, match="No space left"):
+            journal.write("evaluation", 1, loss=1.0)
+        journal.close()
+
+
+def test_rows_after_the_resumed_step_are_dropped(tmp_path):
+    workdir = Workdir(tmp_path)
+    journal = Journal(workdir, 0)
+    for step in (1, 2, 3):
+        journal.write("train", step, loss=float(step))
+    journal.close()
+    with workdir.metrics.open("a") as file:
+        file.write('{"kind": "train", "st')  # cut off when the run was killed
+    Journal(workdir, 2).close()
+    assert [row["step"] for row in map(json.loads, workdir.metrics.read_text().splitlines())] == [1, 2]
+    assert read_metrics(workdir)[-1]["loss"] == 2
+
+
+def test_tensorboard_interface():
+    """Undocumented in tensorboardX: what resnet_flax.training.tensorboard uses of it."""
+    assert {"write_event", "flush", "close"} <= vars(EventsWriter).keys()

@@ -1,0 +1,143 @@
+"""Workdirs: one run each, claimed, locked, and resumed only with the same settings and data."""
+
+import errno
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parity import ParityError
+from resnet_flax.errors import UserError
+from resnet_flax.training import loop, workdir
+from resnet_flax.training.config import ScheduleConfig
+from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.saved_config import as_json, from_json
+from resnet_flax.training.workdir import Workdir
+from tests.resnet_flax.training.small import OPTIONS, make_folder, run, use_small_network
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    use_small_network(monkeypatch, tmp_path)
+
+
+def test_workdirs_are_kept_apart():
+    assert run("digits", *OPTIONS, "--workdir", "one") == 0
+    with pytest.raises(UserError, match="one already has a run; resume it"):
+        run("digits", *OPTIONS, "--workdir", "one")
+    with pytest.raises(UserError, match="other settings .--learning-rate 0.002 there, 0.1 here"):
+        run("--resume", "--workdir", "one", "--learning-rate", "0.1")
+    with pytest.raises(UserError, match="other settings .recipe digits there, cifar10 here; "):
+        run("cifar10", "--resume", "--workdir", "one", *OPTIONS)
+    with pytest.raises(UserError, match="nothing to resume: two has no run"):
+        run("--resume", "--workdir", "two")
+    with pytest.raises(UserError, match="nothing to resume"):
+        run("--resume")
+    assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
+
+
+def test_a_workdir_has_one_run_at_a_time():
+    assert run("digits", *OPTIONS, "--workdir", "one") == 0
+    with Workdir("one").locked(), pytest.raises(UserError, match="another process is training in one"):
+        run("--resume", "--workdir", "one")
+    assert run("--resume", "--workdir", "one") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda train: (train / "a" / "7.png").unlink(), "16 images then, 15 now"),
+        (lambda train: shutil.copytree(train / "a", train / "c"), "16 images then, 24 now; new classes: c"),
+        (lambda train: (train / "b").rename(train / "z"), "missing classes: b; new classes: z"),
+    ],
+)
+def test_resuming_with_other_data_is_refused_and_changes_nothing(change, message):
+    make_folder()
+    assert run("digits", *OPTIONS, "--data", "folder:images", "--batch-size", "8", "--workdir", "here") == 0
+    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+    train = Path("images/train")
+    change(train)
+    for folder in train.iterdir():  # the test set follows
+        (train.parent / "test" / folder.name).mkdir(exist_ok=True)
+        shutil.copy(next(folder.iterdir()), train.parent / "test" / folder.name)
+    if not (train / "b").exists():
+        shutil.rmtree(train.parent / "test" / "b")
+    with pytest.raises(UserError, match=f"has changed since the run in here started .{message}.; restore it, or start"):
+        run("--resume", "--workdir", "here")
+    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_taken_since_it_was_chosen(monkeypatch):
+    """Two runs started at the same time choose the same one, and only one gets it."""
+    chosen = workdir.choose_workdir
+
+    def slow(config):
+        config, here = chosen(config)
+        here.create()
+        here.config.write_text("the other's")
+        return config, here
+
+    monkeypatch.setattr(loop, "choose_workdir", slow)
+    with pytest.raises(UserError, match="another run has just claimed runs/digits-1"):
+        run("digits", *OPTIONS)
+    assert Path("runs/digits-1/config.json").read_text() == "the other's"
+
+
+def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = Path.open
+
+    def open_full(path, mode="r", *args, **options):
+        file = opened(path, mode, *args, **options)
+        if mode != "x":
+            return file
+        file.close()
+        return Full()
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OSError, match="No space left"):
+        run("digits", *OPTIONS, "--workdir", "full")
+    assert not Path("full/config.json").exists()
+
+
+def test_the_saved_configuration_is_the_one_that_was_given():
+    config = RECIPES["imagenet_v2"].config
+    assert from_json(json.loads(json.dumps(as_json(config)))) == config
+
+
+def test_configurations_of_earlier_versions():
+    """A field that is gone is ignored where it did not matter, a schedule that is gone has its equivalent."""
+    config = replace(RECIPES["digits"].config, schedule=ScheduleConfig(schedule="poly", poly_power=1.0))
+    saved = json.loads(json.dumps(as_json(config)))
+    saved["optimizer"]["decoupled_decay"] = None
+    saved["schedule"] |= {"schedule": "linear", "poly_power": 2.0}
+    assert from_json(saved) == config
+    saved["optimizer"]["decoupled_decay"] = True
+    with pytest.raises(UserError, match="decoupled_decay = True, which this version does not support"):
+        from_json(saved)
+
+
+def test_a_workdir_that_cannot_be_made():
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="cannot create the directory file/run: Not a directory; choose another"):
+        run("digits", *OPTIONS, "--workdir", "file/run")
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is():
+    assert run("digits", *OPTIONS) == 0
+    Path("runs/digits-1").rename("runs/good")
+    assert run("--resume") == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["good"]
+
+
+def test_a_name_that_looks_like_a_pattern():
+    with pytest.raises(
+        ParityError, match=r"Orbax cannot read a checkpoint from a path with \[: a\[b\]"
+    ):  # Orbax can write it, but not read it
+        run("digits", *OPTIONS, "--workdir", "a[b]")
