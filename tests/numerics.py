@@ -1,0 +1,133 @@
+"""How far a result may be from the exact one, by rules that hold on any processor.
+
+No tolerance rests on what one machine happened to round. It is one of two:
+
+- a noise floor, as `parity` takes it: the largest error that the reference itself makes, in the precision under test,
+  over several arrangements of the same computation, times the documented `k` of `parity.checks.tolerance.PROFILES`;
+- where a result is a few sums and products, the bound on their rounding errors in any order: `gamma`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parity.checks.tolerance import PROFILES, Noise, relative
+
+TENSORS = "tensors"
+
+
+def torch_noise(module: Any, inputs: np.ndarray, names: Collection[str], precision: str = "float32") -> Noise:
+    """The oracle and floors of a PyTorch network in eval mode, images channels last.
+
+    Args:
+        inputs: (N, H, W, C), or without spatial axes as PyTorch takes them.
+        names: submodules whose outputs to keep, by path; the network's own is "output".
+    """
+    from parity.sides.base import ARRANGEMENTS, torch_layout  # they import torch, which not every test needs
+    from parity.sides.torch import TorchSide
+
+    def tensors(side, **options):
+        run = side.run(torch_layout(inputs), train=False, **options)
+        outputs = run.activations | run.outputs
+        return {TENSORS: {name: np.moveaxis(outputs[name], 1, -1) if outputs[name].ndim > 3 else outputs[name] for name in names}}
+
+    noise = Noise(tensors(TorchSide(module, "float64")))
+    narrow = TorchSide(module, precision)
+    for arrangement in ARRANGEMENTS:
+        noise.add(tensors(narrow, arrangement=arrangement))
+    return noise
+
+
+def assert_close_to_torch(
+    ours: Mapping[str, Any], module: Any, inputs: np.ndarray, precision: str = "float32"
+) -> dict[str, tuple[float, float]]:
+    """Asserts that each of `ours`, {PyTorch path or "output": array}, is within k floors of PyTorch in float64.
+
+    Returns:
+        {name: (our relative error, PyTorch's floor)}.
+    """
+    return assert_within(ours, torch_noise(module, inputs, ours, precision), precision)
+
+
+def assert_within(
+    ours: Mapping[str, Any], noise: Noise, precision: str = "float32", *, alone: bool = False
+) -> dict[str, tuple[float, float]]:
+    """Asserts that arrays are within k floors of the oracle; `alone` if they come from one layer, not a network."""
+    profile = PROFILES[precision]
+    least = profile.least_alone if alone else profile.least
+    oracle, floors = noise.oracle[TENSORS], noise.floors[TENSORS]
+    errors = {name: (relative(array, oracle[name]), floors[name]) for name, array in ours.items()}
+    far = [name for name, (error, floor) in errors.items() if not error <= max(profile.k * floor, least)]
+    assert not far, f"{', '.join(far)}: (error, floor) are {errors}"
+    return errors
+
+
+def assert_as_exact_as(ours: Any, reference: Callable, *arguments: Any, precision: str = "float32") -> None:
+    """Asserts that a tree of arrays is within k floors of a JAX function, computed in float64.
+
+    The floors are `reference`'s own in `precision`: with the arguments (arrays, or trees of them) as they are, with
+    each value moved by one unit in the last place, and with the first argument, and whatever is returned for each of
+    its rows, in another order along the first axis. For bfloat16 only the order changes, since a move would be larger
+    than what is rounded.
+    """
+    with jax.enable_x64(True):
+        oracle = _numbered(reference(*jax.tree.map(lambda array: _cast(array, np.float64), arguments)))
+    noise = Noise({TENSORS: oracle})
+    dtype = jnp.dtype(precision)
+    for arranged, back in _arrangements(jax.tree.map(np.asarray, arguments), moved=precision != "bfloat16"):
+        result = _numbered(reference(*jax.tree.map(lambda array: _cast(array, dtype), arranged)))
+        noise.add({TENSORS: {name: array[back] if len(array) == len(back) else array for name, array in result.items()}})
+    assert_within(_numbered(ours), noise, precision, alone=True)
+
+
+def _arrangements(arguments: tuple, *, moved: bool) -> Iterable[tuple[tuple, np.ndarray]]:
+    """Each with the order that undoes its own."""
+    count = len(jax.tree.leaves(arguments[0])[0])
+    for seed in (None, 0, 1, 2):
+        rng = np.random.default_rng(seed)
+        order = np.arange(count) if seed is None else rng.permutation(count)
+        arranged = jax.tree.map(lambda array, order=order: array[order], arguments[0]), *arguments[1:]
+        if moved and seed is not None:
+            arranged = jax.tree.map(lambda array, rng=rng: _nudged(array, rng), arranged)
+        yield arranged, np.argsort(order)
+
+
+def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if array.dtype != np.float32:
+        return array
+    return np.nextafter(array, np.where(rng.random(array.shape) < 0.5, np.inf, -np.inf).astype(np.float32))
+
+
+def _cast(array: Any, dtype: Any) -> jax.Array:
+    return jnp.asarray(array, dtype if jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating) else None)
+
+
+def _numbered(tree: Any) -> dict[str, np.ndarray]:
+    return {str(number): np.atleast_1d(np.asarray(leaf, np.float64)) for number, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def gamma(operations: int, dtype: Any = np.float32) -> float:
+    """The relative error bound of `operations` roundings in a row, n u / (1 - n u).
+
+    A sum of n products, in any order, fused or not, is off by at most gamma(n) times the sum of their absolute values
+    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
+    """
+    roundings = operations * float(jnp.finfo(dtype).eps) / 2
+    return roundings / (1 - roundings)
+
+
+def assert_rounded(actual: Any, exact: Any, operations: int, size: Any = None, dtype: Any = np.float32) -> None:
+    """Asserts that each value is off by no more than `operations` roundings in `dtype` of something of this `size`.
+
+    Args:
+        exact: in float64; or rounded itself, and then its operations count too.
+        size: the sum of the absolute values of what was added up; by default that of the exact value.
+    """
+    actual, exact = np.asarray(actual, np.float64), np.asarray(exact, np.float64)
+    bound = gamma(operations, dtype) * np.abs(exact if size is None else np.asarray(size, np.float64))
+    excess = np.abs(actual - exact) - bound
+    assert actual.shape == exact.shape, (actual.shape, exact.shape)
+    assert (excess <= 0).all(), f"off by {np.abs(actual - exact).max():.3g}, up to {excess.max():.3g} too much"
