@@ -56,13 +56,17 @@ def assert_within(
     ours: Mapping[str, Any], noise: Noise, precision: str = "float32", *, alone: bool = False
 ) -> dict[str, tuple[float, float]]:
     """Asserts that arrays are within k floors of the oracle; `alone` if they come from one layer, not a network."""
-    profile = PROFILES[precision]
-    least = profile.least_alone if alone else profile.least
     oracle, floors = noise.oracle[TENSORS], noise.floors[TENSORS]
     errors = {name: (relative(array, oracle[name]), floors[name]) for name, array in ours.items()}
-    far = [name for name, (error, floor) in errors.items() if not error <= max(profile.k * floor, least)]
+    far = [n for n, (error, floor) in errors.items() if not error <= tolerance(floor, precision, alone=alone)]
     assert not far, f"{', '.join(far)}: (error, floor) are {errors}"
     return errors
+
+
+def tolerance(floor: float, precision: str = "float32", *, alone: bool = False) -> float:
+    """How large a relative error may be, given the floor of the reference."""
+    profile = PROFILES[precision]
+    return max(profile.k * floor, profile.least_alone if alone else profile.least)
 
 
 def assert_as_exact_as(ours: Any, reference: Callable, *arguments: Any, precision: str = "float32") -> None:
@@ -126,8 +130,24 @@ def assert_rounded(actual: Any, exact: Any, operations: int, size: Any = None, d
         exact: in float64; or rounded itself, and then its operations count too.
         size: the sum of the absolute values of what was added up; by default that of the exact value.
     """
-    actual, exact = np.asarray(actual, np.float64), np.asarray(exact, np.float64)
+    actual = np.asarray(actual, np.float64)
+    exact = np.broadcast_to(np.asarray(exact, np.float64), actual.shape)
     bound = gamma(operations, dtype) * np.abs(exact if size is None else np.asarray(size, np.float64))
     excess = np.abs(actual - exact) - bound
-    assert actual.shape == exact.shape, (actual.shape, exact.shape)
     assert (excess <= 0).all(), f"off by {np.abs(actual - exact).max():.3g}, up to {excess.max():.3g} too much"
+
+
+def assert_rounded_once(actual: Any, exact: Any, operations: int, size: Any, dtype: Any) -> None:
+    """As `assert_rounded` with so many roundings in float32 of something of this size, and one more to `dtype`."""
+    exact = np.asarray(exact, np.float64)
+    assert_rounded(actual, exact, 1, np.abs(exact) + gamma(operations) / gamma(1, dtype) * np.asarray(size), dtype)
+
+
+def assert_normalized(ours: Any, images: np.ndarray, mean: Any, std: Any, dtype: Any = np.float32) -> None:
+    """Asserts that uint8 images became (x / 255 - mean) / std, computed in float32 and rounded to `dtype`.
+
+    Seven roundings: of mean and std, of each of the three operations, and a division may be two, with a reciprocal.
+    """
+    x, mean, std = (np.asarray(array, np.float64) for array in (images / 255.0, mean, std))
+    exact = (x - mean) / std
+    assert_rounded_once(ours, exact, 7, (x + np.abs(mean)) / std, dtype)
