@@ -32,7 +32,11 @@ def torch_noise(module: Any, inputs: np.ndarray, names: Collection[str], precisi
     def tensors(side, **options):
         run = side.run(torch_layout(inputs), train=False, **options)
         outputs = run.activations | run.outputs
-        return {TENSORS: {name: np.moveaxis(outputs[name], 1, -1) if outputs[name].ndim > 3 else outputs[name] for name in names}}
+        return {
+            TENSORS: {
+                name: np.moveaxis(outputs[name], 1, -1) if outputs[name].ndim > 3 else outputs[name] for name in names
+            }
+        }
 
     noise = Noise(tensors(TorchSide(module, "float64")))
     narrow = TorchSide(module, precision)
@@ -83,7 +87,9 @@ def assert_as_exact_as(ours: Any, reference: Callable, *arguments: Any, precisio
     dtype = jnp.dtype(precision)
     for arranged, back in _arrangements(jax.tree.map(np.asarray, arguments), moved=precision != "bfloat16"):
         result = _numbered(reference(*jax.tree.map(lambda array: _cast(array, dtype), arranged)))
-        noise.add({TENSORS: {name: array[back] if len(array) == len(back) else array for name, array in result.items()}})
+        noise.add(
+            {TENSORS: {name: array[back] if len(array) == len(back) else array for name, array in result.items()}}
+        )
     assert_within(_numbered(ours), noise, precision, alone=True)
 
 
@@ -110,7 +116,9 @@ def _cast(array: Any, dtype: Any) -> jax.Array:
 
 
 def _numbered(tree: Any) -> dict[str, np.ndarray]:
-    return {str(number): np.atleast_1d(np.asarray(leaf, np.float64)) for number, leaf in enumerate(jax.tree.leaves(tree))}
+    return {
+        str(number): np.atleast_1d(np.asarray(leaf, np.float64)) for number, leaf in enumerate(jax.tree.leaves(tree))
+    }
 
 
 def gamma(operations: int, dtype: Any = np.float32) -> float:

@@ -33,7 +33,9 @@ def test_a_function_is_as_exact_as_itself_and_a_coarser_one_is_not(precision):
 
 def test_a_copy_of_a_network_is_close_to_it_and_a_coarser_one_is_not():
     torch = pytest.importorskip("torch")
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(160, 4))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(160, 4)
+    )
     images = RNG.normal(size=(2, 6, 7, 3)).astype(np.float32)
     x = torch.tensor(images.transpose(0, 3, 1, 2))
     with torch.no_grad():

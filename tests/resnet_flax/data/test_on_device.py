@@ -70,7 +70,7 @@ def test_cutmix_is_torchvisions(weight, center, monkeypatch):
     expected = theirs.transform(nchw(IMAGES), parameters).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(np.asarray(images), expected.numpy())
     for blended in (targets, theirs.transform(labels, parameters)):
-        assert_blended(blended, TARGETS, parameters["lam"])
+        assert_blended(blended, TARGETS, parameters["lam_adjusted"])
 
 
 def test_mixup_or_cutmix_by_a_fair_coin():
