@@ -5,6 +5,9 @@ No tolerance rests on what one machine happened to round. It is one of two:
 - a noise floor, as `parity` takes it: the largest error that the reference itself makes, in the precision under test,
   over several arrangements of the same computation, times the documented `k` of `parity.checks.tolerance.PROFILES`;
 - where a result is a few sums and products, the bound on their rounding errors in any order: `gamma`.
+
+Comparisons in float64 of what is computed in two ways allow 1e-12 of the values, or a little more: thousands of
+roundings, where the sums have hundreds of terms, and a hundred-thousandth of a single rounding to float32.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -32,17 +35,17 @@ def torch_noise(module: Any, inputs: np.ndarray, names: Collection[str], precisi
     def tensors(side, **options):
         run = side.run(torch_layout(inputs), train=False, **options)
         outputs = run.activations | run.outputs
-        return {
-            TENSORS: {
-                name: np.moveaxis(outputs[name], 1, -1) if outputs[name].ndim > 3 else outputs[name] for name in names
-            }
-        }
+        return {TENSORS: {name: _channels_last(outputs[name]) for name in names}}
 
     noise = Noise(tensors(TorchSide(module, "float64")))
     narrow = TorchSide(module, precision)
     for arrangement in ARRANGEMENTS:
         noise.add(tensors(narrow, arrangement=arrangement))
     return noise
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, 1, -1) if array.ndim > 3 else array
 
 
 def assert_close_to_torch(
@@ -87,9 +90,7 @@ def assert_as_exact_as(ours: Any, reference: Callable, *arguments: Any, precisio
     dtype = jnp.dtype(precision)
     for arranged, back in _arrangements(jax.tree.map(np.asarray, arguments), moved=precision != "bfloat16"):
         result = _numbered(reference(*jax.tree.map(lambda array: _cast(array, dtype), arranged)))
-        noise.add(
-            {TENSORS: {name: array[back] if len(array) == len(back) else array for name, array in result.items()}}
-        )
+        noise.add({TENSORS: {name: _in_order(array, back) for name, array in result.items()}})
     assert_within(_numbered(ours), noise, precision, alone=True)
 
 
@@ -105,6 +106,11 @@ def _arrangements(arguments: tuple, *, moved: bool) -> Iterable[tuple[tuple, np.
         yield arranged, np.argsort(order)
 
 
+def _in_order(array: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Rows of the first argument's as they were; a result that only happens to have as many must not be given."""
+    return array[back] if len(array) == len(back) else array
+
+
 def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if array.dtype != np.float32:
         return array
@@ -116,9 +122,8 @@ def _cast(array: Any, dtype: Any) -> jax.Array:
 
 
 def _numbered(tree: Any) -> dict[str, np.ndarray]:
-    return {
-        str(number): np.atleast_1d(np.asarray(leaf, np.float64)) for number, leaf in enumerate(jax.tree.leaves(tree))
-    }
+    leaves = (np.atleast_1d(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree))
+    return {str(number): leaf for number, leaf in enumerate(leaves)}
 
 
 def gamma(operations: int, dtype: Any = np.float32) -> float:

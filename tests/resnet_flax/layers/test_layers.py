@@ -101,7 +101,7 @@ def test_batch_norm_train_mode_equals_torch_in_float64():
         original.train(), norm.train()
         for seed in range(3):
             images = parity.random_inputs((2, 2, 3, 5), seed=seed)
-            weights = parity.random_inputs((2, 2, 3, 5), seed=seed + 10)
+            weights = parity.random_inputs((2, 2, 3, 5), seed=seed + 10).astype(np.float64)
             x = nchw(images, torch.float64).requires_grad_()
             original.zero_grad()
             expected = original(x)
