@@ -25,10 +25,11 @@ def nchw(images):
 
 
 def assert_blended(blended, values, weight):
-    """The exact blend with the previous sample, but for four roundings: of the weight, of one less the weight, of a
-    product and of the sum."""
-    own, previous = values.astype(np.float64) * weight, np.roll(values, 1, axis=0).astype(np.float64) * (1 - weight)
-    assert_rounded(blended, own + previous, 4, np.abs(own) + np.abs(previous))
+    """The exact blend with the previous sample but for five roundings: of a box's share, of one less it (the weight), of
+    one less the weight, of a product and of the sum. The first three are of numbers near 1, however small the weight."""
+    previous = np.roll(values, 1, axis=0)
+    exact = values.astype(np.float64) * weight + previous.astype(np.float64) * (1 - weight)
+    assert_rounded(blended, exact, 5, np.abs(values) + np.abs(previous))
 
 
 def test_normalize_is_torchvisions():
