@@ -25,8 +25,9 @@ def nchw(images):
 
 
 def assert_blended(blended, values, weight):
-    """The exact blend with the previous sample but for five roundings: of a box's share, of one less it (the weight), of
-    one less the weight, of a product and of the sum. The first three are of numbers near 1, however small the weight."""
+    """The exact blend with the previous sample but for five roundings: of a box's share, of one less it (the weight),
+    of one less the weight, of a product and of the sum. The first three are of numbers near 1 for the smallest weight.
+    """
     previous = np.roll(values, 1, axis=0)
     exact = values.astype(np.float64) * weight + previous.astype(np.float64) * (1 - weight)
     assert_rounded(blended, exact, 5, np.abs(values) + np.abs(previous))
