@@ -1,6 +1,4 @@
-"""PyTorch networks to compare with, the Residual ones under their files' names, and random weights hiding nothing."""
-
-from collections import OrderedDict
+"""PyTorch networks to compare with, the Residual ones under their files' names."""
 
 import numpy as np
 import torch
@@ -31,40 +29,6 @@ def torch_model(name: str) -> nn.Module:
     """The PyTorch original of an architecture, under this project's names."""
     row = get_architecture(name)
     return torch_network(name, num_classes=row.num_classes, in_channels=row.in_channels)
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Fills every parameter and statistic with random values through which a signal of size 1 keeps its size.
-
-    Fresh networks hide faults: gammas of 1 or 0, statistics of 0 and 1, biases of 0. Here nothing is symmetric, the
-    statistics differ from the batch's, and each branch counts.
-    """
-    rng = np.random.default_rng(seed)
-    values = OrderedDict()
-    for key, tensor in model.state_dict().items():
-        shape, field = tuple(tensor.shape), key.rsplit(".", 1)[-1]
-        if field == "num_batches_tracked":
-            value = np.asarray(rng.integers(1, 1000))
-        elif field == "running_var":
-            value = rng.uniform(0.5, 2.0, shape)
-        elif field == "running_mean":
-            value = rng.normal(0, 0.3, shape)
-        elif len(shape) >= 2:
-            value = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-        elif field == "weight":
-            value = rng.uniform(0.3, 1.1, shape) * rng.choice([-1, 1, 1, 1], shape)
-        else:
-            value = rng.normal(0, 0.2, shape)
-        values[key] = torch.from_numpy(value).to(tensor.dtype)
-    model.load_state_dict(values)
-    return model
-
-
-def random_images(batch: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    """float32 images (N, H, W, C), about normal, with a gradient across them so that no axis can be mistaken."""
-    rng = np.random.default_rng(seed)
-    ramp = np.linspace(-1, 1, height)[:, None, None] + np.linspace(0, 0.5, width)[:, None] + np.arange(channels) * 0.2
-    return (rng.normal(size=(batch, height, width, channels)) + ramp).astype(np.float32)
 
 
 def nchw(images: np.ndarray, dtype=torch.float32) -> torch.Tensor:

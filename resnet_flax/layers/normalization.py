@@ -58,7 +58,7 @@ class BatchNorm(nnx.BatchNorm):
         use_running_average: bool = False,
         rngs: nnx.Rngs,
     ):
-        param_dtype = jnp.promote_types(param_dtype, jnp.float32)
+        param_dtype = _wider(param_dtype, jnp.float32)
         super().__init__(
             num_features,
             momentum=momentum,
@@ -92,7 +92,7 @@ class BatchNorm(nnx.BatchNorm):
             use_running_average = self.use_running_average
         output_dtype = self.dtype or x.dtype
         if use_running_average:
-            x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
+            x = x.astype(_wider(x.dtype, self.param_dtype))
             shape = (1,) * (x.ndim - 1) + (-1,)
             factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
             y = (x - self.mean[...].reshape(shape)) * factor.reshape(shape) + self.bias[...].reshape(shape)
@@ -102,7 +102,7 @@ class BatchNorm(nnx.BatchNorm):
             offset = offset.reshape((1,) * (x.ndim - 1) + (-1,))
             y = product(inputs, kernel * factor[None, :]).astype(offset.dtype) + offset
         else:
-            y = self._normalize(x.astype(jnp.promote_types(x.dtype, self.param_dtype)), exact=x.dtype != _COARSE)
+            y = self._normalize(x.astype(_wider(x.dtype, self.param_dtype)), exact=x.dtype != _COARSE)
         return y.astype(output_dtype)
 
     def _normalize(self, x: jax.Array, exact: bool) -> jax.Array:
@@ -158,6 +158,12 @@ class BatchNorm(nnx.BatchNorm):
             average = self.momentum * statistic[...] + (1 - self.momentum) * new
             statistic.set_value(average.astype(statistic.dtype))
         self.num_batches_tracked.set_value(self.num_batches_tracked[...] + 1)
+
+
+def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
+    """`jnp.promote_types`, also where JAX is set to refuse implicit promotion: this one is explicit."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
 
 
 def conv_norm(conv: Callable[..., jax.Array], norm: Callable[..., jax.Array], x: jax.Array) -> jax.Array:

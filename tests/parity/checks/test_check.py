@@ -90,8 +90,10 @@ def test_lower_precisions_have_their_own_floor(precision):
     checks = ("forward", "activations", "layers", "gradients", "batch_stats")
     report = parity.check(ours, theirs, parity.random_inputs(EVEN), precision=precision, checks=checks)
     assert report.passed, str(report)
-    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-9}[precision]
-    assert 0.1 * unit < max(row.error.relative for row in report.of("forward")) < 20 * unit
+    # Every result was rounded at least once, and PyTorch itself is far from the next coarser precision.
+    unit, coarser = {"float32": (2.0**-24, 2.0**-9), "bfloat16": (2.0**-9, 1.0)}[precision]
+    assert 0.1 * unit < max(row.error.relative for row in report.of("forward"))
+    assert max(row.floor for row in report.of("forward")) < 0.1 * coarser
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from tests.torch_models import nchw, random_images, randomized, torch_model
+from tests.numerics import assert_close_to_torch
+from tests.torch_models import torch_model
 
 
 def assert_same_bytes(back, original):
@@ -38,7 +39,9 @@ SMALL = ("resnet18", "residual18_3x3")
     "name", [pytest.param(name, marks=() if name in SMALL else pytest.mark.full) for name in ARCHITECTURES]
 )
 def test_there_and_back_gives_the_same_bytes(name):
-    original = randomized(torch_model(name)).state_dict()
+    network = torch_model(name)
+    parity.randomize(None, network)
+    original = network.state_dict()
     back = to_torch(to_flax(original, abstract(name)))
     assert_same_bytes(back, original)
     assert back["bn1.num_batches_tracked"].dtype == np.int64
@@ -47,7 +50,8 @@ def test_there_and_back_gives_the_same_bytes(name):
 def tiny_pair(**options):
     """A small BasicBlock ResNet in both frameworks: random weights in PyTorch, abstract in Flax."""
     block = torchvision.models.resnet.BasicBlock
-    original = randomized(torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=5))
+    original = torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=5)
+    parity.randomize(None, original)
 
     def build():
         return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=5, rngs=nnx.Rngs(0), **options)
@@ -203,10 +207,8 @@ def test_flax_model_exported_gives_the_same_logits_in_torchvision():
     block = torchvision.models.resnet.BasicBlock
     original = torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=5).eval()
     original.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(model).items()}, strict=True)
-    images = random_images(2, 33, 40, 3)
-    with torch.no_grad():
-        expected = original(nchw(images)).numpy()
-    np.testing.assert_allclose(model(jnp.asarray(images)), expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+    images = parity.random_inputs((2, 33, 40, 3))
+    assert_close_to_torch({"output": model(jnp.asarray(images))}, original, images)
 
 
 def test_a_loaded_model_is_in_eval_mode():
@@ -264,18 +266,18 @@ class TorchZoo(torch.nn.Module):
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 def test_leaf_rules_carry_every_kind_of_layer(transpose_kernel):
     original = TorchZoo().eval()
-    torch.nn.init.normal_(original.temperature)
+    parity.randomize(None, original)
     original.body[2].eps = 1e-6  # Flax's default
     tokens = np.random.default_rng(0).integers(0, 11, (2, 3, 5))
-    model = to_flax(randomized(original).state_dict(), Zoo(nnx.Rngs(0), transpose_kernel))
-    expected = original(torch.from_numpy(tokens)).detach().numpy()
-    np.testing.assert_allclose(model(jnp.asarray(tokens)), expected, rtol=1e-4, atol=1e-5)
+    model = to_flax(original.state_dict(), Zoo(nnx.Rngs(0), transpose_kernel))
+    assert_close_to_torch({"output": model(jnp.asarray(tokens))}, original, tokens)
     like = original.state_dict()
     assert_same_bytes(to_torch(model, like=like), like)
 
 
 def test_a_bare_batch_norm_of_nnx_has_no_place_for_the_counter():
-    original = randomized(torch.nn.BatchNorm1d(6))
+    original = torch.nn.BatchNorm1d(6)
+    parity.randomize(None, original)
     model = to_flax(original.state_dict(), nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
     np.testing.assert_array_equal(model.var[...], original.running_var)
     like = {name: tensor.numpy() for name, tensor in original.state_dict().items()}

@@ -10,6 +10,7 @@ pytest.importorskip("torchvision")
 from torchvision.transforms import v2
 
 from resnet_flax.data import on_device
+from tests.numerics import assert_normalized, assert_rounded
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((6, 9, 14, 3)).astype(np.float32)
@@ -23,16 +24,26 @@ def nchw(images):
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
+def assert_blended(blended, values, weight):
+    """The exact blend with the previous sample but for five roundings: of a box's share, of one less it (the weight),
+    of one less the weight, of a product and of the sum. The first three are of numbers near 1 for the smallest weight.
+    """
+    previous = np.roll(values, 1, axis=0)
+    exact = values.astype(np.float64) * weight + previous.astype(np.float64) * (1 - weight)
+    assert_rounded(blended, exact, 5, np.abs(values) + np.abs(previous))
+
+
 def test_normalize_is_torchvisions():
     images = RNG.integers(0, 256, (2, 5, 7, 3), np.uint8)
     expected = v2.functional.normalize(
         nchw(images).float() / 255, list(on_device.IMAGENET_MEAN), list(on_device.IMAGENET_STD)
     )
     ours = jax.jit(on_device.normalize)(images)
-    np.testing.assert_allclose(np.asarray(ours), expected.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-6)
+    assert_normalized(ours, images, on_device.IMAGENET_MEAN, on_device.IMAGENET_STD)
+    assert_normalized(expected.permute(0, 2, 3, 1), images, on_device.IMAGENET_MEAN, on_device.IMAGENET_STD)
     grey = on_device.normalize(images[..., :1], (0.5,), (0.25,), jnp.bfloat16)
     assert grey.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(grey, np.float32), (images[..., :1] / 255 - 0.5) / 0.25, atol=0.01)
+    assert_normalized(grey, images[..., :1], (0.5,), (0.25,), jnp.bfloat16)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -42,8 +53,9 @@ def test_mixup_is_torchvisions(weight):
     parameters = {"lam": weight, "labels": labels, "batch_size": 6}
     images, targets = jax.jit(on_device.mixup)(IMAGES, TARGETS, weight)
     expected = theirs.transform(nchw(IMAGES), parameters).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(np.asarray(images), expected.numpy(), atol=1e-6)
-    np.testing.assert_allclose(np.asarray(targets), theirs.transform(labels, parameters).numpy(), atol=1e-6)
+    for blended, values in ((images, IMAGES), (expected, IMAGES), (targets, TARGETS),
+                            (theirs.transform(labels, parameters), TARGETS)):  # fmt: skip
+        assert_blended(blended, values, weight)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +71,8 @@ def test_cutmix_is_torchvisions(weight, center, monkeypatch):
     images, targets = jax.jit(on_device.cutmix)(IMAGES, TARGETS, weight, center)
     expected = theirs.transform(nchw(IMAGES), parameters).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(np.asarray(images), expected.numpy())
-    np.testing.assert_allclose(np.asarray(targets), theirs.transform(labels, parameters).numpy(), atol=1e-6)
+    for blended in (targets, theirs.transform(labels, parameters)):
+        assert_blended(blended, TARGETS, parameters["lam_adjusted"])
 
 
 def test_mixup_or_cutmix_by_a_fair_coin():
@@ -70,9 +83,10 @@ def test_mixup_or_cutmix_by_a_fair_coin():
         jax.vmap(lambda key: on_device.mixup_cutmix(key, images, targets, mixup_alpha=0.2, cutmix_alpha=1.0))
     )
     mixed, blended = map(np.asarray, draw(jax.random.split(jax.random.key(0), 400)))
-    np.testing.assert_allclose(blended.sum(-1), 1, atol=1e-6)
-    # The targets tell the share of each image's pixels, whichever way they were mixed.
-    np.testing.assert_allclose(mixed.mean((2, 3, 4)), blended @ np.arange(4), atol=2e-5)
+    assert_rounded(blended.astype(np.float64).sum(-1), 1, 4)
+    # The targets give the share of each image's pixels, whichever way they were mixed; both are rounded four times.
+    shares = blended.astype(np.float64) @ np.arange(4)
+    assert_rounded(mixed.astype(np.float64).mean((2, 3, 4)), shares, 8, shares)
     cut = (mixed == np.round(mixed)).all((1, 2, 3, 4)) & (blended[:, 0, 0] < 1)
     assert 140 < cut.sum() < 260
     own = blended[:, 0, 0]

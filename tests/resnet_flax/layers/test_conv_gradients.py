@@ -17,6 +17,7 @@ from resnet_flax.layers.conv_gradients import (
     _xla,
     conv_general_dilated,
 )
+from tests.numerics import assert_as_exact_as
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -137,18 +138,14 @@ def test_float32_equals_xla_to_rounding(stride):
     kernel *= 0.05  # outputs of about 0.6, where the sine is smooth
     assert _gains_by_eigen(x, kernel, _Window((stride, stride), ((1, 1), (1, 1)), (1, 1), 1, None))
     ours = _derivatives(conv_general_dilated, options)(x, kernel)
-    xla = _derivatives(jax.lax.conv_general_dilated, options)(x, kernel)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(xla), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    assert_as_exact_as(ours, _derivatives(jax.lax.conv_general_dilated, options), x, kernel)
 
 
 def _gradients(conv, options):
-    return jax.jit(
-        jax.grad(
-            lambda x, kernel: jnp.sin(conv(x, kernel, **options)).sum(dtype=jnp.promote_types(x.dtype, jnp.float32)),
-            (0, 1),
-        )
-    )
+    def loss(x, kernel):
+        return jnp.sin(conv(x, kernel, **options)).sum(dtype=jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+
+    return jax.jit(jax.grad(loss, (0, 1)))
 
 
 LOOPS = {
@@ -176,21 +173,17 @@ def test_every_batch_size(batch):
     _, kernel, options = _case(SHAPES[0])
     x = np.random.default_rng(1).normal(size=(batch, 6, 5, 3)).astype(np.float32)
     kernel = kernel.astype(np.float32)
-    ours, xla = (
-        _gradients(conv, options)(x, kernel)[1] for conv in (conv_general_dilated, jax.lax.conv_general_dilated)
-    )
-    np.testing.assert_allclose(ours, xla, rtol=0, atol=2e-6 * np.abs(xla).max())
+    ours = _gradients(conv_general_dilated, options)(x, kernel)
+    assert_as_exact_as(ours, _gradients(jax.lax.conv_general_dilated, options), x, kernel)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES[:3], *TINY[:3]], ids=str)
 def test_bfloat16_is_no_worse_than_xla(shape):
     x, kernel, options = _case(shape, np.float32)
-    exact = _gradients(jax.lax.conv_general_dilated, options)(x, kernel)
     half = [jnp.asarray(array, jnp.bfloat16) for array in (x, kernel)]
-    ours, xla = (_gradients(conv, options)(*half) for conv in (conv_general_dilated, jax.lax.conv_general_dilated))
-    for a, b, truth in zip(ours, xla, exact, strict=True):
-        assert a.dtype == jnp.bfloat16
-        assert np.abs(a - truth).max() <= 1.5 * np.abs(b - truth).max()
+    ours = _gradients(conv_general_dilated, options)(*half)
+    assert {gradient.dtype for gradient in ours} == {jnp.dtype(jnp.bfloat16)}
+    assert_as_exact_as(ours, _gradients(jax.lax.conv_general_dilated, options), *half, precision="bfloat16")
 
 
 @pytest.mark.parametrize("shape", SHAPES + TINY, ids=str)
@@ -215,9 +208,8 @@ def test_memory_is_not_spent_on_shifted_copies():
 def test_string_padding(padding):
     x, kernel, options = _case(SHAPES[1], np.float32)
     options["padding"] = padding
-    ours, xla = (_gradients(conv, options)(x, kernel) for conv in (conv_general_dilated, jax.lax.conv_general_dilated))
-    for a, b in zip(ours, xla, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+    ours = _gradients(conv_general_dilated, options)(x, kernel)
+    assert_as_exact_as(ours, _gradients(jax.lax.conv_general_dilated, options), x, kernel)
 
 
 def test_other_convolutions_are_lax_own():
@@ -239,17 +231,19 @@ SHARDED = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_enable_x64", True)
 from jax.sharding import Mesh, PartitionSpec as P
 from resnet_flax.layers.conv_gradients import conv_general_dilated
 
 rng = np.random.default_rng(0)
-x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 6, 5, 3), (3, 3, 3, 4)))
+x, kernel = (rng.normal(size=shape) for shape in ((16, 6, 5, 3), (3, 3, 3, 4)))
 options = dict(window_strides=(2, 2), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 def gradient(conv):
     return jax.grad(lambda kernel, x: jnp.sin(conv(x, kernel, **options)).sum())
 mesh = Mesh(np.array(jax.devices()), ("data",))
 sharded = jax.jit(jax.shard_map(gradient(conv_general_dilated), mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
-np.testing.assert_allclose(sharded(kernel, x), gradient(jax.lax.conv_general_dilated)(kernel, x), atol=1e-4)
+expected = gradient(jax.lax.conv_general_dilated)(kernel, x)
+np.testing.assert_allclose(sharded(kernel, x), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 reduces = sharded.lower(kernel, x).compile().as_text().count(" all-reduce(")
 assert reduces == 1, reduces
 """

@@ -8,6 +8,7 @@ from flax import nnx
 
 from resnet_flax.layers import BatchNorm, Conv, conv_norm, normalization, residual_relu
 from resnet_flax.layers.products import product, product_moments
+from tests.numerics import assert_as_exact_as, assert_rounded, gamma
 
 torch = pytest.importorskip("torch")
 
@@ -45,11 +46,11 @@ def test_values_and_derivatives_of_both_modes_equal_the_plain_ones(ours, direct)
 def test_gradient_of_a_bfloat16_products_kernel_is_summed_in_float32():
     x, kernel, g = arrays((2, 9, 7, 4), (4, 3), (2, 9, 7, 3), dtype=np.float32)
     x, g = x.astype(jnp.bfloat16), g.astype(jnp.bfloat16)
-    ours = jax.grad(lambda kernel: (product(x, kernel).astype(jnp.float32) * g).sum())(kernel)
+    ours = jax.grad(lambda kernel: (product(x, kernel).astype(jnp.float32) * g.astype(jnp.float32)).sum())(kernel)
     truth = np.einsum("nhwi,nhwo->io", np.asarray(x, np.float64), np.asarray(g, np.float64))
     assert ours.dtype == jnp.float32
-    # A sum rounded to bfloat16 would be off by up to 2^-9.
-    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-4)
+    sizes = np.einsum("nhwi,nhwo->io", *(np.abs(np.asarray(array, np.float64)) for array in (x, g)))
+    assert_rounded(ours, truth, 2 * 9 * 7, sizes)  # a sum rounded to bfloat16 would be off by up to 2^-8
 
 
 def random_norm(features, param_dtype):
@@ -97,23 +98,37 @@ def test_folded_norm_equals_torch_in_float64(stride, monkeypatch):
 
 @pytest.mark.parametrize("offset", [0, 3])
 def test_folding_costs_bfloat16_little_accuracy(offset):
-    """Against float64 on the same bfloat16 images: the output is about as close as that of norm(conv(x)), and the
-    statistics, which never see a rounded product, are those of float32."""
+    """On the same bfloat16 images the output is as close to float64 as that of norm(conv(x)), and the statistics, which
+    never see a rounded product, are those of float32."""
     x, kernel = arrays((8, 6, 5, 16), (1, 1, 16, 24), dtype=np.float32)
     x = (x + offset).astype(jnp.bfloat16)
-    conv = Conv(16, 24, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    conv.kernel[...] = kernel
-    folded, plain = random_norm(24, jnp.float32), random_norm(24, jnp.float32)
-    y_folded, y_plain = conv_norm(conv, folded, x), plain(conv(x))
-    product64 = np.asarray(x, np.float64) @ np.asarray(kernel[0, 0], np.float64)
-    mean, var = product64.mean((0, 1, 2)), product64.var((0, 1, 2))
-    truth = (product64 - mean) / np.sqrt(var + 1e-5) * np.asarray(plain.scale[...]) + np.asarray(plain.bias[...])
-    error_folded, error_plain = (
-        np.sqrt(np.mean(np.square(np.asarray(y, np.float64) - truth))) for y in (y_folded, y_plain)
-    )
-    assert error_folded < 1.25 * error_plain
-    np.testing.assert_allclose(folded.var[...], 0.9 + 0.1 * var * 240 / 239, rtol=1e-4)
-    np.testing.assert_allclose(folded.mean[...], 0.1 * mean, rtol=1e-4, atol=1e-5)
+
+    def layers(dtype):
+        wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
+        conv = Conv(16, 24, 1, dtype=dtype, param_dtype=wide, rngs=nnx.Rngs(0))
+        conv.kernel[...] = kernel.astype(wide)
+        return conv, random_norm(24, wide)
+
+    def outputs(x):
+        conv, norm = layers(x.dtype)
+        return norm(conv(x))
+
+    def running_mean(x):
+        conv, norm = layers(x.dtype)
+        norm(conv(x))
+        return norm.mean[...]
+
+    conv, folded = layers(jnp.bfloat16)
+    assert_as_exact_as(conv_norm(conv, folded, x), outputs, x, precision="bfloat16")
+    assert_as_exact_as(folded.mean[...], running_mean, x.astype(jnp.float32))
+
+    # The variance is a difference of two moments, sums of 240 and then 16 terms, whose rounding errors grow like the
+    # square root of their number.
+    wide, weights = np.asarray(x, np.float64).reshape(240, 16), np.asarray(kernel[0, 0], np.float64)
+    moments = 2 * np.square(np.abs(wide) @ np.abs(weights)).mean(0)
+    unbiased = 0.1 * 240 / 239
+    error = np.abs(folded.var[...] - (0.9 + unbiased * (wide @ weights).var(0)))
+    assert (error <= np.sqrt(240 + 16) * gamma(1) * unbiased * moments).all()
 
 
 def test_a_compiled_step_never_computes_the_folded_convolutions_output():

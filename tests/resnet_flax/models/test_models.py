@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import parity
 import resnet_flax
+from parity.checks.tolerance import PROFILES, relative
 from parity.conversion.naming import leaves
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
@@ -19,7 +21,8 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 from parity import to_flax
-from tests.torch_models import nchw, random_images, randomized, torch_model
+from tests.numerics import TENSORS, assert_within, torch_noise
+from tests.torch_models import torch_model
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -37,50 +40,24 @@ def test_names_shapes_and_parameter_count_are_the_originals(name):
     )
 
 
-def stage_outputs(model, images) -> dict[str, np.ndarray]:
-    """Activations after every stage, and logits, of a torch model in eval mode, as NHWC arrays."""
-    outputs = {}
-    hooks = [
-        getattr(model, stage).register_forward_hook(
-            lambda module, args, y, stage=stage: outputs.__setitem__(stage, y.clone().numpy().transpose(0, 2, 3, 1))
-        )
-        for stage in STAGES
-    ]
-    with torch.no_grad():
-        outputs["logits"] = model.eval()(images).numpy()
-    for hook in hooks:
-        hook.remove()
-    return outputs
-
-
 @nnx.jit
 def flax_outputs(model, images):
-    return {**model.features(images, STAGES), "logits": model(images)}
+    return {**model.features(images, STAGES), "output": model(images)}
 
 
-def relative_error(ours, truth) -> float:
-    return float(np.linalg.norm(np.asarray(ours, np.float64) - truth) / np.linalg.norm(truth))
-
-
-def check_against_torch(
-    build, original, height: int, width: int, channels: int
-) -> dict[str, tuple[float, float, float]]:
-    """{place: (our float32 error, torch's float32 error, our float64 error)}, all relative to float64 torch."""
-    images = random_images(2, height, width, channels)
-    narrow = stage_outputs(original, nchw(images))
-    truth = stage_outputs(copy.deepcopy(original).double(), nchw(images, torch.float64))
+def check_against_torch(build, original, height: int, width: int, channels: int) -> dict[str, tuple[float, ...]]:
+    """{place: (our float32 error, torch's float32 floor, our float64 error)}, all relative to float64 torch."""
+    parity.randomize(None, original)
+    images = parity.random_inputs((2, height, width, channels))
+    noise = torch_noise(original, images, (*STAGES, "output"))
     ours = flax_outputs(to_flax(original.state_dict(), nnx.eval_shape(build)), jnp.asarray(images))
+    narrow = assert_within(ours, noise)
     with jax.enable_x64(True):
         abstract = nnx.eval_shape(partial(build, param_dtype=jnp.float64))
         model = to_flax(copy.deepcopy(original).double().state_dict(), abstract)
         wide = jax.tree.map(np.asarray, flax_outputs(model, jnp.asarray(images, jnp.float64)))
-    errors = {
-        place: tuple(relative_error(y[place], truth[place]) for y in (ours, narrow, wide))
-        for place in (*STAGES, "logits")
-    }
-    for place, (our_error, torch_error, double_error) in errors.items():
-        assert our_error <= 3 * torch_error, f"{place}: {errors}"
-        assert double_error <= 1e-10, f"{place}: {errors}"
+    errors = {place: (*narrow[place], relative(array, noise.oracle[TENSORS][place])) for place, array in wide.items()}
+    assert all(error <= PROFILES["float64"].least for *_, error in errors.values()), errors
     return errors
 
 
@@ -94,7 +71,7 @@ def test_eval_outputs_equal_torch(name, height, width):
     def build(**dtypes):
         return build_model(name, rngs=nnx.Rngs(0), **dtypes)
 
-    check_against_torch(build, randomized(torch_model(name)), height, width, ARCHITECTURES[name].in_channels)
+    check_against_torch(build, torch_model(name), height, width, ARCHITECTURES[name].in_channels)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +90,7 @@ def test_bottleneck_options_equal_torch(options):
 
     block = torchvision.models.resnet.Bottleneck
     original = torchvision.models.ResNet(block, [1, 2, 1, 1], num_classes=7, **options)
-    check_against_torch(build, randomized(original), 40, 33, 3)
+    check_against_torch(build, original, 40, 33, 3)
 
 
 @pytest.mark.full
@@ -123,7 +100,7 @@ def test_eval_outputs_equal_torch_at_full_size(name, size, record_property):
     def build(**dtypes):
         return build_model(name, rngs=nnx.Rngs(0), **dtypes)
 
-    errors = check_against_torch(build, randomized(torch_model(name)), *size, ARCHITECTURES[name].in_channels)
+    errors = check_against_torch(build, torch_model(name), *size, ARCHITECTURES[name].in_channels)
     record_property("errors", errors)
     print(name, size, {place: tuple(f"{e:.1e}" for e in row) for place, row in errors.items()})
 
@@ -156,7 +133,7 @@ def test_a_created_model_is_in_eval_mode_and_calls_change_nothing():
 
 
 def test_no_head_gives_pooled_features():
-    images = jnp.asarray(random_images(2, 32, 32, 3))
+    images = jnp.asarray(parity.random_inputs((2, 32, 32, 3)))
     model, headless = tiny(), tiny(num_classes=0)
     model.eval(), headless.eval()
     assert headless(images).shape == (2, 512)
@@ -176,7 +153,7 @@ def test_small_image_stem_keeps_the_resolution():
 def test_zero_init_residual_makes_each_block_its_shortcut():
     model = tiny(zero_init_residual=True)
     model.eval()
-    x = jnp.asarray(random_images(1, 8, 8, 64))
+    x = jnp.asarray(parity.random_inputs((1, 8, 8, 64)))
     np.testing.assert_array_equal(model.layer1[0](x), nnx.relu(x))
     assert model.layer4[0].bn1.scale[...].all()
 
@@ -191,7 +168,7 @@ def test_norm_layer_is_used_throughout():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_compute_dtype_leaves_parameters_and_statistics_in_float32(dtype):
     model = tiny(dtype=dtype)
-    logits = model(jnp.asarray(random_images(4, 32, 32, 3)))
+    logits = model(jnp.asarray(parity.random_inputs((4, 32, 32, 3))))
     assert logits.dtype == dtype
     assert {v.dtype for v in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))} == {
         jnp.dtype("float32"),
@@ -235,7 +212,7 @@ def test_initial_parameters_are_distributed_as_pytorch_draws_them():
 
 def test_models_are_ordinary_nnx():
     model = tiny(small_images=True)
-    images = jnp.asarray(random_images(2, 8, 8, 3))
+    images = jnp.asarray(parity.random_inputs((2, 8, 8, 3)))
     grads = nnx.grad(lambda m: jnp.square(m(images)).sum())(model)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
     model.eval()

@@ -14,6 +14,7 @@ from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.optimizers import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.state import Network
+from tests.numerics import assert_rounded
 from tests.resnet_flax.training.tiny import Tiny, randomised
 
 torch = pytest.importorskip("torch")
@@ -177,7 +178,9 @@ def test_schedule_by_epoch_is_torchs(kind, warmup):
     )
     schedule = make_schedule(config, 0.4, 7)
     ours = [[float(schedule(jnp.int32(7 * epoch + step))) for step in (0, 6)] for epoch in range(12)]
-    np.testing.assert_allclose([first for first, _ in ours], torch_rates(config, 0.4, 12), rtol=1e-5)
+    # Optax rises and falls by (start - end) * (1 - step / steps)^power + end in float32: a handful of roundings of
+    # numbers no larger than the largest rate.
+    assert_rounded([first for first, _ in ours], torch_rates(config, 0.4, 12), 8, np.full(12, 0.4))
     assert [first for first, _ in ours] == [last for _, last in ours]
 
 

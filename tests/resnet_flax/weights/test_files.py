@@ -27,7 +27,6 @@ torchvision = pytest.importorskip("torchvision")
 
 from tests.parity.conversion.test_convert import assert_same_bytes
 from tests.torch_models import (
-    randomized,
     residual_blocks,
     residual_sequential,
     torch_model,
@@ -37,7 +36,9 @@ from tests.torch_models import (
 @pytest.fixture(scope="module")
 def state_dict():
     """Of a ResNet-18 with 7 classes: 122 entries."""
-    return randomized(torchvision.models.resnet18(num_classes=7)).state_dict()
+    network = torchvision.models.resnet18(num_classes=7)
+    parity.randomize(None, network)
+    return network.state_dict()
 
 
 def command(*arguments) -> int:
@@ -132,7 +133,7 @@ def test_file_formats_before_and_after_pytorch_1_6(state_dict, tmp_path):
     ],
 )
 def test_residual_networks_are_recognised_by_their_own_names(name, original, tmp_path):
-    original = randomized(original)
+    parity.randomize(None, original)
     torch.save(original.state_dict(), tmp_path / "a.pth")
     weights = read_weights(tmp_path / "a.pth")
     assert weights.identity == Identity(name, 10, 1, small_images=False)
