@@ -13,7 +13,7 @@ import tyro
 from flax import nnx
 from rich.console import Console
 
-from parity.errors import ParityError
+from parity.errors import ParityError, needs_extra
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.errors import UserError
 from resnet_flax.models import build_model, get_architecture
@@ -66,11 +66,9 @@ def main(arguments: list[str]) -> int:
     _require_writable(args.json, args.html)
     if min(args.batch, args.size, args.steps) < 1:
         raise UserError(f"--batch {args.batch}, --size {args.size} and --steps {args.steps} must be positive")
-    try:
+    with needs_extra("torch", "checking against PyTorch"):
         import torch
         import torchvision  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"checking against PyTorch needs it: pip install 'resnet-flax[torch]' ({error})") from error
     _choose_device(args.device, torch)
 
     from parity.checks.optimizers import Optimizer

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.conversion.files import require_readable
-from parity.errors import ParityError
+from parity.errors import ParityError, needs_extra
 
 
 @functools.cache
@@ -63,7 +63,8 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     Raises:
         ParityError: if it cannot be written.
     """
-    import orbax.checkpoint as ocp
+    with needs_extra("train", f"writing {path} with Orbax"):
+        import orbax.checkpoint as ocp
 
     leave_out_abandoned_work()
     path = Path(path).absolute()
@@ -84,7 +85,8 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     Raises:
         ParityError: if the directory is not such a checkpoint, or is damaged.
     """
-    import orbax.checkpoint as ocp
+    with needs_extra("train", f"reading {path} with Orbax"):
+        import orbax.checkpoint as ocp
 
     leave_out_abandoned_work()
     path = Path(path).absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
@@ -48,6 +50,8 @@ def main(arguments: list[str]) -> int:
             return compare(workdirs, console)
 
     config = parse(arguments)
+    if not config.run.dry_run:
+        _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
         from resnet_flax.commands.evaluate import evaluate_weights
 
@@ -59,6 +63,13 @@ def main(arguments: list[str]) -> int:
     from resnet_flax.training.loop import train
 
     return train(config, console)
+
+
+def _require_libraries(what: str) -> None:
+    """All of them at the start, rather than each when a run first uses it."""
+    with needs_extra("train", what):
+        for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboardX"):
+            importlib.import_module(module)
 
 
 def parse(arguments: list[str]) -> TrainConfig:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.errors import needs_extra
 from resnet_flax.data.decoding import CorruptImage
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ class BatchStream:
     """
 
     def __init__(self, batches: TrainingBatches | EvaluationBatches, workers: int):
-        import grain
-        from absl import flags
+        with needs_extra("train", "reading batches"):
+            import grain
+            from absl import flags
 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own command lines parse
