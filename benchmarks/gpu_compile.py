@@ -326,9 +326,9 @@ def main() -> int:
     if options.environment:
         python = options.environment / "bin" / "python"
         if not python.exists():
-            print(f"making {options.environment} with the extra cuda13", flush=True)
+            print(f"making {options.environment} with the extras train and cuda13", flush=True)
             venv.create(options.environment, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[cuda13]"], check=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[train,cuda13]"], check=True)
     # A process of its own: the variable has to be set before JAX starts, and XLA ends a process on a fatal error.
     environment = {**os.environ, WORKER: "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.run([python, __file__, *sys.argv[1:]], env=environment).returncode

@@ -59,7 +59,10 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"parity.{_HOME[name]}"), name)
+    from parity.errors import needs_extra
+
+    with needs_extra("torch", f"parity.{name}"):
+        return getattr(importlib.import_module(f"parity.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

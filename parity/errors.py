@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 
 class UsageError(ValueError):
@@ -27,6 +28,33 @@ class ParityError(UsageError):
     def __init__(self, message: str, *, hint: str = ""):
         super().__init__(message + hint)
         self.message = message
+
+
+class MissingPackageError(UsageError, ModuleNotFoundError):
+    """A package of an extra is not installed; the message names the extra."""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str, otherwise: str = "") -> Generator[None]:
+    """Around the import of optional packages: one that is absent becomes a sentence that names its extra.
+
+    Args:
+        extra: the extra of resnet-flax that installs it.
+        what: what cannot be done without it, the subject of the sentence: "training", "reading a.pth".
+        otherwise: another way on, which continues the sentence: "use a .safetensors file".
+
+    Raises:
+        MissingPackageError: if a package is not installed, or is and cannot be imported.
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except ImportError as error:
+        package = (error.name or "a package").partition(".")[0]
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        way_on = f"pip install 'resnet-flax[{extra}]'" + (f", or {otherwise}" if otherwise else "")
+        raise MissingPackageError(f"{what} needs {package}{reason}: {way_on}") from error
 
 
 Commands = Mapping[str, tuple[str, str]]

@@ -33,8 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
-    from parity.checks.check import check
-    from parity.errors import ParityError
+    from parity.errors import ParityError, needs_extra
+
+    with needs_extra("torch", "the fixture parity_check"):
+        from parity.checks.check import check
 
     count = 0
 
@@ -64,8 +66,10 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.fixture
 def parity_randomize() -> "Callable[..., np.ndarray]":
     """(flax_model, torch_model, input_shape) -> inputs: fills both with the same values, which hide nothing."""
-    from parity.errors import ParityError
-    from parity.sides.random_weights import random_inputs, randomize
+    from parity.errors import ParityError, needs_extra
+
+    with needs_extra("torch", "the fixture parity_randomize"):
+        from parity.sides.random_weights import random_inputs, randomize
 
     def fill(flax_model: Any, torch_model: Any, shape: tuple[int, ...], *, seed: int = 0, names: Any = None) -> Any:
         __tracebackhide__ = True

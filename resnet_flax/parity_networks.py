@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
 from resnet_flax.weights.files import Weights, read_weights, write_weights
@@ -156,10 +157,8 @@ class ResNets:
 
 
 def _original(name: str, num_classes: int, in_channels: int, small_images: bool) -> Any:
-    try:
+    with needs_extra("torch", f"PyTorch's {name}"):
         from resnet_flax.models.originals import torch_network
-    except ImportError as error:
-        raise UserError(f"PyTorch's {name} needs torchvision: pip install 'resnet-flax[torch]' ({error})") from error
     return torch_network(name, num_classes=num_classes, in_channels=in_channels, small_images=small_images)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from parity.errors import ParityError
+from parity.errors import ParityError, needs_extra
 from parity.networks import Family, family_of, named_pair
 
 
@@ -63,10 +63,8 @@ def main(arguments: list[str]) -> int:
     _require_writable(args.json, args.html)
     if min(args.batch, args.size, args.steps) < 1:
         raise ParityError(f"--batch {args.batch}, --size {args.size} and --steps {args.steps} must be positive")
-    try:
+    with needs_extra("torch", "checking against PyTorch"):
         import torch
-    except ImportError as error:
-        raise ParityError(f"checking against PyTorch needs it: pip install 'resnet-flax[torch]' ({error})") from error
     _choose_device(args.device, torch)
 
     from parity.checks.check import check

@@ -14,7 +14,7 @@ import numpy as np
 
 from parity.conversion.convert import as_numpy
 from parity.conversion.files import require_readable, write_whole
-from parity.errors import ParityError
+from parity.errors import ParityError, needs_extra
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # What training scripts wrap a state_dict in; the first one present is used.
@@ -76,19 +76,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise ParityError(f"{path} is truncated or not a safetensors file ({error})") from error
 
 
-def _import_torch(path: Path):
-    try:
-        import torch
-    except ImportError as error:
-        raise ParityError(
-            f"{path} is a PyTorch file and PyTorch is not installed: "
-            "pip install 'resnet-flax[torch]', or use a .safetensors file"
-        ) from error
-    return torch
-
-
 def _read_torch(path: Path) -> Checkpoint:
-    torch = _import_torch(path)
+    with needs_extra("torch", f"reading {path}", "use a .safetensors file"):
+        import torch
     try:
         # Training scripts store their arguments in the file; a Namespace is plain data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -174,7 +164,8 @@ def write_checkpoint(
 
         write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
     elif path.suffix in (".pth", ".pt"):
-        torch = _import_torch(path)
+        with needs_extra("torch", f"writing {path}", "use a .safetensors file"):
+            import torch
 
         def as_tensor(array: np.ndarray):
             if array.dtype.name == "bfloat16":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.conversion.files import require_readable
-from parity.errors import ParityError
+from parity.errors import ParityError, needs_extra
 
 # (logger, part of the message) of the tracebacks of abandoned work: asyncio's in Python 3.11 to 3.14, Orbax 0.12.8's.
 ABANDONED = (
@@ -119,7 +119,8 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
     Raises:
         ParityError: if it cannot be written.
     """
-    import orbax.checkpoint as ocp
+    with needs_extra("train", f"writing {path} with Orbax"):
+        import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
     require_orbax_name(path)
@@ -139,7 +140,8 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     Raises:
         ParityError: if the directory is not such a checkpoint, or is damaged.
     """
-    import orbax.checkpoint as ocp
+    with needs_extra("train", f"reading {path} with Orbax"):
+        import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
     require_readable(path)

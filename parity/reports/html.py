@@ -5,12 +5,14 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from parity.errors import needs_extra
 from parity.reports.json import write_text
 from parity.reports.results import Comparison, Report
 from parity.reports.terminal import figure, worst
+
+with needs_extra("torch", "a report with plots"):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 _OURS, _THEIRS, _LIMIT = "#c2410c", "#1d4ed8", "#6b7280"
 _STYLE = """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from dataclasses import replace
 
 import tyro
 from rich.console import Console
 
+from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.options import options_of
 from resnet_flax.training.config import TrainConfig
@@ -47,6 +49,8 @@ def main(arguments: list[str]) -> int:
             return compare.main(workdirs, console)
 
     config = parse(arguments)
+    if not config.run.dry_run:
+        _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
         from resnet_flax.commands import evaluate
 
@@ -58,6 +62,13 @@ def main(arguments: list[str]) -> int:
     from resnet_flax.training.loop import train
 
     return train(config, console)
+
+
+def _require_libraries(what: str) -> None:
+    """All of them at the start, rather than each when a run first uses it."""
+    with needs_extra("train", what):
+        for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboardX"):
+            importlib.import_module(module)
 
 
 def parse(arguments: list[str]) -> TrainConfig:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.errors import needs_extra
 from resnet_flax.data.source import Sample, Source, split_names, stratified_split
 from resnet_flax.errors import UserError
 
@@ -66,7 +67,8 @@ def open_digits(_: str, split: str) -> ArraySource:
     Grey levels 0 to 16 become 0 to 255. It has no split of its own: `stratified_split` puts a fifth of each class, 359
     images, in the test set.
     """
-    from sklearn.datasets import load_digits
+    with needs_extra("train", "the data set digits"):
+        from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]

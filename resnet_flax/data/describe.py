@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.errors import needs_extra
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.transforms import to_pil
 
@@ -76,7 +77,8 @@ def evenly(length: int, limit: int) -> np.ndarray:
 
 def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 10) -> None:
     """Writes a PNG with one row of images per class, labelled with its name and count, for the first `rows` classes."""
-    from matplotlib.figure import Figure
+    with needs_extra("train", "a contact sheet"):
+        from matplotlib.figure import Figure
 
     labels = source.labels
     shown = [label for label in range(source.num_classes) if (labels == label).any()][:rows]

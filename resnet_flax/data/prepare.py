@@ -13,11 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tensorflow_datasets as tfds
-
+from parity.errors import needs_extra
 from resnet_flax.data.arrays import ArraySource
 from resnet_flax.data.transforms import to_pil
 from resnet_flax.errors import UserError
+
+with needs_extra("train", "reading or writing TFDS data sets"):
+    import tensorflow_datasets as tfds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.errors import needs_extra
 from resnet_flax.data.decoding import CorruptImage
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class BatchStream:
     """
 
     def __init__(self, batches: TrainingBatches | EvaluationBatches, workers: int):
-        import grain
+        with needs_extra("train", "reading batches"):
+            import grain
 
         _collect_at_exit()
         in_memory = batches.reader.images is not None

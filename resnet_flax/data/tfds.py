@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from parity.errors import needs_extra
 from resnet_flax.data.arrays import ArraySource, fits
 from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import disk_trouble
 from resnet_flax.data.source import EVALUATION_SPLITS, Sample, Source, split_names, stratified_split
 from resnet_flax.errors import UserError
+
+with needs_extra("train", "reading or writing TFDS data sets"):
+    import tensorflow_datasets as tfds
 
 if TYPE_CHECKING:
     from resnet_flax.data.transforms import EvaluationTransform

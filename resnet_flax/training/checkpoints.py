@@ -14,14 +14,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from parity.conversion.orbax import collect_abandoned_work, orbax_reason, quiet_abandoned_work
+from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.training.memory import is_out_of_memory
 from resnet_flax.training.sharding import abstract
 from resnet_flax.training.state import TrainState
+
+with needs_extra("train", "training"):
+    import orbax.checkpoint as ocp
 
 logger = logging.getLogger("resnet_flax.training")
 

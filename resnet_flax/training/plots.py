@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from parity.errors import needs_extra
+
 Rows = Sequence[Mapping[str, Any]]
 
 
 def _figure(columns: int, size: tuple[float, float]):
     # The object interface: no global state, and no window whatever the machine's default backend is.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("train", "drawing curves or a confusion matrix"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(size, layout="constrained", dpi=120)
     FigureCanvasAgg(figure)

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_digits
 
 from parity.conversion.naming import leaves
+from parity.errors import needs_extra
 from resnet_flax.models import ResNet
 from resnet_flax.training.config import LossConfig, OptimizerConfig
 from resnet_flax.training.loss import make_loss
@@ -58,6 +58,8 @@ def train(model: ResNet, batches: Sequence[Batch], optimizer: Any) -> list[float
 
 def digit_batches(steps: int, batch: int, size: int, channels: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batches of scikit-learn's handwritten digits: float32 (batch, size, size, channels) and labels, shuffled."""
+    with needs_extra("train", "a trajectory on scikit-learn's digits"):
+        from sklearn.datasets import load_digits
     digits = load_digits()
     images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from parity.errors import needs_extra
 from resnet_flax.cache import cache_directory
 from resnet_flax.errors import UserError
 from resnet_flax.weights.files import Weights, read_weights, write_weights
@@ -35,13 +36,8 @@ def fetch_published(row: PublishedWeights) -> Weights:
 
 
 def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
-    try:
+    with needs_extra("torch", f"reading {row.url}", f"use {HUB}timm/{row.architecture}.tv_in1k"):
         import torch
-    except ImportError as error:
-        raise UserError(
-            f"{row.url} is a PyTorch file, and converting it needs PyTorch: pip install 'resnet-flax[torch]', "
-            f"or use {HUB}timm/{row.architecture}.tv_in1k"
-        ) from error
     path = folder / row.file_name
     try:
         torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.hash)

@@ -237,7 +237,7 @@ def test_the_activation_is_used_throughout():
     """With the identity for an activation and norms that change nothing, a network without pooling is linear."""
     model = tiny(activation=lambda x: x, small_images=True)
     model.eval()
-    x, y = jnp.asarray(random_images(2, 8, 8, 3))[:, None]
+    x, y = jnp.asarray(parity.random_inputs((2, 8, 8, 3)))[:, None]
     np.testing.assert_allclose(model(x + y) + model(0 * x), model(x) + model(y), rtol=1e-3, atol=1e-3)
     again = copy.deepcopy(tiny(small_images=True))
     assert nnx.graphdef(again) == nnx.graphdef(tiny(small_images=True))  # else it would be compiled again
