@@ -7,6 +7,7 @@ escapes it before it reaches a terminal.
 import difflib
 import gc
 import importlib
+import io
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import unicodedata
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import TextIO
 
 
 def printable(text: object) -> str:
@@ -41,7 +43,14 @@ class _PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A Python warning as a line, without the place in some library that Python names with it."""
     print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
@@ -53,7 +62,7 @@ def _report(error: object) -> int:
 
 def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name may have characters that the terminal's encoding lacks
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))

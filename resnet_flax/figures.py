@@ -74,15 +74,15 @@ def _families(characters: set[str]) -> list[str] | None:
     return None if missing else families
 
 
-def drawn(path: Path, draw: Callable[[], str | None]) -> str | None:
-    """Calls `draw`, which writes a figure to `path`; returns its note, or one that says why there is no figure."""
+def drawn(path: Path, draw: Callable[[], str | None]) -> tuple[bool, str | None]:
+    """Calls `draw`, which writes a figure to `path`: (whether it did, its note or why not)."""
     try:
-        return draw()
+        return True, draw()
     except UsageError:  # matplotlib is not installed, which has its own sentence
         raise
     except Exception as error:  # of matplotlib, a font or the disk
         reason = " ".join(str(error).split()) or type(error).__name__
-        return f"{path} could not be drawn ({reason}); nothing else depends on it"
+        return False, f"{path} could not be drawn ({reason}); nothing else depends on it"
 
 
 def save(figure: Any, path: Path, **options: Any) -> None:

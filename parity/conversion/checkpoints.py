@@ -118,7 +118,7 @@ def _read_torch(path: Path) -> Checkpoint:
 
 
 def _require_stored(path: Path) -> None:
-    """Raises ParityError for a zip archive that unpacks to more than a few times its size: PyTorch compresses nothing."""
+    """Raises ParityError for a zip archive that unpacks to a multiple of its size: PyTorch compresses nothing."""
     if not _is_zip(path):
         return
     try:

@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 
 from parity.conversion.files import write_whole
+from parity.errors import printable
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import make_apply
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("--taps is empty; give some of stem, layer1, layer2, layer3, layer4, pool")
     pretrained = args.load()
     apply = make_apply(pretrained, taps)
-    print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
+    print(printable(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}"), file=sys.stderr)
 
     all_paths, chunks, unreadable = [], {tap: [] for tap in taps}, 0
     for paths, outputs, failed in run_on_images(args, pretrained, apply):
@@ -58,5 +59,5 @@ def main(arguments: list[str]) -> int:
     contents = {**arrays, "paths": np.array(all_paths)}
     write_whole(args.out, lambda temporary: np.savez(temporary, allow_pickle=False, **contents))
     shapes = ", ".join(f"{tap} {values.shape}" for tap, values in arrays.items())
-    print(f"{args.out}: {shapes}")
+    print(printable(f"{args.out}: {shapes}"))
     return 1 if unreadable else 0

@@ -91,7 +91,9 @@ def _chosen(
         kept = choice.indices(labels)
         images, labels = images[kept], labels[kept]
     if not len(images):
-        raise UserError(f"no images for split {choice.split!r} in {spec}: a class needs at least two to have one held out")
+        raise UserError(
+            f"no images for split {choice.split!r} in {spec}: a class needs at least two to have one held out"
+        )
     return ArraySource(
         images,
         labels.astype(np.int64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from parity.conversion.files import read_regular
 from resnet_flax.errors import UserError
@@ -33,7 +34,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         UserError: if the file cannot be read, is empty, or has anything but names.
     """
     text = read_text(path)
-    names = _json(path, text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    names = (
+        _json(path, text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    )
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} must have the name of a class on each line, or be a .json file with a list of names")
     return tuple(names)
@@ -50,9 +53,8 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
         UserError: if the file cannot be read, or is none of these.
     """
     text = read_text(path)
-    if path.suffix == ".json":
-        content = _json(path, text)
-    else:
+    content: Any = _json(path, text) if path.suffix == ".json" else None
+    if path.suffix != ".json":
         rows = [line.partition("\t") for line in text.splitlines() if line.strip()]
         content = {folder.strip(): name.strip() or folder.strip() for folder, _, name in rows}
         if len(content) != len(rows):
@@ -79,7 +81,7 @@ def _is_list(content: list) -> bool:
     return all(isinstance(folder, str) for folder in content) and len(set(content)) == len(content)
 
 
-def _json(path: Path, text: str) -> object:
+def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

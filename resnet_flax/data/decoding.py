@@ -72,7 +72,7 @@ def decode_rgb(data: bytes, name: str, decoding: Decoding | None = None) -> np.n
     if data.startswith(b"\xff\xd8") and not decoding.exif_orientation:
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            _require_size(name, width, height, decoding)
+            _require_size(name, int(width), int(height), decoding)
             if colours in ("YCbCr", "RGB", "Gray"):
                 return simplejpeg.decode_jpeg(data, "RGB")
         except CorruptImage:

@@ -85,7 +85,9 @@ class FolderSource(Source):
         self.split, self.splits, self.origin = choice.split, choice.splits, choice.origin(str(chosen))
         self._notes += [choice.note] if choice.note else []
         if not self.paths:
-            raise UserError(f"no images for split {split!r} in {chosen}: a class needs at least two to have one held out")
+            raise UserError(
+                f"no images for split {split!r} in {chosen}: a class needs at least two to have one held out"
+            )
 
     def _list(
         self,

@@ -139,7 +139,7 @@ class Layout:
         if len(folders) == 1 or len(exact) == 1:
             return (exact or folders)[0]
         names = ", ".join(folder.name for folder in folders)
-        raise UserError(f"{self.root} has several folders for the split {split!r}: {names}; keep one, or rename the others")
+        raise UserError(f"{self.root} has several folders for the split {split!r}: {names}; keep or rename all but one")
 
 
 def find_layout(directory: Path, *, classes_are_given: bool = False) -> Layout:
@@ -196,8 +196,8 @@ def _require_classes(root: Path, names: Collection[str]) -> None:
         return
     raise UserError(
         f"the folders of {root} ({_listed(names)}) cannot be its classes: each of them holds the folders "
-        f"{_listed(sorted(common))}; give the directory that has the class folders, name splits train, val and test, or "
-        "list the class folders with --classes FILE"
+        f"{_listed(sorted(common))}; give the directory that has the class folders, name splits train, val and test, "
+        "or list the class folders with --classes FILE"
     )
 
 

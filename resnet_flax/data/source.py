@@ -16,6 +16,7 @@ from resnet_flax.options import Range
 if TYPE_CHECKING:
     from resnet_flax.data.transforms import EvaluationTransform
 
+
 class Sample(TypedDict):
     """One labelled image."""
 

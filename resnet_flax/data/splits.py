@@ -138,7 +138,9 @@ def choose(
     return Choice(used, used, "all", 0.0, note, own)
 
 
-def _held_out_of_training(split: str, stored: Collection[str], fraction: float, usable: Callable[[str], bool]) -> Choice:
+def _held_out_of_training(
+    split: str, stored: Collection[str], fraction: float, usable: Callable[[str], bool]
+) -> Choice:
     own = ("train", "val", *(["test"] if "test" in stored else []))
     if split == "train":
         return Choice("train", "train", "rest", fraction, None, own)

@@ -135,7 +135,9 @@ class TfdsSource(Source):
         else:
             training = self._labels_of(self._open(builder, stored["train"]))
             if training.min() < 0:
-                raise UserError(f"{self.spec}: the smallest {self._label} is {training.min()}; class numbers start at 0")
+                raise UserError(
+                    f"{self.spec}: the smallest {self._label} is {training.min()}; class numbers start at 0"
+                )
             self.class_names = tuple(map(str, range(int(training.max()) + 1)))
         self.split, self.splits, self._note = choice.split, choice.splits, choice.note
         self.origin = choice.origin(f"split {stored[choice.stored]} of {self.spec} in {builder.data_dir}")
@@ -153,20 +155,22 @@ class TfdsSource(Source):
         images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
         integers = [name for name, feature in features.items() if _is_integer(feature)]
-        pair = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else (None, None)
+        pair: tuple = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else ("", "")
         if not images:
             raise UserError(f"{self.spec} has no image; its features are {found}")
         if pair[0] not in images and len(images) > 1:
-            raise UserError(f"{self.spec} has several images and does not name one as its input; its features are {found}")
-        image = pair[0] if pair[0] in images else images[0]
+            raise UserError(f"{self.spec} has several images and names none as its input; its features are {found}")
+        image: str = pair[0] if pair[0] in images else images[0]
         if features[image].np_dtype != np.uint8 and not options.decoding.scale_16_bit:
             raise UserError(
-                f"the images of {self.spec} are {features[image].np_dtype}, not uint8; --scale-16-bit reads grey ones of "
-                "16 bits as 8"
+                f"the images of {self.spec} are {features[image].np_dtype}, not uint8; --scale-16-bit reads grey "
+                "ones of 16 bits as 8"
             )
         if options.label is not None:
             if options.label not in (*labels, *integers):
-                raise UserError(f"--label {options.label} is no class label or integer of {self.spec}, which has {found}")
+                raise UserError(
+                    f"--label {options.label} is no class label or integer of {self.spec}, which has {found}"
+                )
             return image, options.label
         if pair[1] in labels:
             return image, pair[1]
@@ -174,8 +178,8 @@ class TfdsSource(Source):
             return image, labels[0]
         if labels:
             raise UserError(
-                f"{self.spec} has several class labels, {', '.join(labels)}, and does not name one as its target; choose "
-                "one with --label"
+                f"{self.spec} has several class labels, {', '.join(labels)}, and names none as its target; "
+                "choose one with --label"
             )
         way_on = f"--label {integers[0]} takes the integers as classes" if integers else "it needs one per image"
         raise UserError(f"{self.spec} has no feature of type ClassLabel; it has {found}; {way_on}")

@@ -83,4 +83,4 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=shade, fontsize=8)
     save(figure, path, bbox_inches="tight")
-    return names and names.note
+    return None if names is None else names.note
