@@ -13,6 +13,7 @@ from typing import Any
 from parity.errors import UsageError, needs_extra, printable
 
 LONGEST = 40  # characters of a name that are shown
+BOXES = ("Last Resort High-Efficiency",)  # a font with a picture of its Unicode block for every character
 
 
 def new_figure(size: tuple[float, float], **options: Any):
@@ -41,10 +42,15 @@ class Names:
     note: str | None
 
 
+def line(name: str) -> str:
+    """A name as one line of at most `LONGEST` characters."""
+    text = " ".join(printable(name).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
 def shown(names: Sequence[str]) -> Names:
     """The names, with a font that has their characters if one is installed."""
-    texts = [" ".join(printable(name).split()) for name in names]
-    texts = [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts]
+    texts = [line(name) for name in names]
     families = _families(set("".join(texts)))
     if families is None:
         note = "no installed font has all characters of the class names; the figure shows their numbers instead"
@@ -59,7 +65,7 @@ def _families(characters: set[str]) -> list[str] | None:
     own = font_manager.findfont("DejaVu Sans")
     missing = {ord(character) for character in characters} - set(ft2font.FT2Font(own).get_charmap())
     families = ["DejaVu Sans"]
-    entries = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist}
+    entries = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist if entry.name not in BOXES}
     for path, name in sorted(entries.items()):
         if not missing:
             break

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.errors import printable
-from resnet_flax.figures import new_figure, save, shown
+from resnet_flax.figures import line, new_figure, save, shown
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -33,7 +32,7 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
         color, test = (f"C{index}", f"C{index}") if several else ("C0", "C1")
         split = next((row["split"] for row in evaluations if "split" in row), "test")
         names = ("", label, f"{label} (EMA)") if several else ("train", split, f"{split} (EMA)")
-        names = [printable(name).lstrip("_") for name in names]  # matplotlib hides labels that start with "_"
+        names = [line(name).lstrip("_") for name in names]  # matplotlib hides labels that start with "_"
         for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
             axis.plot(*_series(train, key), color=color, lw=1, alpha=0.6, label=names[0] or None)
             axis.plot(*_series(evaluations, key), color=test, lw=2, marker="o", ms=3, label=names[1])

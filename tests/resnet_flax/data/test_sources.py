@@ -250,10 +250,9 @@ def single_images(root):
     [
         (lacking_class, "val", "classes that are not in the training set: zebra"),
         (empty_class, "train", "no images of class empty"),
-        (lambda root: shutil.rmtree(root / "val"), "test", "has train/ but no val/"),
         (lambda root: shutil.rmtree(root), "train", "no directory"),
         (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train", "no class folders"),
-        (lambda root: None, "dev", "no split 'dev'"),
+        (lambda root: None, "devil", "no split 'devil'"),
         (single_images, "test", "a class needs at least two to have one held out"),
     ],
 )
