@@ -68,7 +68,7 @@ def _prepare_streams() -> None:
     handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler])  # warnings and errors, on stderr
     if not warnings.filters or warnings.filters[0][0] != "error":  # who has made them errors gets them as errors
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]
 
 
 class UsageError(ValueError):

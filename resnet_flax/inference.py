@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from parity.conversion.files import open_regular
 from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
 from resnet_flax.data.folder import read_image
 from resnet_flax.data.layout import image_files
@@ -26,9 +27,10 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """The image files given by arguments: files, folders (searched recursively), patterns, or - for a list on stdin.
 
     Raises:
-        UserError: if there are no arguments, or one matches no image.
+        UserError: if there are no arguments, one matches no image, or not a single one is a file that can be opened.
     """
     images: list[Path] = []
+    reasons: list[str] = []
     if not arguments:
         raise UserError("no images given; name files, folders, patterns, or - for a list of files on stdin")
     for argument in arguments:
@@ -50,7 +52,15 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         if not paths:
             raise UserError(f"{argument}: no such image, and no folder or pattern with images in it")
         images += paths
-    return images
+    for path in images:
+        try:
+            open_regular(path).close()
+        except OSError as error:
+            reasons.append(f"{path}: {error.strerror or error}")
+        else:
+            return images
+    others = f" (and {len(reasons) - 1:,} others like it)" if len(reasons) > 1 else ""
+    raise UserError(f"cannot read image {reasons[0]}{others}" if reasons else "the list on stdin is empty")
 
 
 @dataclass(frozen=True)

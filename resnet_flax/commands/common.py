@@ -1,7 +1,7 @@
 """What the commands that run a model on images have in common: arguments, and the loop over the images."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from resnet_flax.data.class_list import read_class_names
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.preprocessing import LARGEST, Preprocessing
 from resnet_flax.errors import UserError
-from resnet_flax.inference import Outputs, find_images, read_batches
+from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.options import PositiveInt, Range, check_ranges
 from resnet_flax.text import PlainConsole
 from resnet_flax.weights.load import Pretrained, load_pretrained
@@ -77,12 +77,11 @@ class ImageArguments(ModelArguments):
 
 
 def run_on_images(
-    args: ImageArguments, pretrained: Pretrained, apply: Callable[..., Outputs]
+    paths: Sequence[Path], batch_size: int, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
     """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
-    paths = find_images(args.images)
-    batches = read_batches(paths, pretrained, args.batch_size)
-    total = -(-len(paths) // args.batch_size)
+    batches = read_batches(paths, pretrained, batch_size)
+    total = -(-len(paths) // batch_size)
     console = PlainConsole(stderr=True)
     for batch in track(batches, f"{len(paths)} images", total, console=console, transient=True, disable=total < 3):
         for message in batch.unreadable:

@@ -11,7 +11,7 @@ from parity.conversion.files import write_whole
 from parity.errors import printable
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
-from resnet_flax.inference import make_apply
+from resnet_flax.inference import find_images, make_apply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,13 @@ def main(arguments: list[str]) -> int:
     taps = tuple(tap.strip() for tap in args.taps.split(",") if tap.strip())
     if not taps:
         raise UserError("--taps is empty; give some of stem, layer1, layer2, layer3, layer4, pool")
+    images = find_images(args.images)
     pretrained = args.load()
     apply = make_apply(pretrained, taps)
     print(printable(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}"), file=sys.stderr)
 
     all_paths, chunks, unreadable = [], {tap: [] for tap in taps}, 0
-    for paths, outputs, failed in run_on_images(args, pretrained, apply):
+    for paths, outputs, failed in run_on_images(images, args.batch_size, pretrained, apply):
         unreadable += failed
         all_paths += map(str, paths)
         for tap, values in outputs.items():

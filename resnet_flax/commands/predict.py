@@ -9,7 +9,7 @@ from rich.table import Table
 from parity.errors import printable
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
-from resnet_flax.inference import make_apply, top_classes
+from resnet_flax.inference import find_images, make_apply, top_classes
 from resnet_flax.options import PositiveInt
 from resnet_flax.text import PlainConsole, to_json
 
@@ -31,6 +31,7 @@ class Arguments(ImageArguments):
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
     args = tyro.cli(Arguments, prog="python -m resnet_flax predict", args=arguments, config=config)
+    images = find_images(args.images)
     pretrained = args.load()
     if pretrained.model.fc is None:
         raise UserError(f"{args.weights} has no head, and so no classes; use `features` to write activations")
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     table.add_column("image", overflow="fold")
     table.add_column("class")
     table.add_column("probability")
-    for paths, outputs, failed in run_on_images(args, pretrained, make_apply(pretrained)):
+    for paths, outputs, failed in run_on_images(images, args.batch_size, pretrained, make_apply(pretrained)):
         unreadable += failed
         for path, probabilities in zip(paths, outputs.get("probabilities", ()), strict=True):
             top = [(int(i), names[i], float(probabilities[i])) for i in top_classes(probabilities[None], args.top)[0]]

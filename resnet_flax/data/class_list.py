@@ -52,29 +52,32 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     Raises:
         UserError: if the file cannot be read, or is none of these.
     """
-    text = read_text(path)
-    content: Any = _json(path, text) if path.suffix == ".json" else None
-    if path.suffix != ".json":
-        rows = [line.partition("\t") for line in text.splitlines() if line.strip()]
-        content = {folder.strip(): name.strip() or folder.strip() for folder, _, name in rows}
-        if len(content) != len(rows):
-            raise UserError(f"{path} lists a folder twice")
-    if isinstance(content, list):
-        content = {folder: folder for folder in content if isinstance(folder, str)} if _is_list(content) else {}
-    if isinstance(content, dict) and content:
-        values = list(content.values())
-        if all(isinstance(value, str) for value in values):
-            names = tuple(dict.fromkeys(values))
-            return names, {folder: names.index(name) for folder, name in content.items()}
-        if all(type(value) is int for value in values) and set(values) == set(range(max(values) + 1)):
-            names = ["" for _ in set(values)]
-            for folder, number in content.items():
-                names[number] += f"+{folder}" if names[number] else folder
-            return tuple(names), content
+    content = _folders(path, read_text(path))
+    values = list(content.values())
+    if values and all(isinstance(value, str) for value in values):
+        names = tuple(dict.fromkeys(values))
+        return names, {folder: names.index(name) for folder, name in content.items()}
+    if values and all(type(value) is int for value in values) and set(values) == set(range(max(values) + 1)):
+        folders = [[folder for folder, value in content.items() if value == number] for number in sorted(set(values))]
+        return tuple("+".join(together) for together in folders), content
     raise UserError(
         f"{path} is no list of classes; it must have a folder on each line, or be a .json file with a list of folders, "
         "{folder: number} with the numbers 0, 1, ... or {folder: class name}"
     )
+
+
+def _folders(path: Path, text: str) -> dict[str, Any]:
+    """{folder: number or name of its class}; empty if it is neither a list nor a map."""
+    if path.suffix != ".json":
+        rows = [line.partition("\t") for line in text.splitlines() if line.strip()]
+        folders = {folder.strip(): name.strip() or folder.strip() for folder, _, name in rows}
+        if len(folders) != len(rows):
+            raise UserError(f"{path} lists a folder twice")
+        return folders
+    content = _json(path, text)
+    if isinstance(content, list) and _is_list(content):
+        return {folder: folder for folder in content}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_list(content: list) -> bool:

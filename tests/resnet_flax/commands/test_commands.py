@@ -127,7 +127,10 @@ def test_features_are_the_models(folder, weights, original, tmp_path, capsys):
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
         (("predict", "nothing-here", "--weights", "{weights}"), "nothing-here: no such image"),
         (("predict", "--weights", "{weights}"), "no images given"),
-        (("predict", "{folder}", "--weights", "{weights}", "--batch-size", "0"), "--batch-size must be at least 1; got 0"),
+        (
+            ("predict", "{folder}", "--weights", "{weights}", "--batch-size", "0"),
+            "--batch-size must be at least 1; got 0",
+        ),
         (("predict", "{folder}", "--weights", "{weights}", "--top", "0"), "--top must be at least 1; got 0"),
         (("export", "--weights", "{weights}", "--out", "{out}.onnx"), "must end in .safetensors"),
         (("predikt",), "no command 'predikt'"),
