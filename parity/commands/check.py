@@ -97,7 +97,9 @@ def main(arguments: list[str]) -> int:
     network = f"{args.network} ({args.weights})" if args.weights else args.network
     report.settings |= {"architecture": args.network, "weights": weights}
     report.settings |= {"flax network": network, "torch network": args.network}
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_renderable(report))
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False, emoji=False).print(
+        as_renderable(report)
+    )
     if args.json:
         write_json(report, args.json)
     if args.html:

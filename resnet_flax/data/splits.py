@@ -86,8 +86,9 @@ class Choice:
         """Where the images are, for the place of the stored split."""
         if self.part == "all":
             return place
-        share = f"{self.fraction:.0%} of each class of {place}, held out with a fixed seed"
-        return share if self.part == "held out" else f"{place} without {share}"
+        if self.part == "rest":
+            return f"{place} without the held-out {self.fraction:.0%} of each class"
+        return f"{self.fraction:.0%} of each class of {place}, held out with a fixed seed"
 
 
 def choose(
