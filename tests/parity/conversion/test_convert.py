@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import parity
+import parity.conversion.rules as rules_module
 from parity.conversion.convert import copied, to_flax, to_torch
 from parity.conversion.naming import _renamed, find_prefix, leaves
 from parity.errors import ParityError
@@ -316,7 +317,7 @@ def test_model_without_parameters_is_refused():
 
 
 def test_registered_rule_is_used(monkeypatch):
-    monkeypatch.setattr(parity.conversion.naming, "_RULES", dict(parity.conversion.naming._RULES))
+    monkeypatch.setattr(rules_module, "_RULES", dict(rules_module._RULES))
 
     class Scale(nnx.Module):
         def __init__(self):
