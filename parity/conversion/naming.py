@@ -67,7 +67,7 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
     Raises:
         ParityError: for a layer without a rule, a name without a module, or a model without parameters.
     """
-    found: list[Leaf] = []
+    collected: list[Leaf] = []
     paths = [path for path, _ in named_modules(model)]
     for name in names or {}:
         if name not in paths:
@@ -82,10 +82,10 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
         torch_path = _renamed(path, names or {})
         for name, rule in rules.items():
             if name in own:
-                found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), own[name], rule))
-    if not found:
+                collected.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), own[name], rule))
+    if not collected:
         raise ParityError(f"the {type(model).__name__} has no parameters")
-    return found
+    return collected
 
 
 def _join(path: str, name: str) -> str:
