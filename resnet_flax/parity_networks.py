@@ -56,17 +56,15 @@ class ResNetPair:
 
     def read_image(self, path: Path, batch: int, size: int) -> np.ndarray:
         """One picture, resized a little differently for each example of the batch, and normalised."""
-        from PIL import Image, UnidentifiedImageError
-
+        from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
+        from resnet_flax.data.folder import read_image
         from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
         from resnet_flax.data.transforms import evaluation_transform
 
         try:
-            picture = Image.open(path).convert("RGB" if self.channels == 3 else "L")
-        except FileNotFoundError as error:
-            raise UserError(f"--image {path} does not exist") from error
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"--image {path} cannot be read as an image: {error}") from error
+            picture = (decode_rgb if self.channels == 3 else decode_grey)(read_image(path), str(path))
+        except CorruptImage as error:
+            raise UserError(f"--image {path} cannot be read: {error.reason}") from error
         crops = [
             evaluation_transform(resize_size=size + size * index // 8, crop_size=size)(picture)
             for index in range(1, batch + 1)

@@ -1,4 +1,4 @@
-"""`python train.py --evaluate --weights W`: the accuracy of weights on the test split, or with --split on another."""
+"""`python train.py --evaluate --weights W`: the accuracy of weights on the validation split, or that of --split."""
 
 from __future__ import annotations
 

@@ -174,8 +174,8 @@ class RunConfig:
     """Write a trace of ten steps for xprof."""
     evaluate: bool = False
     """Evaluate --weights on --split instead of training."""
-    split: str = "test"
-    """The split that --evaluate uses: train, val or test. Training uses val, and test only where there is no val."""
+    split: str = "val"
+    """The split that --evaluate uses: train, val, or test; without a val it is the test split."""
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None
