@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.checks.check import CHECKS, check
     from parity.checks.data import check_classes, check_preprocessing
+    from parity.checks.record import record
     from parity.conversion.checkpoints import load_checkpoint
     from parity.conversion.convert import to_flax, to_torch
     from parity.conversion.rules import LeafRule, register_layer
@@ -36,6 +37,7 @@ __all__ = [
     "load_checkpoint",
     "random_inputs",
     "randomize",
+    "record",
     "register_layer",
     "to_flax",
     "to_torch",
@@ -44,6 +46,7 @@ __all__ = [
 _MODULES = {
     "checks.data": ("check_classes", "check_preprocessing"),
     "checks.check": ("CHECKS", "check"),
+    "checks.record": ("record",),
     "conversion.checkpoints": ("load_checkpoint",),
     "conversion.convert": ("to_flax", "to_torch"),
     "conversion.rules": ("LeafRule", "register_layer"),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from parity.checks.isolation import flax_and_torch
+from parity.checks.isolation import can_be_taken_apart, flax_and_torch
 from parity.checks.pair import Pair
 from parity.checks.tolerance import Error, measure
 from parity.conversion.convert import as_numpy
@@ -25,14 +25,16 @@ CHANCE = 1e-7
 
 def weights(pair: Pair) -> list[Comparison]:
     """Every parameter, statistic and counter has PyTorch's very value, in memory of its own."""
-    candidate, _ = flax_and_torch(pair)
-    tensors = {name: tensor.detach().cpu() for name, tensor in pair.given.reference.state_dict().items()}
-    arrays = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(pair.given.candidate, candidate.names)}
+    tensors, arrays = {}, {}
+    if can_be_taken_apart(pair):  # others do not share memory
+        candidate, _ = flax_and_torch(pair)
+        tensors = {name: tensor.detach().cpu() for name, tensor in pair.given.reference.state_dict().items()}
+        arrays = {leaf.torch_name: leaf.value() for leaf in leaves(pair.given.candidate, candidate.names)}
     reference = pair.reference.state()
     rows = []
     for name, value in pair.candidate.state().items():
         error, note = measure(value, reference[name], precision=pair.precision), ""
-        if _overlap(arrays[name], tensors[name]):
+        if any(_overlap(array, tensors[name]) for array in jax.tree.leaves(arrays.get(name, ()))):
             error, note = Error(math.inf, math.inf, math.inf, 1.0), "shares its memory with PyTorch's tensor: copy it"
         rows.append(Comparison("weights", "", name, error, note=note))
     return rows

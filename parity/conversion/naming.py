@@ -163,7 +163,7 @@ def _torch_name(leaf: Leaf, names: Mapping[str, str]) -> str:
 
 
 def renamed(path: str, names: Mapping[str, str]) -> str:
-    """A module's path, or that of something it holds or calls ("conv#2"), with the longest match in `names` replaced."""
+    """A path of a module, of what it holds or of a call ("conv#2"), with the longest match in `names` replaced."""
     for theirs in sorted(names, key=len, reverse=True):
         if path == theirs or path.startswith((theirs + ".", theirs + "#")) or not theirs:
             rest = path[len(theirs) :].removeprefix(".")

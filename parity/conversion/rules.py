@@ -99,12 +99,8 @@ def _attention(module: nnx.MultiHeadAttention) -> Rules:
         parts = [rules[name] for rules in flat]
         return LeafRule(
             torch_name,
-            lambda tensor: tuple(
-                part.to_flax(piece) for part, piece in zip(parts, np.split(tensor, 3), strict=True)
-            ),
-            lambda values: np.concatenate(
-                [part.to_torch(value) for part, value in zip(parts, values, strict=True)]
-            ),
+            lambda tensor: tuple(part.to_flax(piece) for part, piece in zip(parts, np.split(tensor, 3), strict=True)),
+            lambda values: np.concatenate([part.to_torch(value) for part, value in zip(parts, values, strict=True)]),
             ndim=parts[0].ndim,
             others=(f"key.{name}", f"value.{name}"),
         )

@@ -1,4 +1,4 @@
-"""Networks in JAX that are no NNX module, held as one: a Linen module with its variables, a function with its parameters.
+"""Networks in JAX that are no NNX module, held as one: a Linen module and its variables, a function and its parameters.
 
 Flax's bridge between Linen and NNX was read from flax 0.12.8; `tests/parity/conversion/test_trees.py` fails first where
 a release changes it.
