@@ -111,9 +111,9 @@ class IdentifiedWeights:
         ]
 
     def named(self, name: str) -> "IdentifiedWeights":
-        found = self.weights.identity.architecture
-        if not get_architecture(name).has_shapes_of(get_architecture(found)):
-            raise UserError(f"{self.weights.source} holds a {found}, not a {name}")
+        architecture = self.weights.identity.architecture
+        if not get_architecture(name).has_shapes_of(get_architecture(architecture)):
+            raise UserError(f"{self.weights.source} holds a {architecture}, not a {name}")
         return IdentifiedWeights(replace(self.weights, identity=replace(self.weights.identity, architecture=name)))
 
     def write(self, path: Path, *, original_names: bool) -> None:

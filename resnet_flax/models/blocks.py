@@ -30,7 +30,7 @@ class Block(nnx.Module):
             random numbers.
         shortcut: builds the shortcut of a block that changes the shape; any other block's shortcut is its input.
         activation: after each norm but the last, and after the sum.
-        rngs: random numbers for stochastic depth.
+        rngs: random numbers for stochastic depth; not needed without.
     """
 
     expansion: ClassVar[int] = 1
@@ -54,7 +54,7 @@ class Block(nnx.Module):
         norm: Layer,
         shortcut: Shortcut = projection,
         activation: Activation = nnx.relu,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
         out_features = planes * self.expansion
         self.build_branch(

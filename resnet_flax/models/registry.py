@@ -35,6 +35,14 @@ def _torchvision(row: "Architecture", num_classes: int) -> Any:
     return torchvision.models.get_model(row.name, num_classes=num_classes)
 
 
+def _torchvision_blocks(row: "Architecture", num_classes: int) -> Any:
+    """torchvision's ResNet class with its block of the same name, for a network that torchvision has no name for."""
+    from torchvision.models import resnet
+
+    block = getattr(resnet, row.block.__name__)
+    return resnet.ResNet(block, list(row.layers), num_classes, groups=row.groups, width_per_group=row.width_per_group)
+
+
 def _residual_net(row: "Architecture", num_classes: int, *, shortcut_kernel: int) -> Any:
     from resnet_flax.models.originals import ResidualNet
 
@@ -80,6 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
         Architecture("resnet18", BasicBlock, (2, 2, 2, 2), 11_689_512),
+        Architecture("resnet26", Bottleneck, (2, 2, 2, 2), 15_995_176, original=_torchvision_blocks),
         Architecture("resnet34", BasicBlock, (3, 4, 6, 3), 21_797_672),
         Architecture("resnet50", Bottleneck, (3, 4, 6, 3), 25_557_032),
         Architecture("resnet101", Bottleneck, (3, 4, 23, 3), 44_549_160),

@@ -82,7 +82,7 @@ def _family_names() -> tuple[str, ...]:
 
 @cache
 def _torchvision_names(scheme: str) -> dict[str, str]:
-    """{the scheme's name: torchvision's}."""
+    """{the scheme's name: torchvision's}; built once, since it takes seconds and is looked up for every entry."""
     return {SCHEMES[scheme](name): name for name in _family_names()}
 
 

@@ -40,9 +40,9 @@ class Family:
         return ["one_layer"]
 
     def pair(self, name, options, *, weights=None):
-        ours = nnx.eval_shape(lambda: nnx.Linear(3, options.features, rngs=nnx.Rngs(0)))
+        ours = nnx.eval_shape(lambda: nnx.Conv(3, options.features, (1, 1), rngs=nnx.Rngs(0)))
         return SimpleNamespace(
-            flax_model=ours, torch_model=nn.Linear(3, options.features), channels=3, num_classes=5, train=None
+            flax_model=ours, torch_model=nn.Conv2d(3, options.features, 1), channels=3, num_classes=5, train=None
         )
 
     def read(self, path):

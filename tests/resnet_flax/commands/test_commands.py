@@ -23,6 +23,7 @@ skimage_data = pytest.importorskip("skimage.data")
 
 from tests import ROOT
 from tests.numerics import TENSORS, assert_close_to_torch, tolerance, torch_noise
+from tests.torch_models import randomized
 
 
 def command(*arguments) -> int:
@@ -41,9 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def original():
-    network = torchvision.models.resnet18().eval()
-    parity.randomize(None, network)
-    return network
+    return randomized(torchvision.models.resnet18()).eval()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ torchvision = pytest.importorskip("torchvision")
 
 from parity import to_flax
 from tests.numerics import TENSORS, assert_within, torch_noise
-from tests.torch_models import torch_model
+from tests.torch_models import randomized, torch_model
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -47,7 +47,7 @@ def flax_outputs(model, images):
 
 def check_against_torch(build, original, height: int, width: int, channels: int) -> dict[str, tuple[float, ...]]:
     """{place: (our float32 error, torch's float32 floor, our float64 error)}, all relative to float64 torch."""
-    parity.randomize(None, original)
+    randomized(original)
     images = parity.random_inputs((2, height, width, channels))
     noise = torch_noise(original, images, (*STAGES, "output"))
     ours = flax_outputs(to_flax(original.state_dict(), nnx.eval_shape(build)), jnp.asarray(images))
