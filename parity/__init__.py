@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from parity.checks.record import record
     from parity.conversion.checkpoints import load_checkpoint
     from parity.conversion.convert import to_flax, to_torch
+    from parity.conversion.matching import match_names
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
     from parity.reports.results import Comparison, Finding, Report
@@ -35,6 +36,7 @@ __all__ = [
     "check_classes",
     "check_preprocessing",
     "load_checkpoint",
+    "match_names",
     "random_inputs",
     "randomize",
     "record",
@@ -49,6 +51,7 @@ _MODULES = {
     "checks.record": ("record",),
     "conversion.checkpoints": ("load_checkpoint",),
     "conversion.convert": ("to_flax", "to_torch"),
+    "conversion.matching": ("match_names",),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
     "reports.results": ("Comparison", "Finding", "Report"),

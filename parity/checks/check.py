@@ -68,7 +68,8 @@ def check(
     Args:
         candidate: the network under test, filled with the other's weights (`parity.to_flax`).
         reference: the network whose submodules have corresponding names; its own rounding is the limit. Or the path of
-            a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it.
+            a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it. Or
+            {name: array}, the outputs that it should have in eval mode.
         inputs: one batch, as the candidate takes it: (N, H, W, C) images in JAX, (N, C, H, W) in PyTorch,
             (N, features), (N, L) token ids... Those of a recording by default.
         targets: what `loss` takes beside the outputs, in the candidate's layout. Random by default.
@@ -91,7 +92,7 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
-    recording = Recording.read(reference) if isinstance(reference, str | Path) else None
+    recording = _recording(candidate, reference, inputs, precision)
     for network in (candidate,) if recording else (candidate, reference):
         require_network(network)
     if recording is not None:
@@ -159,6 +160,15 @@ def check(
             except Exception as error:  # looking for the cause must never cost the verdict
                 report.findings = [Finding("", f"no cause was found: looking for it raised {type(error).__name__}")]
     return report
+
+
+def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> Recording | None:
+    """The recording that the reference is, or None for a network."""
+    if isinstance(reference, str | Path):
+        return Recording.read(reference)
+    if isinstance(reference, Mapping) and inputs is not None and precision in PROFILES:
+        return Recording.of_outputs(reference, inputs, as_side(candidate, precision))
+    return None
 
 
 def _located(pair: Pair, report: Report) -> Finding:

@@ -122,8 +122,12 @@ class Pair:
 
     @cached_property
     def modes(self) -> dict[str, bool]:
-        """{mode: train?}; only "eval" for a network that computes the same in both."""
-        return {"eval": False, "train": True} if self.candidate.has_train_mode else {"eval": False}
+        """{mode: train?}; only "eval" for a network that computes the same in both; those that a recording has."""
+        modes = {"eval": False, "train": True} if self.candidate.has_train_mode else {"eval": False}
+        known = getattr(self.oracle, "modes", modes)
+        for mode in modes.keys() - known:
+            self.note(f"{self.oracle.framework} was recorded without {mode} mode, which was not compared")
+        return {mode: train for mode, train in modes.items() if mode in known}
 
     def runs(self, train: bool) -> Runs:
         """Everything that one batch gives in this mode, from the parameters and statistics that were given."""

@@ -100,7 +100,7 @@ def record(
     metadata = {"format": FORMAT, "schema": SCHEMA, "about": json.dumps(about)}
     from safetensors.numpy import save_file
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in writer.tensors.items()}
+    contiguous = {name: np.array(array, order="C") for name, array in writer.tensors.items()}
     write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata))
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import scipy.stats
 
 from parity.checks.isolation import can_be_taken_apart, flax_and_torch
 from parity.checks.pair import Pair
@@ -78,6 +77,8 @@ def initialization(pair: Pair) -> list[Comparison]:
 
 def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """Two distances between the distributions of two samples of one size, each with what chance allows."""
+    import scipy.stats  # takes a second
+
     size = values.size
     kolmogorov_smirnov = float(scipy.stats.ks_2samp(values.ravel(), oracle.ravel(), method="asymp").statistic)
     # The share in the tails, for which the first has no eye: a normal distribution cut off has none.
@@ -93,6 +94,8 @@ def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, flo
 
 def _described(name: str, values: Arrays) -> str:
     """The distribution that a parameter was drawn from, in PyTorch's layout, as far as it is a known one."""
+    import scipy.stats  # takes a second
+
     value = values[name].astype(np.float64)
     if np.ptp(value) == 0:
         return f"{value.flat[0]:g}"
@@ -117,4 +120,6 @@ def _described(name: str, values: Arrays) -> str:
 
 
 def _uniform(bound: float):
+    import scipy.stats  # takes a second
+
     return scipy.stats.uniform(-bound, 2 * bound)
