@@ -1,8 +1,8 @@
 """What `package.module:function` on a command line returns."""
 
 import importlib
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from parity.conversion.trees import is_function_pair, is_linen_pair
@@ -20,8 +20,8 @@ def load_target(target: str) -> tuple[Any, ...]:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ParityError(f"{target}: expected package.module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
