@@ -19,6 +19,7 @@ from parity.checks.tolerance import PROFILES, Error
 from parity.checks.training import optimizer as optimizer_steps
 from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
+from parity.conversion.trees import is_array
 from parity.errors import ParityError
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.base import OUTPUT, Loss, Train, relaid
@@ -166,7 +167,8 @@ def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> R
     """The recording that the reference is, or None for a network."""
     if isinstance(reference, str | Path):
         return Recording.read(reference)
-    if isinstance(reference, Mapping) and inputs is not None and precision in PROFILES:
+    arrays = isinstance(reference, Mapping) and all(map(is_array, reference.values()))  # a state_dict has tensors
+    if arrays and inputs is not None and precision in PROFILES:
         return Recording.of_outputs(reference, inputs, as_side(candidate, precision))
     return None
 
