@@ -31,7 +31,7 @@ def load_target(target: str) -> tuple[Any, ...]:
     function = getattr(module, name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        found = "nothing of that name" if function is None else f"a {type(function).__name__}"
+        found = "nothing of that name" if function is None else f"something of type {type(function).__name__}"
         raise ParityError(f"{target}: {module_name} has {found}; its functions are {', '.join(public[:10]) or 'none'}")
     try:
         returned = function()

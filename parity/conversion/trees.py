@@ -90,8 +90,11 @@ def is_linen_pair(value: Any) -> bool:
 
 
 def is_function_pair(value: Any) -> bool:
-    is_pair = isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and not is_linen_pair(value)
-    return is_pair and any(map(is_array, jax.tree.leaves(value[1])))
+    if not isinstance(value, tuple) or len(value) != 2 or not callable(value[0]):
+        return False
+    # (network, inputs) is another thing, and a PyTorch module can be called, too.
+    is_network = isinstance(value[0], nnx.Module | linen.Module) or hasattr(value[0], "state_dict")
+    return not is_network and any(map(is_array, jax.tree.leaves(value[1])))
 
 
 def as_module(value: Any) -> nnx.Module | None:

@@ -69,7 +69,7 @@ def test_a_target_is_checked_recorded_and_checked_against_the_recording(folder, 
     [
         (["check", "no_such_module:pair"], "there is no module no_such_module"),
         (["check", "my_models:nothing"], "my_models has nothing of that name; its functions are"),
-        (["check", "my_models:number"], "my_models has a int"),
+        (["check", "my_models:number"], "my_models has something of type int"),
         (["check", "my_models:needy"], "it must need no arguments"),
         (["check", "my_models:candidate"], "must return (candidate, reference, inputs); it returned 1 values"),
         (["check", "my_models:whole", "--reference", "x.safetensors"], "must return the candidate, or"),

@@ -61,7 +61,7 @@ def test_differences_are_found(recorded, ours):
     changed.fc.bias[...] += 1e-3
     report = parity.check(changed, recorded)
     assert not report.passed
-    assert "1 of 7 parameters and statistics are not those recorded" in " ".join(report.notes)
+    assert "1 of 9 parameters and statistics are not those recorded" in " ".join(report.notes)
 
 
 def test_without_pytorch(recorded, tmp_path):
