@@ -203,7 +203,7 @@ def make_pair(
     if isinstance(reference, Recording):
         return _recorded_pair(candidate, reference, inputs, precision, names, device, options)
     inputs = np.asarray(inputs)
-    of_reference = {"names": names if is_torch(candidate) else None, "device": device}
+    of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
     oracle = as_side(reference, "float64", **of_reference)
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
     plain = oracle if precision == "float64" else as_side(reference, precision, **of_reference)

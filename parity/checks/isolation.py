@@ -130,7 +130,7 @@ def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolat
     candidate, reference = flax_and_torch(pair)
     ours = {candidate.torch_path(name): module for name, module in named_modules(candidate.model(train=train))}
     torch_inputs = recorded.reference_inputs.get(path)
-    if path not in ours or path not in recorded.candidate_inputs or not is_tensor(torch_inputs):
+    if path not in ours or path not in recorded.candidate_inputs or torch_inputs is None or not is_tensor(torch_inputs):
         return None
     theirs = copy.deepcopy(reference.module.get_submodule(path))
     oracle = copy.deepcopy(theirs).double()

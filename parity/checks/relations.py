@@ -62,6 +62,6 @@ def _permuted(one: np.ndarray, two: np.ndarray) -> str:
             np.ascontiguousarray(np.moveaxis(value, axis, 0)).reshape(value.shape[axis], -1) for value in (one, two)
         ]
         ordered = [row[np.lexsort(row.T[::-1])] if row.shape[1] else row for row in rows]
-        if len(rows[0]) > 1 and np.array_equal(*ordered):
+        if len(rows[0]) > 1 and np.array_equal(ordered[0], ordered[1]):
             return f"B is A with its slices along axis {axis} in another order"
     return ""

@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
 
 def _check_named(args: Any, family: Family) -> "Report":
     """A registered network against its original, or against a recording."""
-    from parity.checks.check import check
+    from parity.checks.check import DEFAULT, check
     from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs
 
@@ -114,8 +114,13 @@ def _check_named(args: Any, family: Family) -> "Report":
     options = {option.name: getattr(args, option.name) for option in _options(family)}
     pair = named_pair(args.network, weights=args.weights, seed=args.seed, **options)
     if args.reference is not None:
-        checks = {"checks": _split(args.checks)} if args.checks else {}
-        return check(pair.flax_model, args.reference, precision=args.precision, steps=args.steps, **checks)
+        return check(
+            pair.flax_model,
+            args.reference,
+            precision=args.precision,
+            steps=args.steps,
+            checks=_split(args.checks) or DEFAULT,
+        )
     if args.image is None:
         inputs = random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
     else:
@@ -142,7 +147,7 @@ def _check_named(args: Any, family: Family) -> "Report":
 
 def _check_target(args: Any) -> "Report":
     """What a function of the caller's returns."""
-    from parity.checks.check import check
+    from parity.checks.check import DEFAULT, check
     from parity.sides.optimizers import Optimizer
 
     parts = load_target(args.network)
@@ -163,7 +168,7 @@ def _check_target(args: Any) -> "Report":
         optimizer=Optimizer(args.optimizer, args.learning_rate, weight_decay=args.weight_decay),
         steps=args.steps,
         device="cuda" if args.device == "gpu" else "cpu",
-        **({"checks": _split(args.checks)} if args.checks else {}),
+        checks=_split(args.checks) or DEFAULT,
     )
 
 

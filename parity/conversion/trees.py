@@ -30,14 +30,14 @@ class Tree(nnx.Module):
         in_collections = isinstance(parameters, Mapping) and bool(parameters) and set(parameters) <= set(COLLECTIONS)
         self.function = function
         names: list[str | None] = []
-        constants: list[_Constant | None] = []
+        constants: list[_Constant] = []
         for path, leaf in leaves:
             parts = [_key(entry) for entry in path]
             kind = COLLECTIONS[parts.pop(0)] if in_collections else nnx.Param
             name = ".".join(parts) or "value"
             is_parameter = is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
             names.append(name if is_parameter else None)
-            constants.append(None if is_parameter else _Constant(leaf))
+            constants.append(_Constant(None if is_parameter else leaf))
             if is_parameter:
                 if hasattr(self, name):
                     raise ParityError(f"two leaves of the parameter tree are called {name}")

@@ -284,16 +284,16 @@ def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
             if hasattr(module, attribute):
                 setattr(module, attribute, value)
         if precision == "float64" and getattr(module, "attention_fn", None) is nnx.dot_product_attention:
-            module.attention_fn = _attention_in_its_own_dtype
+            setattr(module, "attention_fn", _attention_in_its_own_dtype)  # noqa: B010
     for _, variable in nnx.iter_graph(model):
         if isinstance(variable, nnx.Variable) and _is_float(variable.dtype):
             variable.set_value(jnp.array(variable.get_value(), dtype))
     return model
 
 
-def _attention_in_its_own_dtype(*arrays: jax.Array, **options: Any) -> jax.Array:
+def _attention_in_its_own_dtype(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
     """`nnx.dot_product_attention` without the shortcut through `jax.nn`, whose softmax is in float32 for any input.
 
     The shortcut is for attention without dropout; a rate that `deterministic` keeps from being used avoids it.
     """
-    return nnx.dot_product_attention(*arrays, **options | {"dropout_rate": 0.5, "deterministic": True})
+    return nnx.dot_product_attention(query, key, value, **options | {"dropout_rate": 0.5, "deterministic": True})

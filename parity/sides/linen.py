@@ -16,7 +16,7 @@ def called(model: nnx.Module, inputs: Any, *, train: bool) -> Any:
     if not isinstance(model, nnx.bridge.ToNNX):
         return model(inputs)
     known = inspect.signature(type(model.to_nnx__module).__call__).parameters
-    mode = {name: value is train for name, value in _MODE_ARGUMENTS.items() if name in known}
+    mode: dict[str, Any] = {name: value is train for name, value in _MODE_ARGUMENTS.items() if name in known}
     if "deterministic" in known:
         mode["deterministic"] = True
     return model(inputs, mutable=["batch_stats"] if train else False, **mode)
