@@ -22,6 +22,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 LARGEST_EXPANSION = 4  # tensors that share memory, such as tied weights, are more bytes than the file has
 SMALL = 2**20  # bytes: a file that unpacks to no more may be of any size
 # What training scripts wrap a state_dict in; the first one present is used.
+RECORDING = "parity-recording"  # in the metadata of what parity.record writes
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 
 
@@ -43,10 +44,18 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a .safetensors file (PyTorch is not needed) or a .pth file, as numpy arrays.
 
+    Of a recording (`parity.record`), the weights in it.
+
     Raises:
         ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
     """
-    return read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    if checkpoint.metadata.get("format") != RECORDING:
+        return checkpoint.tensors
+    names = [name for name in checkpoint.tensors if name.startswith("state/")]
+    if not names:
+        raise ParityError(f"{path} is a recording with digests of the weights only; record it with weights='values'")
+    return {name.removeprefix("state/"): checkpoint.tensors[name] for name in names}
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:

@@ -56,7 +56,8 @@ def figure(value: float) -> str:
 
 def _title(report: Report) -> Text:
     settings = report.settings
-    networks = f"{settings['flax network']} in Flax and {settings['torch network']} in PyTorch"
+    ours, theirs = settings.get("frameworks", ("Flax", "PyTorch"))
+    networks = f"{settings['flax network']} in {ours} and {settings['torch network']} in {theirs}"
     inputs = "x".join(map(str, settings["inputs"]))
     verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
     return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")

@@ -13,6 +13,7 @@ from flax import nnx
 from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
+from parity.sides.linen import recording_linen
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,11 @@ def recording_flax(model: nnx.Module) -> Generator[Recorder]:
 
         return wrapper
 
-    with patched_calls((module for _, module in named), wrap):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patched_calls((module for _, module in named), wrap))
+        for path, module in named:
+            if isinstance(module, nnx.bridge.ToNNX):
+                stack.enter_context(recording_linen(recorder.add, path))
         yield recorder
 
 

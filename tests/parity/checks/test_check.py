@@ -202,7 +202,10 @@ class Bare(nnx.Module):
             lambda: (*pair(), parity.random_inputs((2, 3, 16, 16))),
             "neither network runs on these inputs .*channels last",
         ),
-        (lambda: (*reversed(pair()), parity.random_inputs(EVEN)), "expected the Flax network and then the PyTorch one"),
+        (
+            lambda: (*reversed(pair()), parity.random_inputs(EVEN)),
+            "neither network runs on these inputs .as PyTorch takes them: channels second",
+        ),
         (
             lambda: (pair()[0], pair()[1].state_dict(), parity.random_inputs(EVEN)),
             "found .* and collections.OrderedDict",
