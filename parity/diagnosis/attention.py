@@ -81,7 +81,10 @@ def fused(call: Call) -> Variants:
         if causal:
             yield "the attention sees one position ahead", _banded(1)
             yield "the attention does not see its own position", _banded(-1)
-            yield "the attention is causal backwards: it sees the position itself and later ones", _banded(0, upper=True)
+            yield (
+                "the attention is causal backwards: it sees the position itself and later ones",
+                _banded(0, upper=True),
+            )
     elif mask.dtype is torch.bool:
         yield "the attention's mask is inverted (True where PyTorch has False)", changed(attn_mask=~mask)
         yield "the attention's mask is not applied", changed(attn_mask=None)
@@ -119,8 +122,9 @@ def masked(call: Call) -> Variants:
 @alters("where")
 def chosen(call: Call) -> Variants:
     if len(call.args) == 3:
-        yield "the mask is inverted (True where PyTorch has False)", lambda call, _: torch.where(
-            ~call.args[0], *call.args[1:]
+        yield (
+            "the mask is inverted (True where PyTorch has False)",
+            lambda call, _: torch.where(~call.args[0], *call.args[1:]),
         )
 
 
@@ -128,10 +132,16 @@ def chosen(call: Call) -> Variants:
 def triangle(call: Call) -> Variants:
     theirs = arguments(call).get("diagonal", 0)
     for diagonal in {theirs - 1, theirs + 1}:
-        yield f"the triangle of the mask starts at diagonal {diagonal}, PyTorch's at {theirs}", changed(diagonal=diagonal)
-    yield "the triangle of the mask is the other one", lambda call, _: call.args[0].mT.mT * 0 + getattr(
-        call.args[0], "triu" if call.name == "tril" else "tril"
-    )(theirs)
+        yield (
+            f"the triangle of the mask starts at diagonal {diagonal}, PyTorch's at {theirs}",
+            changed(diagonal=diagonal),
+        )
+    yield (
+        "the triangle of the mask is the other one",
+        lambda call, _: (
+            call.args[0].mT.mT * 0 + getattr(call.args[0], "triu" if call.name == "tril" else "tril")(theirs)
+        ),
+    )
 
 
 @alters("sin", "cos")

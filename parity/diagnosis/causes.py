@@ -60,6 +60,13 @@ class Site:
             return f"between {self.before} and {path}"
         return path or "output"
 
+    @property
+    def place(self) -> str:
+        kind, path = self.event
+        if kind == "output" and path:
+            return f"in {path}"
+        return self.where if path else f"after {self.before}"
+
     def settled_by(self, tensor: np.ndarray | None) -> float:
         """The error of this in place of the reference's, or infinity where it explains nothing."""
         if tensor is None or tensor.shape != self.ours.shape:
@@ -96,7 +103,9 @@ def _unexplained(site: Site) -> str:
     if kind == "input":
         where = f"{path} agrees on PyTorch's input: the difference arises between {site.before} and {path}"
     elif path:
-        where = f"{path} is the first to differ" if site.before == "the inputs" else f"{path} differs on PyTorch's input"
+        where = (
+            f"{path} is the first to differ" if site.before == "the inputs" else f"{path} differs on PyTorch's input"
+        )
     else:
         where = "every submodule agrees: the difference arises after the last of them"
     return where + relation
@@ -171,9 +180,8 @@ class _Places:
         """What explains it, in plain words, or ""."""
         if words := self._layer(site):
             return words
-        if words := self._precision(site):
-            return words
-        return _either(self._altered(site)) or self._wiring(site)
+        words = self._precision(site) or _either(self._altered(site)) or self._wiring(site)
+        return f"{site.place}, {words}" if words else ""
 
     def _layer(self, site: Site) -> str:
         """The hypotheses that are tried on the candidate's own layer, and those about the function before one."""

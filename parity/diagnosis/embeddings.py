@@ -97,6 +97,6 @@ def _turned(place: int, first: int, second: int) -> Replacement:
 
 
 def _reread(place: int, first: int, second: int) -> Replacement:
-    return lambda call, _: call.args[1 - place] + call.args[place].transpose(first, second).reshape(
-        call.args[place].shape
+    return lambda call, _: (
+        call.args[1 - place] + call.args[place].transpose(first, second).reshape(call.args[place].shape)
     )

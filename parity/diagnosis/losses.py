@@ -64,7 +64,10 @@ def cross_entropy(call: Call) -> Variants:
     if settings.get("weight") is not None:
         yield "the class weights are not applied", changed(weight=None)
         if settings.get("reduction", "mean") == "mean":
-            yield "the weighted loss is divided by the number of labels, PyTorch's by the sum of their weights", _by_count
+            yield (
+                "the weighted loss is divided by the number of labels, PyTorch's by the sum of their weights",
+                _by_count,
+            )
     ignored = settings.get("ignore_index", -100)
     target = settings["target"]
     if not target.is_floating_point() and (target == ignored).any():

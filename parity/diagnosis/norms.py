@@ -56,7 +56,10 @@ def statistics(call: Call) -> Variants:
 @alters("layer_norm")
 def axes(call: Call) -> Variants:
     if call.args[0].ndim > 2:
-        yield "the norm's statistics are over all axes but the first, PyTorch's over the last only", _by_hand(call, all=1)
+        yield (
+            "the norm's statistics are over all axes but the first, PyTorch's over the last only",
+            _by_hand(call, all=1),
+        )
 
 
 @alters("batch_norm")
@@ -124,7 +127,9 @@ def _interleaved(call: Call) -> torch.Tensor:
     return output if bias is None else output + bias.view(shape)
 
 
-def _by_hand(call: Call, *, correction: int = 0, centred: Any = None, outside: bool = False, all: int = 0) -> Replacement:
+def _by_hand(
+    call: Call, *, correction: int = 0, centred: Any = None, outside: bool = False, all: int = 0
+) -> Replacement:
     which = kind(call)
     centred = which != "rms_norm" if centred is None else centred
 

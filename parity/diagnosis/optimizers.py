@@ -25,7 +25,9 @@ def why(pair: Pair) -> str:
     ours, theirs = _our_updates(pair, parameters, gradients), rule.updates(parameters, gradients)
     if _distance(ours, theirs) <= 1e-9:
         return ""
-    found = [words for words, changed in _hypotheses(rule) if _distance(ours, changed.updates(parameters, gradients)) <= 1e-9]
+    found = [
+        words for words, changed in _hypotheses(rule) if _distance(ours, changed.updates(parameters, gradients)) <= 1e-9
+    ]
     if found:
         return found[0] if len(set(found)) == 1 else "either " + ", or ".join(dict.fromkeys(found))
     return _factors(pair, rule, ours, parameters, gradients)
@@ -83,9 +85,7 @@ def _rule_of(pair: Pair, parameters: Tree, gradients: Sequence[Tree]) -> Rule | 
 def _read(kind: str, group: dict[str, Any]) -> Rule | None:
     decay = group.get("weight_decay", 0.0)
     if kind == "SGD":
-        return Rule(
-            decay=decay, momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"]
-        )
+        return Rule(decay=decay, momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"])
     if kind in ("Adam", "AdamW"):
         return Rule(
             "adam",
@@ -120,7 +120,9 @@ def _hypotheses(rule: Rule) -> Iterator[tuple[str, Rule]]:
         words = f"Adam's epsilon is {epsilon:g}, PyTorch's is {rule.epsilon:g}"
         yield words, replace(rule, epsilon=epsilon)
     for epsilon in (rule.epsilon, rule.epsilon**2):
-        words = f"Adam's epsilon ({epsilon:g}) is added under the square root, PyTorch adds {rule.epsilon:g} to the root"
+        words = (
+            f"Adam's epsilon ({epsilon:g}) is added under the square root, PyTorch adds {rule.epsilon:g} to the root"
+        )
         yield words, replace(rule, epsilon=epsilon, inside=True)
     yield f"AMSGrad is {'off' if rule.amsgrad else 'on'}", replace(rule, amsgrad=not rule.amsgrad)
     yield "Adam's bias correction is missing", replace(rule, corrected=False)
@@ -220,6 +222,4 @@ def _projected(ours: Tree, theirs: Tree) -> float:
 
 
 def _distance(ours: Sequence[Tree], theirs: Sequence[Tree]) -> float:
-    return max(
-        relative(mine[name], other[name]) for mine, other in zip(ours, theirs, strict=True) for name in mine
-    )
+    return max(relative(mine[name], other[name]) for mine, other in zip(ours, theirs, strict=True) for name in mine)

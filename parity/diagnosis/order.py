@@ -51,7 +51,9 @@ def _split(x: torch.Tensor, y: torch.Tensor) -> Variants:
 
 def _reshaped(before: Callable[[torch.Tensor], torch.Tensor]) -> Replacement:
     def replaced(call: Call, _: Any) -> torch.Tensor:
-        return Call(0, call.name, call.function, (before(call.args[0]).contiguous(), *call.args[1:]), call.kwargs).again()
+        return Call(
+            0, call.name, call.function, (before(call.args[0]).contiguous(), *call.args[1:]), call.kwargs
+        ).again()
 
     return replaced
 
@@ -164,7 +166,10 @@ def _before_the_sum(source: int, places: tuple[int, ...]) -> Replacement:
 def of_an_activation(call: Call) -> Variants:
     """A sum with an activation, which is applied after it instead."""
     for source in call.sources:
-        yield "an activation is applied after the residual sum, PyTorch applies it to one operand", _after_the_sum(source)
+        yield (
+            "an activation is applied after the residual sum, PyTorch applies it to one operand",
+            _after_the_sum(source),
+        )
 
 
 def _after_the_sum(source: int) -> Replacement:

@@ -33,7 +33,10 @@ def pool(call: Call) -> Variants:
     for words, pads in paddings.items():
         if words == spelt(padding):
             continue
-        yield f"the {what} has padding {words}, PyTorch's {spelt(padding)}", _padded(average, window, stride, pads, True)
+        yield (
+            f"the {what} has padding {words}, PyTorch's {spelt(padding)}",
+            _padded(average, window, stride, pads, True),
+        )
         if average and words != "0":
             yield (
                 f"the avg-pool has padding {words} and does not count it, PyTorch's has padding {spelt(padding)}",
@@ -114,7 +117,9 @@ def _padded(
 
     def replaced(call: Call, _: Any) -> torch.Tensor:
         x = call.args[0]
-        functions = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d) if average else (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+        functions = (
+            (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d) if average else (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+        )
         function = functions[x.ndim - 3]
         if not average:
             return function(F.pad(x, flat, value=value), window, stride)

@@ -139,9 +139,7 @@ class Program:
             kept.append(args)
             event = ("input", key)
             self._note(event, {str(index): value for index, value in enumerate(args)}, origin)
-            self.arguments[key] = tuple(
-                _numpy(value) if isinstance(value, torch.Tensor) else None for value in args
-            )
+            self.arguments[key] = tuple(_numpy(value) if isinstance(value, torch.Tensor) else None for value in args)
             saved = {}
             if is_boundary(event):
                 saved = {id(value): origin.pop(id(value)) for value in args if id(value) in origin}

@@ -30,7 +30,7 @@ def described(ours: np.ndarray, theirs: np.ndarray, limit: float) -> str:
     for words, other in _relations(ours, theirs):
         if other.shape == ours.shape and relative(ours, other) <= allowed:
             return words
-    return _place(ours, theirs, limit) or _size(ours, theirs)
+    return "; ".join(words for words in (_place(ours, theirs, limit), _size(ours, theirs)) if words)
 
 
 def _relations(ours: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -18,10 +18,7 @@ _KINDS: dict[str, dict[str, Any]] = {
         for mode in _LINEAR
         for corners in (False, True)
     },
-    **{
-        f"{mode} with antialiasing": {"mode": mode, "align_corners": False, "antialias": True}
-        for mode in _LINEAR
-    },
+    **{f"{mode} with antialiasing": {"mode": mode, "align_corners": False, "antialias": True} for mode in _LINEAR},
 }
 
 

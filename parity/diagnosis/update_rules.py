@@ -79,7 +79,9 @@ class Rule:
         sizes = {name: float(np.linalg.norm(value)) for name, value in gradients.items()}
         if norm == "global":
             sizes = dict.fromkeys(sizes, float(np.linalg.norm(list(sizes.values()))))
-        return {name: value * min(1.0, limit / sizes[name]) if sizes[name] else value for name, value in gradients.items()}
+        return {
+            name: value * min(1.0, limit / sizes[name]) if sizes[name] else value for name, value in gradients.items()
+        }
 
     def _sgd(self, gradient: np.ndarray, kept: dict[str, Any], step: int) -> np.ndarray:
         if not self.momentum:

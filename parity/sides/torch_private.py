@@ -10,4 +10,13 @@ from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-__all__ = ["BatchNorm", "Convolution", "Dropout", "NormWithStatistics", "tree_leaves", "tree_map", "tree_map_only", "without_functions"]
+__all__ = [
+    "BatchNorm",
+    "Convolution",
+    "Dropout",
+    "NormWithStatistics",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+    "without_functions",
+]
