@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Function] = {
     "log sigmoid": F.logsigmoid,
 }
 SLOPES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3)
-BETAS = (0.5, 2.0, 100.0)
+BETAS = (0.5, 1.0, 2.0, 100.0)
 
 _NAMES = {
     "gelu": "GELU", "relu": "ReLU", "relu6": "ReLU6", "silu": "SiLU", "hardswish": "hardswish", "elu": "ELU",
@@ -53,8 +53,9 @@ def activation(call: Call) -> Variants:
         if words != theirs:
             yield f"{words} is applied where PyTorch applies {theirs}", computed(_leaky(slope))
     for beta in BETAS if call.name == "softplus" else ():
-        yield f"softplus has beta {beta:g}, PyTorch's is {arguments(call).get('beta', 1):g}", changed(beta=beta)
-    for beta in BETAS if call.name == "silu" else ():
+        if beta != arguments(call).get("beta", 1):
+            yield f"softplus has beta {beta:g}, PyTorch's is {arguments(call).get('beta', 1):g}", changed(beta=beta)
+    for beta in (0.5, 2.0, 100.0) if call.name == "silu" else ():
         yield f"SiLU has beta {beta:g}, PyTorch's has 1", computed(_swish(beta))
     yield f"the {theirs} of PyTorch is missing", computed(lambda x: x)
     yield f"{theirs} is applied twice", lambda call, _: call.function(call.again(), *call.args[1:], **call.kwargs)

@@ -164,7 +164,7 @@ def together(segment: Sequence[Call]) -> Iterator[tuple[str, Mapping[int, Replac
             "the rotary embedding turns neighbouring pairs (interleaved), PyTorch's the two halves",
             {**halves, **doubled},
         )
-        yield "the rotary embedding turns the other way", {index: _negative for index in halves}
+        yield "the rotary embedding turns the other way", dict.fromkeys(halves, _negative)
     for name in ("sin", "cos"):
         both = {call.index: _swapped_wave for call in segment if kind(call) in ("sin", "cos")}
         if both and name == "sin":

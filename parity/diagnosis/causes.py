@@ -33,6 +33,9 @@ from parity.sides.base import in_layout_of
 MOST = 8
 """How many places are explained; a fault of a layer's class is in all of its layers, and one of them is enough."""
 
+MOST_CALLS = 60
+"""How many calls before a place are altered, the nearest ones: each alteration is a pass of the reference."""
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -43,6 +46,7 @@ class Site:
         name: of the argument or output.
         before: the last submodule that ran before it, or "the inputs".
         ours, theirs: in the reference's layout; their shapes may differ.
+        error, floor, limit: ours, PyTorch's own in other arrangements, and the one allowed.
     """
 
     event: Event
@@ -51,6 +55,7 @@ class Site:
     ours: np.ndarray
     theirs: np.ndarray
     error: float
+    floor: float
     limit: float
 
     @property
@@ -87,13 +92,24 @@ def causes(pair: Pair, *, train: bool) -> list[Finding]:
     findings: list[Finding] = []
     for site in chosen:
         words = places.explained(site)
-        evidence = f"relative error {site.error:.1e} from there alone"
+        evidence = f"relative error {site.error:.1e}, PyTorch's own {site.floor:.1e}"
+        if site is sites[0]:
+            evidence += f"; by the output {_output_error(pair, train):.1e}"
+            if site.event[0] == "output" and site.event[1]:
+                evidence += "; it is the first" if site.before == "the inputs" else f"; {site.before} agrees"
+        else:
+            evidence += "; on PyTorch's own tensors"
         if site is largest and len(sites) > 1:
-            evidence += ", the largest of all"
+            evidence += "; the largest difference"
         findings.append(Finding(site.where, words or _unexplained(site), evidence))
     if len(sites) > len(chosen):
         findings.append(Finding("", f"{len(sites) - len(chosen)} more places differ on PyTorch's own tensors"))
     return findings
+
+
+def _output_error(pair: Pair, train: bool) -> float:
+    rows = pair.judge("forward", "", "outputs", pair.runs(train).candidate.outputs, pair.runs(train).noise)
+    return max(row.error.relative for row in rows)
 
 
 def _unexplained(site: Site) -> str:
@@ -155,10 +171,11 @@ class _Places:
                 if ours is None or event in self._released:
                     continue
                 ours = in_layout_of(ours, theirs)
-                limit = max(profile.k * min(floors.get(path, 0.0), profile.most), profile.least_alone)
+                floor = min(floors.get(path, 0.0), profile.most)
+                limit = max(profile.k * floor, profile.least_alone)
                 error = relative(ours, theirs) if ours.shape == theirs.shape else np.inf
                 if not error <= limit:
-                    sites.append(Site(event, name, before, ours, theirs, error, limit))
+                    sites.append(Site(event, name, before, ours, theirs, error, floor, limit))
             if kind == "output" and event in self._forced.replaced:
                 before = path
         return sites
@@ -189,7 +206,7 @@ class _Places:
         if not path or site.name not in (path, "0"):
             return ""
         with contextlib.suppress(ValueError, TypeError, AttributeError, RuntimeError):
-            self._recorded = self._recorded or record(self.pair, train=self.train)
+            self._recorded = self._recorded or self._record()
             layer = isolate(self.pair, self._recorded, path, train=self.train)
             if layer is None:
                 return ""
@@ -198,6 +215,20 @@ class _Places:
             if layer.error() > layer.limit:
                 return moved_stride(self.pair, self._recorded, layer) or why(layer)
         return ""
+
+    def _record(self) -> Recorded:
+        if self.pair.precision != "float64":
+            return record(self.pair, train=self.train)
+        # Both have been recorded already, in the precision under test.
+        inputs = {event[1]: arrays["0"] for event, arrays in self.tensors.items()
+                  if event[0] == "input" and list(arrays) == ["0"]}  # fmt: skip
+        theirs = {event: arrays for event, arrays in self.program.tensors.items() if event[1]}
+        return Recorded(
+            inputs,
+            {path: torch.from_numpy(theirs["input", path]["0"]) for path in inputs if ("input", path) in theirs},
+            {path: torch.from_numpy(arrays[path]) for (kind, path), arrays in theirs.items()
+             if kind == "output" and path in arrays},
+        )  # fmt: skip
 
     def _precision(self, site: Site) -> str:
         if self.pair.precision != "float64":
@@ -230,7 +261,7 @@ class _Places:
 
     def _alterations(self, site: Site) -> Iterator[tuple[str, Mapping[int, Replacement]]]:
         segment = self.program.segment(site.event)
-        for call in reversed(segment):
+        for call in segment[: -MOST_CALLS - 1 : -1]:
             for words, replacement in variants(call):
                 yield words, {call.index: replacement}
         yield from attention.together(segment)

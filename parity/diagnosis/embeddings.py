@@ -54,7 +54,7 @@ def window(call: Call) -> Variants:
             continue
         start, stop, _ = part.indices(x.shape[axis])
         for offset in (1, 2, -1, x.shape[axis] - stop):
-            if offset and 0 <= start + offset and stop + offset <= x.shape[axis]:
+            if offset and start + offset >= 0 and stop + offset <= x.shape[axis]:
                 yield (
                     f"axis {axis} is taken from {start + offset} on, PyTorch's from {start}",
                     _moved(axis, start + offset, stop + offset),

@@ -16,7 +16,7 @@ from flax import nnx
 from parity.checks.pair import Pair
 from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
-from parity.diagnosis.wide import widened
+from parity.diagnosis.wide import is_narrowed, widened
 from parity.errors import ParityError
 from parity.sides.base import OUTPUT
 from parity.sides.flax import FlaxSide
@@ -56,6 +56,8 @@ class Forced:
         """
         arguments = (self._state, self._flags(released))
         closed, shapes = jax.make_jaxpr(self._pass, return_shape=True)(*arguments)
+        if not is_narrowed(closed):
+            return {}
         try:
             outputs, self.narrowed = widened(closed, *jax.tree.leaves(arguments))
         except (NotImplementedError, TypeError, ValueError):  # a loop, or an operation of one type only

@@ -66,17 +66,14 @@ def axes(call: Call) -> Variants:
 def mode(call: Call) -> Variants:
     training = arguments(call).get("training", False)
     mine, theirs = ("running", "batch's") if training else ("batch's", "running")
-    yield (
-        f"the norm uses the {mine} statistics, PyTorch the {theirs}",
-        lambda call, _: F.batch_norm(
-            call.args[0],
-            *(None if value is None else value.clone() for value in (_nth(call, 1), _nth(call, 2))),
-            **{
-                **{name: value for name, value in arguments(call).items() if not name.startswith("running")},
-                "training": not training,
-            },
-        ),
-    )
+    yield f"the norm uses the {mine} statistics, PyTorch the {theirs}", _other_mode
+
+
+def _other_mode(call: Call, _: Any) -> torch.Tensor:
+    names = ("running_mean", "running_var")
+    settings = arguments(call)
+    copies = {name: settings[name].clone() for name in names if is_tensor(settings.get(name))}
+    return call.function(call.args[0], **{**settings, **copies, "training": not settings.get("training", False)})
 
 
 @alters("var", "std")
@@ -109,10 +106,6 @@ def _adding(epsilon: float) -> Replacement:
 
 def _one_added(call: Call, _: Any) -> Any:
     return changed(weight=1 + arguments(call)["weight"])(call, _)
-
-
-def _nth(call: Call, index: int) -> Any:
-    return call.args[index] if len(call.args) > index else call.kwargs.get(("running_mean", "running_var")[index - 1])
 
 
 def _interleaved(call: Call) -> torch.Tensor:

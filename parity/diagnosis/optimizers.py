@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 
 from parity.checks.pair import Pair
-from parity.checks.tolerance import relative
+from parity.checks.tolerance import PROFILES, relative
 from parity.diagnosis.update_rules import Rule, Tree
 
 STEPS = 8
@@ -22,15 +23,19 @@ def why(pair: Pair) -> str:
     rule = _rule_of(pair, parameters, gradients)
     if rule is None:
         return ""
+    # In bfloat16, too, parameters and updates are float32.
+    limit = 1e-9 if pair.precision == "float64" else 100 * PROFILES["float32"].least
     ours, theirs = _our_updates(pair, parameters, gradients), rule.updates(parameters, gradients)
-    if _distance(ours, theirs) <= 1e-9:
+    if _distance(ours, theirs) <= limit:
         return ""
     found = [
-        words for words, changed in _hypotheses(rule) if _distance(ours, changed.updates(parameters, gradients)) <= 1e-9
+        words
+        for words, changed in _hypotheses(rule)
+        if _distance(ours, changed.updates(parameters, gradients)) <= limit
     ]
     if found:
         return found[0] if len(set(found)) == 1 else "either " + ", or ".join(dict.fromkeys(found))
-    return _factors(pair, rule, ours, parameters, gradients)
+    return _factors(rule, ours, parameters, gradients, limit)
 
 
 def _probe(pair: Pair) -> tuple[Tree, list[Tree]]:
@@ -50,11 +55,12 @@ def _probe(pair: Pair) -> tuple[Tree, list[Tree]]:
 
 def _our_updates(pair: Pair, parameters: Tree, gradients: Sequence[Tree]) -> list[Tree]:
     transform, settings = pair.optimizer.for_jax(), pair.optimizer
+    update: Any = jax.jit(transform.update)
     values = {name: jnp.asarray(value, jnp.float64) for name, value in parameters.items()}
     state = transform.init(values)
     updates = []
     for step, gradient in enumerate(gradients):
-        change, state = transform.update({name: jnp.asarray(g) for name, g in gradient.items()}, state, values)
+        change, state = update({name: jnp.asarray(g) for name, g in gradient.items()}, state, values)
         rate = settings.learning_rate_at(step)
         updates.append({name: rate * np.asarray(value, np.float64) for name, value in change.items()})
     return updates
@@ -91,7 +97,7 @@ def _read(kind: str, group: dict[str, Any]) -> Rule | None:
             "adam",
             decay=decay,
             decoupled=kind == "AdamW" or group.get("decoupled_weight_decay", False),
-            betas=tuple(map(float, group["betas"])),
+            betas=(float(group["betas"][0]), float(group["betas"][1])),
             epsilon=group["eps"],
             amsgrad=group["amsgrad"],
         )
@@ -166,10 +172,12 @@ def _clips(rule: Rule) -> Iterator[tuple[str, Rule]]:
     }
     for limit in CLIPS:
         for norm, how in kinds.items():
-            words = f"gradients are clipped {how} to {limit:g}, PyTorch's step does not clip"
+            words = f"gradients are clipped {how} to {limit:g}, PyTorch's are not clipped"
             yield words, replace(rule, clip=(norm, limit))
             if rule.decay and not rule.decoupled:
-                words = f"gradients are clipped {how} to {limit:g} after weight decay is added, PyTorch's step does not clip"
+                words = (
+                    f"gradients are clipped {how} to {limit:g} after weight decay is added, PyTorch's are not clipped"
+                )
                 yield words, replace(rule, clip=(norm, limit), clip_after=True)
 
 
@@ -183,13 +191,13 @@ def _schedules(rule: Rule) -> Iterator[tuple[str, Rule]]:
         yield words, replace(rule, rate=lambda step, every=every: rate(step // every))
 
 
-def _factors(pair: Pair, rule: Rule, ours: list[Tree], parameters: Tree, gradients: Sequence[Tree]) -> str:
+def _factors(rule: Rule, ours: list[Tree], parameters: Tree, gradients: Sequence[Tree], limit: float) -> str:
     """Gradients times a number, or updates times a number that may change from step to step."""
     theirs = rule.updates(parameters, gradients)
     factors = [_projected(mine, other) for mine, other in zip(ours, theirs, strict=True)]
     scaled = [{n: f * v for n, v in other.items()} for f, other in zip(factors, theirs, strict=True)]
-    if _distance(ours, scaled) <= 1e-9:
-        if np.ptp(factors) <= 1e-9 * abs(factors[0]):
+    if _distance(ours, scaled) <= limit:
+        if np.ptp(factors) <= limit * abs(factors[0]):
             return _constant(rule, factors[0])
         rates = [factor * rule.rate(step) for step, factor in enumerate(factors)]
         wanted = [rule.rate(step) for step in range(STEPS)]
@@ -199,7 +207,7 @@ def _factors(pair: Pair, rule: Rule, ours: list[Tree], parameters: Tree, gradien
         nothing = replace(rule, factor=0.0).updates(parameters, gradients[:1])[0]
         move, other = ({n: v - nothing[n] for n, v in tree.items()} for tree in (ours[0], theirs[0]))
         factor = _projected(move, other)
-        if _distance(ours, replace(rule, factor=factor).updates(parameters, gradients)) <= 1e-9:
+        if _distance(ours, replace(rule, factor=factor).updates(parameters, gradients)) <= limit:
             return f"the update is what gradients {factor:g} times PyTorch's would give"
     return ""
 

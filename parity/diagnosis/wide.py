@@ -15,6 +15,12 @@ def is_narrow(dtype: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 8
 
 
+def is_narrowed(closed: jax.extend.core.ClosedJaxpr) -> bool:
+    """Whether a value of a narrower type occurs anywhere in a jaxpr, whose text has every type."""
+    text = str(closed)
+    return any(f"{name}[" in text for name in ("f32", "bf16", "f16"))
+
+
 def widened(closed: jax.extend.core.ClosedJaxpr, *arguments: Any) -> tuple[list[Any], list[str]]:
     """What a jaxpr gives when no value is ever narrowed, and the names of the types that it would have narrowed to.
 

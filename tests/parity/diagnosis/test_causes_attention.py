@@ -17,6 +17,7 @@ from torch import nn
 from tests.parity.diagnosis.twins import Flax, Planted, Torch, assert_caught_and_named, filled, linear, rngs
 
 LENGTH, WIDTH, HEADS = 5, 8, 2
+SCALE = 0.5  # 1 / sqrt(WIDTH / HEADS)
 
 
 class TorchAttention(nn.Module):
@@ -53,7 +54,7 @@ class FlaxAttention(nnx.Module):
         return x.reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
 
 
-def flax_attend(scale=1 / math.sqrt(WIDTH // HEADS), axis=-1, mask=None, dtype=None):
+def flax_attend(scale=SCALE, axis=-1, mask=None, dtype=None):
     def attend(q, k, v):
         scores = q @ k.swapaxes(-1, -2) * scale
         if mask is not None:
@@ -82,7 +83,8 @@ def attention(attend=None, their_attend=torch_attend, turned=None, **options):
     )
 
 
-causal = np.tril(np.ones((LENGTH, LENGTH), bool))
+# Neither this mask nor its inverse leaves a row empty.
+banded = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH))) <= 1
 
 
 def _angles(xp, width):
@@ -164,8 +166,7 @@ FAULTS = (
             attention(flax_attend(axis=-2))),
     Planted("not causal", "the attention is not causal, PyTorch's is", attention(None, fused(is_causal=True))),
     Planted("a mask turned round", "the attention's mask is inverted",
-            attention(flax_attend(mask=~np.tril(causal, 1)[::-1, ::-1] | np.eye(LENGTH, dtype=bool)),
-                      fused(attn_mask=torch.from_numpy((np.tril(causal, 1)[::-1, ::-1] & ~np.eye(LENGTH, dtype=bool)).copy())))),
+            attention(flax_attend(mask=~banded), fused(attn_mask=torch.from_numpy(banded)))),
     Planted("one position ahead", "the attention sees one position ahead",
             attention(flax_attend(mask=np.tril(np.ones((LENGTH, LENGTH), bool), 1)), fused(is_causal=True))),
     Planted("keys and values swapped", "parts 1 and 2 of PyTorch's chunk are swapped", attention(order=(0, 2, 1))),
@@ -177,7 +178,8 @@ FAULTS = (
             attention(flax_attend(dtype=jnp.bfloat16))),
     Planted("an interleaved rotary embedding", "the rotary embedding turns neighbouring pairs",
             attention(turned=(interleaved, rotary))),
-    Planted("a rotary embedding in bfloat16", "values are converted to bfloat16", attention(turned=(narrow_rotary, rotary))),
+    Planted("a rotary embedding in bfloat16", "values are converted to bfloat16",
+            attention(turned=(narrow_rotary, rotary))),
     Planted("tokens counted from one more", "takes", tokens(
         lambda s, x: s.head(s.embed(x + 1)), lambda s, x: s.head(s.embed(x)))),
     Planted("an embedding scaled by its width", "between embed and head", tokens(

@@ -137,7 +137,7 @@ FAULTS = (
             between(lambda x: nnx.leaky_relu(x, 0.2), F.leaky_relu)),
     Planted("SiLU for hardswish", "SiLU is applied where PyTorch applies hardswish", between(nnx.silu, F.hardswish)),
     Planted("quick GELU", "quick GELU", between(lambda x: x * nnx.sigmoid(1.702 * x), F.gelu)),
-    Planted("softplus of beta 1", "softplus is applied where PyTorch applies softplus",
+    Planted("softplus of beta 1", "softplus has beta 1, PyTorch's is 2",
             between(nnx.softplus, lambda x: F.softplus(x, beta=2)), ),
     Planted("softmax over the batch", "the softmax is over axis 0, PyTorch's over axis 1",
             between(lambda x: nnx.softmax(x, 0), lambda x: x.softmax(-1))),
