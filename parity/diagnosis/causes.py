@@ -1,6 +1,7 @@
 """Every place where a network parts from the reference on the reference's own tensors, and what would explain it."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,15 @@ def causes(pair: Pair, *, train: bool) -> list[Finding]:
         return []
     largest = max(sites, key=lambda site: min(site.error, 1e300))
     chosen = sites[:MOST] if largest in sites[:MOST] else [*sites[: MOST - 1], largest]
+    reordered, said = places.reordered(), set()
     findings: list[Finding] = []
     for site in chosen:
-        words = places.explained(site)
+        words = reordered.get(site)
+        if words in said:
+            continue
+        if words:
+            said.add(words)
+        words = words or places.explained(site)
         evidence = f"relative error {site.error:.1e}, PyTorch's own {site.floor:.1e}"
         if site is sites[0]:
             evidence += f"; by the output {_output_error(pair, train):.1e}"
@@ -199,6 +206,23 @@ class _Places:
             return words
         words = self._precision(site) or _either(self._altered(site)) or self._wiring(site)
         return f"{site.place}, {words}" if words else ""
+
+    def reordered(self) -> dict[Site, str]:
+        """The sites that follow from two submodules being called in the other order, such as pre- and post-norm."""
+        theirs = self.program.tensors
+        inputs = [site for site in self.sites if site.event[0] == "input"]
+        found: dict[Site, str] = {}
+        for later, earlier in itertools.permutations(inputs, 2):
+            first, second = earlier.event[1], later.event[1]
+            before = theirs["input", first].get(earlier.name)
+            after = theirs.get(("output", second), {}).get(second)
+            if np.inf in (later.settled_by(before), earlier.settled_by(after)):
+                continue
+            words = f"{second} comes before {first}, in PyTorch after it"
+            taken = theirs["input", second].get(later.name)  # is then what comes after both
+            found |= dict.fromkeys((later, earlier), words)
+            found |= {site: words for site in self.sites if site not in found and site.settled_by(taken) < np.inf}
+        return found
 
     def _layer(self, site: Site) -> str:
         """The hypotheses that are tried on the candidate's own layer, and those about the function before one."""

@@ -180,14 +180,14 @@ FAULTS = (
             attention(turned=(interleaved, rotary))),
     Planted("a rotary embedding in bfloat16", "values are converted to bfloat16",
             attention(turned=(narrow_rotary, rotary))),
-    Planted("tokens counted from one more", "takes", tokens(
+    Planted("tokens counted from one more", "every value is PyTorch's plus 1", tokens(
         lambda s, x: s.head(s.embed(x + 1)), lambda s, x: s.head(s.embed(x)))),
     Planted("an embedding scaled by its width", "between embed and head", tokens(
         lambda s, x: s.head(s.embed(x) * math.sqrt(WIDTH)), lambda s, x: s.head(s.embed(x)))),
     Planted("positions transposed", "what is added has its axes 0 and 1 swapped", positions(lambda table: table.T)),
     Planted("positions from the second row on", "axis 0 is taken from 1 on, PyTorch's from 0",
             positions(lambda table: table[1 : LENGTH + 1], LENGTH)),
-    Planted("a norm before the layer", "norm takes what is the", block(
+    Planted("a norm before the layer", "norm comes before fc, in PyTorch after it", block(
         lambda s, x: x + s.fc(s.norm(x)), lambda s, x: s.norm(x + s.fc(x)))),
     Planted("the mean over the wrong axis", None, tokens(
         lambda s, x: s.head(s.embed(x).mean(-1, keepdims=True).repeat(WIDTH, -1)),
