@@ -193,9 +193,9 @@ class _Places:
             if event[0] != "output" or event not in self._forced.replaced:
                 continue
             released = self._forced.run({*self._released, event})
-            others = {site.event for site in sites} - {event}
+            others = {(site.event, site.name): site for site in sites if site.event != event}
             after = [site for site in self._differing(released) if site.event != event]
-            if {site.event for site in after} <= others:
+            if all(_is_same(others.get((site.event, site.name)), site) for site in after):
                 self._released.add(event)
                 sites = after
         return sites
@@ -305,6 +305,15 @@ class _Places:
         kind, path = site.event
         verb = f"{path} takes" if kind == "input" else f"{path or 'the network'} gives"
         return f"{verb} what is {' and '.join(taken[:2])} in PyTorch"
+
+
+def _is_same(before: Site | None, after: Site) -> bool:
+    """Whether a site was there before, with the very same tensor."""
+    return (
+        before is not None
+        and before.ours.shape == after.ours.shape
+        and relative(after.ours, before.ours) <= after.limit
+    )
 
 
 def _spelt(event: Event, name: str) -> str:
