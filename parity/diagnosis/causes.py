@@ -93,12 +93,11 @@ def causes(pair: Pair, *, train: bool) -> list[Finding]:
     reordered, said = places.reordered(), set()
     findings: list[Finding] = []
     for site in chosen:
-        words = reordered.get(site)
+        words = reordered.get(site) or places.explained(site)
         if words in said:
             continue
         if words:
             said.add(words)
-        words = words or places.explained(site)
         evidence = f"relative error {site.error:.1e}, PyTorch's own {site.floor:.1e}"
         if site is sites[0]:
             evidence += f"; by the output {_output_error(pair, train):.1e}"
@@ -154,7 +153,7 @@ class _Places:
         self._recorded: Recorded | None = None
         self._wide: Tensors | None = None
         self._released: set[Event] = set()
-        self.sites = self._without_boundaries(self._differing(tensors))
+        self.sites = self._without_consequences(self._without_boundaries(self._differing(tensors)))
         self.tensors = tensors
 
     def _run(self) -> Any:
@@ -199,6 +198,19 @@ class _Places:
                 self._released.add(event)
                 sites = after
         return sites
+
+    def _without_consequences(self, sites: list[Site]) -> list[Site]:
+        """Those that no tensor of another shape went into, which the reference's could not replace."""
+        kept: list[Site] = []
+        misshapen: list[set[int]] = []
+        for site in sites:
+            made_by = {call.index for call in self.program.segment(site.event)}
+            if any(calls and calls <= made_by for calls in misshapen):
+                continue
+            kept.append(site)
+            if site.ours.shape != site.theirs.shape:
+                misshapen.append(made_by)
+        return kept
 
     def explained(self, site: Site) -> str:
         """What explains it, in plain words, or ""."""
