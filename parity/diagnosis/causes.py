@@ -241,7 +241,7 @@ class _Places:
         kind, path = site.event
         if not path or site.name not in (path, "0"):
             return ""
-        with contextlib.suppress(ValueError, TypeError, AttributeError, RuntimeError):
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RuntimeError, LookupError):
             self._recorded = self._recorded or self._record()
             layer = isolate(self.pair, self._recorded, path, train=self.train)
             if layer is None:
@@ -256,15 +256,14 @@ class _Places:
         if self.pair.precision != "float64":
             return record(self.pair, train=self.train)
         # Both have been recorded already, in the precision under test.
-        inputs = {event[1]: arrays["0"] for event, arrays in self.tensors.items()
-                  if event[0] == "input" and list(arrays) == ["0"]}  # fmt: skip
-        theirs = {event: arrays for event, arrays in self.program.tensors.items() if event[1]}
-        return Recorded(
-            inputs,
-            {path: torch.from_numpy(theirs["input", path]["0"]) for path in inputs if ("input", path) in theirs},
-            {path: torch.from_numpy(arrays[path]) for (kind, path), arrays in theirs.items()
-             if kind == "output" and path in arrays},
-        )  # fmt: skip
+        inputs = {path: arrays["0"] for (kind, path), arrays in self.tensors.items()
+                  if kind == "input" and list(arrays) == ["0"]}  # fmt: skip
+        reference = {"input": {}, "output": {}}
+        for (kind, path), arrays in self.program.tensors.items():
+            name = "0" if kind == "input" else path
+            if path and list(arrays) == [name]:
+                reference[kind][path] = torch.from_numpy(arrays[name])
+        return Recorded(inputs, reference["input"], reference["output"])
 
     def _precision(self, site: Site) -> str:
         if self.pair.precision != "float64":
