@@ -1,12 +1,14 @@
 """The entries of every architecture's state_dict, derived from its row."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from flax import nnx
 
 from parity.conversion.naming import named_modules
-from resnet_flax.models import build_model
+from resnet_flax.layers import GroupNorm
+from resnet_flax.models import ARCHITECTURES, Architecture, ResNet
 
 Shape = tuple[int, ...]
 
@@ -19,15 +21,26 @@ class _Outline(nnx.Module):
 
 
 def _conv(
-    in_features: int, out_features: int, kernel_size: int, *, groups: int = 1, use_bias: bool = False, **_: Any
+    in_features: int,
+    out_features: int,
+    kernel_size: int | tuple[int, ...],
+    *,
+    groups: int = 1,
+    use_bias: bool = False,
+    **_: Any,
 ) -> _Outline:
-    weight = (out_features, in_features // groups, kernel_size, kernel_size)
+    window = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    weight = (out_features, in_features // groups, *window)
     return _Outline(weight=weight, bias=(out_features,)) if use_bias else _Outline(weight=weight)
 
 
-def _norm(features: int, **_: Any) -> _Outline:
+def _batch_norm(features: int, **_: Any) -> _Outline:
     fields = ("weight", "bias", "running_mean", "running_var")
     return _Outline(**dict.fromkeys(fields, (features,)), num_batches_tracked=())
+
+
+def _group_norm(features: int, **_: Any) -> _Outline:
+    return _Outline(weight=(features,), bias=(features,))
 
 
 def _linear(in_features: int, out_features: int, **_: Any) -> _Outline:
@@ -37,7 +50,31 @@ def _linear(in_features: int, out_features: int, **_: Any) -> _Outline:
 @cache
 def entries(architecture: str) -> dict[str, Shape]:
     """{torchvision's name: PyTorch's shape} of everything in the network's state_dict."""
-    model = build_model(architecture, conv_layer=_conv, norm_layer=_norm, linear_layer=_linear, rngs=nnx.Rngs(0))
+    return _entries(ARCHITECTURES[architecture])
+
+
+@cache
+def first_entries(architecture: str) -> dict[str, Shape]:
+    """The same of the network with only the first block of each stage, which is all that tells it from others."""
+    row = ARCHITECTURES[architecture]
+    return _entries(replace(row, layers=(1,) * len(row.layers)))
+
+
+def _entries(row: Architecture) -> dict[str, Shape]:
+    is_group_norm = row.options.get("norm_layer") is GroupNorm
+    model = ResNet(
+        row.block,
+        row.layers,
+        num_classes=row.num_classes,
+        in_channels=row.in_channels,
+        rngs=nnx.Rngs(0),
+        **{
+            **row.options,
+            "conv_layer": _conv,
+            "norm_layer": _group_norm if is_group_norm else _batch_norm,
+            "linear_layer": _linear,
+        },
+    )
     return {
         f"{path}.{name}": shape
         for path, module in named_modules(model)
