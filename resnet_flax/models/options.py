@@ -1,4 +1,4 @@
-"""What can be chosen about a network whose weights do not show it."""
+"""What can be chosen about a network although its weights do not show it."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -6,12 +6,10 @@ from typing import Annotated, Any, Literal
 from resnet_flax.options import Range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Options of `ResNet` under which the same weights are another function, as on the command line."""
 
-    small_images: bool = False
-    """A 3x3 stem without max-pool."""
     output_stride: Literal[8, 16, 32] = 32
     """8 or 16 dilates the last stages instead of striding, as segmentation networks do."""
     last_stride: Literal[1, 2] = 2
@@ -25,4 +23,5 @@ class ModelOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Those that differ from the default, as arguments of `ResNet`."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(ModelOptions)}
+        return {name: value for name, (value, default) in values.items() if value != default}

@@ -110,7 +110,7 @@ class ZeroPadding(nn.Module):
 
 
 def torch_network(
-    name: str, *, num_classes: int, in_channels: int, options: ModelOptions | None = None
+    name: str, *, num_classes: int, in_channels: int, small_images: bool = False, options: ModelOptions | None = None
 ) -> nn.Module:
     """The PyTorch network that `resnet_flax.models` calls `name`, with PyTorch's initial values.
 
@@ -121,7 +121,7 @@ def torch_network(
     model = row.original(row, num_classes, options.output_stride)
     path, first = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
     window = (first.kernel_size, first.stride, first.padding)
-    if options.small_images:
+    if small_images:
         features = next(model.bn1.parameters()).shape[0]
         model.conv1 = nn.Conv2d(in_channels, features, 3, 1, 1, bias=first.bias is not None)
         model.maxpool = nn.Identity()

@@ -1,5 +1,6 @@
 """The entries of every architecture's state_dict, derived from its row."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -8,7 +9,7 @@ from flax import nnx
 
 from parity.conversion.naming import named_modules
 from resnet_flax.layers import GroupNorm
-from resnet_flax.models import ARCHITECTURES, Architecture, ResNet
+from resnet_flax.models import ARCHITECTURES, Architecture, Bottleneck, ResNet
 
 Shape = tuple[int, ...]
 
@@ -81,3 +82,41 @@ def _entries(row: Architecture) -> dict[str, Shape]:
         if isinstance(module, _Outline)
         for name, shape in module.entries
     }
+
+
+Kind = tuple[bool, bool, bool, str, bool, bool]
+
+
+def kind_of_row(row: Architecture) -> Kind:
+    """What tells apart most architectures of the same depth without their being built; see `kind_of_entries`."""
+    options = row.options
+    blocks = row.block if isinstance(row.block, tuple) else (row.block,)
+    return (
+        "deep" in options.get("stem_type", ""),
+        options.get("replace_stem_pool", False),
+        options.get("avg_down", False),
+        options.get("attn_layer", ""),
+        Bottleneck in blocks,
+        options.get("norm_layer") is GroupNorm,
+    )
+
+
+def kind_of_entries(names: Collection[str]) -> Kind:
+    """Whether entries have a deep stem, a pool with parameters, pooled shortcuts, which attention, bottlenecks, and
+    norms without statistics."""
+    ends = {name.split(".", 2)[-1] for name in names if name.startswith("layer")}
+    return (
+        "conv1.0.weight" in names,
+        any(name.startswith("maxpool.") for name in names),
+        "downsample.2.weight" in ends,
+        "se" if "se.fc1.weight" in ends else "eca" if "se.conv.weight" in ends else "",
+        "conv3.weight" in ends and "conv3.bias" not in ends,
+        not any(end.endswith("running_mean") for end in ends),
+    )
+
+
+@cache
+def representatives() -> tuple[str, ...]:
+    """One architecture of each kind and number of stages: between them, they have every name in the family."""
+    found = {(kind_of_row(row), row.block, len(row.layers), "shortcut" in row.options): row.name for row in ARCHITECTURES.values()}
+    return tuple(found.values())
