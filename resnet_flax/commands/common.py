@@ -12,11 +12,12 @@ from rich.progress import track
 
 from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, find_images, read_batches
+from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments:
+class ModelArguments(ModelOptions):
     weights: str
     """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory."""
@@ -25,7 +26,7 @@ class ModelArguments:
 
     def load(self) -> Pretrained:
         """Loads the model, and prints what was assumed or changed to stderr."""
-        pretrained = load_pretrained(self.model, self.weights)
+        pretrained = load_pretrained(self.model, self.weights, **self.arguments())
         for note in pretrained.notes:
             print(note, file=sys.stderr)
         return pretrained

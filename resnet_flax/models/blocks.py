@@ -189,9 +189,7 @@ class Bottleneck(Block):
         dilation = shape.dilations.first
         self.conv1 = conv(shape.in_features, reduced, 1, stride=first)
         self.bn1 = norm(reduced)
-        self.conv2 = conv(
-            reduced, width, 3, stride=second, padding=dilation, dilation=dilation, groups=shape.groups
-        )
+        self.conv2 = conv(reduced, width, 3, stride=second, padding=dilation, dilation=dilation, groups=shape.groups)
         self.bn2 = norm(width)
         self.conv3 = conv(width, out_features, 1)
         self.bn3 = norm(out_features)

@@ -129,18 +129,7 @@ def torch_network(
         parent, _, attribute = path.rpartition(".")
         first = nn.Conv2d(in_channels, first.out_channels, *window, bias=first.bias is not None)
         setattr(model.get_submodule(parent), attribute, first)
-    if options.max_pool_ceil and isinstance(model.maxpool, nn.MaxPool2d):
-        model.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True)
-    if options.norm_epsilon is not None:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-                module.eps = options.norm_epsilon
-    stages = [stage for stage_name, stage in model.named_children() if stage_name.startswith("layer")]
-    if options.last_stride == 1:
-        _remove_stride(name, stages[-1][0])
-    if options.stride_in_first_1x1:
-        for stage in stages:
-            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+    with_options(model, options)
     if row.initialization == "xavier_uniform":
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -148,13 +137,33 @@ def torch_network(
     return model
 
 
-def _remove_stride(name: str, block: Any) -> None:
+def with_options(model: Any, options: ModelOptions) -> None:
+    """Changes a network to what `options` describe, but for the output stride, which it is built with.
+
+    Raises:
+        UserError: if a shortcut cannot be without its stride.
+    """
+    if options.max_pool_ceil and isinstance(model.maxpool, nn.MaxPool2d):
+        model.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True)
+    if options.norm_epsilon is not None:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+                module.eps = options.norm_epsilon
+    stages = [stage for stage in model.children() if isinstance(stage, nn.Sequential) and hasattr(stage[0], "bn2")]
+    if options.last_stride == 1:
+        _remove_stride(stages[-1][0])
+    if options.stride_in_first_1x1:
+        for stage in stages:
+            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+
+
+def _remove_stride(block: Any) -> None:
     block.conv1.stride = block.conv2.stride = (1, 1)
     if hasattr(block, "aa"):
         block.aa = nn.Identity()
-    shortcut = block.downsample
-    if not isinstance(shortcut, nn.Sequential) or getattr(shortcut[0], "kernel_size", 1) not in (1, 2, (1, 1)):
-        raise UserError(f"PyTorch's {name} has a shortcut that needs its stride; nothing to compare last_stride=1 with")
+    shortcut = getattr(block, "downsample", None)
+    if not isinstance(shortcut, nn.Sequential) or getattr(shortcut[0], "kernel_size", 1) not in (2, (1, 1)):
+        raise UserError("PyTorch's network has a shortcut that needs its stride; nothing to compare last_stride=1 with")
     if isinstance(shortcut[0], nn.AvgPool2d):
         shortcut[0] = nn.Identity()
     else:

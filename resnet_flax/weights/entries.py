@@ -118,5 +118,8 @@ def kind_of_entries(names: Collection[str]) -> Kind:
 @cache
 def representatives() -> tuple[str, ...]:
     """One architecture of each kind and number of stages: between them, they have every name in the family."""
-    found = {(kind_of_row(row), row.block, len(row.layers), "shortcut" in row.options): row.name for row in ARCHITECTURES.values()}
+    found = {
+        (kind_of_row(row), row.block, len(row.layers), "shortcut" in row.options): row.name
+        for row in ARCHITECTURES.values()
+    }
     return tuple(found.values())

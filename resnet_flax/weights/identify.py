@@ -81,7 +81,7 @@ def identify(shapes: Mapping[str, Shape]) -> Identity:
         )
     is_small = "conv1.weight" in shapes and stem[2] == 3
     kind = kind_of_entries(shapes)
-    likely = [row for row in rows if kind_of_row(row) == kind or is_small and kind_of_row(row)[1:] == kind[1:]]
+    likely = [row for row in rows if kind_of_row(row) == kind or (is_small and kind_of_row(row)[1:] == kind[1:])]
     found = _comparable(
         {name: shape for name, shape in shapes.items() if re.match(r"layer\d+\.0\.|conv1\.|bn1\.|maxpool\.", name)},
         with_stem=not is_small,
