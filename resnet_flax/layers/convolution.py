@@ -16,7 +16,9 @@ def _each(value: int | tuple[int, ...], axes: int = 2) -> tuple[int, ...]:
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` in 2-D (in 1-D with a `kernel_size` of one number in a tuple), with the arguments and initialisation of `torch.nn.Conv2d` in torchvision's ResNets.
+    """`nnx.Conv` in 2-D, with the arguments and initialisation of `torch.nn.Conv2d` in torchvision's ResNets.
+
+    It has as many axes as a `kernel_size` in a tuple: (3,) makes a `torch.nn.Conv1d`.
 
     `padding` is a number of pixels, the same on both sides. Flax's "SAME" differs: at stride 2 it pads even sizes by
     (0, 1) and odd sizes by (1, 1).

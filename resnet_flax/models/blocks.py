@@ -10,7 +10,7 @@ from flax import nnx
 
 from resnet_flax.errors import UserError
 from resnet_flax.layers import Apply, conv_norm, residual_relu
-from resnet_flax.models.shortcuts import Dilations, Layer, Shortcut, projection
+from resnet_flax.models.shortcuts import UNDILATED, Dilations, Layer, Shortcut, projection
 from resnet_flax.models.stems import AntiAliasing, anti_aliasing
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -33,7 +33,7 @@ class Shape:
     in_features: int
     planes: int
     stride: int = 1
-    dilations: Dilations = Dilations()
+    dilations: Dilations = UNDILATED
     groups: int = 1
     width_per_group: int = 64
     reduce_first: int = 1

@@ -62,7 +62,7 @@ def multiply_accumulates(architecture: str, image_size: int | None = None) -> in
         def __call__(self, x: jax.Array) -> jax.Array:
             return x
 
-    layers = {"conv_layer": Conv, "linear_layer": Linear, "norm_layer": Norm}
+    layers: dict[str, Any] = {"conv_layer": Conv, "linear_layer": Linear, "norm_layer": Norm}
     model = build_model(architecture, rngs=nnx.Rngs(0), **layers)
     jax.eval_shape(model.__call__, jax.ShapeDtypeStruct((1, size, size, row.in_channels), jnp.float32))
     return count

@@ -70,6 +70,10 @@ class CifarResNet(nn.Module):
             pixel and zeros in the new channels, half of them on either side (option A).
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
     def __init__(self, layers: tuple[int, ...], *, num_classes: int = 10, projects: bool = False):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)

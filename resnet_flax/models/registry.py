@@ -47,7 +47,7 @@ def _timm(row: "Architecture", num_classes: int, output_stride: int = 32) -> Any
 
 
 def _wsl(row: "Architecture", num_classes: int, output_stride: int = 32) -> Any:
-    """torchvision's class with a row's widths, as facebookresearch/WSL-Images builds what torchvision has no name of."""
+    """torchvision's class with a row's widths, as facebookresearch/WSL-Images builds it."""
     from torchvision.models import resnet
 
     dilate = (False, output_stride == 8, output_stride < 32)

@@ -15,8 +15,11 @@ Layer = Callable[..., Any]
 class Dilations(NamedTuple):
     """Of a stage that dilates instead of striding: that of its first block's 3x3, and that of its others."""
 
-    first: int = 1
-    stage: int = 1
+    first: int
+    stage: int
+
+
+UNDILATED = Dilations(1, 1)
 
 
 class Shortcut(Protocol):

@@ -1,6 +1,7 @@
 """The stems: what takes images to the first stage's input."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import jax
@@ -39,7 +40,7 @@ class Stem:
         """The network's `conv1`: a convolution, or a `Sequential`."""
         widths = (in_channels, *self.hidden, self.features)
         layers: list[Any] = []
-        for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (before, after) in enumerate(pairwise(widths)):
             if index:
                 layers += [norm(before), Apply(activation)]
             stride = self.stride if index == 0 else 1

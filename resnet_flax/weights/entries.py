@@ -63,19 +63,15 @@ def first_entries(architecture: str) -> dict[str, Shape]:
 
 def _entries(row: Architecture) -> dict[str, Shape]:
     is_group_norm = row.options.get("norm_layer") is GroupNorm
-    model = ResNet(
-        row.block,
-        row.layers,
-        num_classes=row.num_classes,
-        in_channels=row.in_channels,
-        rngs=nnx.Rngs(0),
-        **{
-            **row.options,
-            "conv_layer": _conv,
-            "norm_layer": _group_norm if is_group_norm else _batch_norm,
-            "linear_layer": _linear,
-        },
-    )
+    options: dict[str, Any] = {
+        **row.options,
+        "num_classes": row.num_classes,
+        "in_channels": row.in_channels,
+        "conv_layer": _conv,
+        "norm_layer": _group_norm if is_group_norm else _batch_norm,
+        "linear_layer": _linear,
+    }
+    model = ResNet(row.block, row.layers, rngs=nnx.Rngs(0), **options)
     return {
         f"{path}.{name}": shape
         for path, module in named_modules(model)

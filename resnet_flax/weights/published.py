@@ -1,6 +1,6 @@
 """The published weights for the family, as data: torchvision's with their accuracy, and the names of timm's.
 
-torchvision's figures are torchvision's own (`torchvision.models.get_model_weights(name)`, release 0.29), which the tests compare.
+The figures are torchvision's own (`torchvision.models.get_model_weights(name)`, release 0.29), which the tests compare.
 """
 
 from dataclasses import dataclass
