@@ -167,6 +167,9 @@ class GroupNorm(nnx.GroupNorm):
     are at least float32.
     """
 
+    scale: nnx.Param  # ty: ignore[incompatible-mutable-override]  (never None here)
+    bias: nnx.Param  # ty: ignore[incompatible-mutable-override]
+
     def __init__(
         self,
         num_features: int,
@@ -182,13 +185,17 @@ class GroupNorm(nnx.GroupNorm):
             epsilon=epsilon,
             dtype=dtype,
             param_dtype=_wider(param_dtype, jnp.float32),
-            use_fast_variance=False,
             rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # ty: ignore[incompatible-method-override]  (no `mask`)
         """Normalises x (N, ..., num_features) within each image and group of channels."""
-        y = super().__call__(x.astype(_wider(x.dtype, self.param_dtype)))
+        wide = x.astype(_wider(x.dtype, self.param_dtype))
+        groups = wide.reshape(x.shape[0], -1, self.num_groups, x.shape[-1] // self.num_groups)
+        groups = groups - groups.mean((1, 3), keepdims=True)
+        groups = groups * jax.lax.rsqrt(jnp.square(groups).mean((1, 3), keepdims=True) + self.epsilon)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        y = groups.reshape(x.shape) * self.scale[...].reshape(shape) + self.bias[...].reshape(shape)
         return y.astype(self.dtype or x.dtype)
 
 
