@@ -15,13 +15,14 @@ from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.preprocessing import LARGEST, Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, read_batches
+from resnet_flax.models.options import ModelOptions
 from resnet_flax.options import PositiveInt, Range, check_ranges
 from resnet_flax.text import PlainConsole
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments:
+class ModelArguments(ModelOptions):
     weights: str
     """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory."""
@@ -47,7 +48,7 @@ class ModelArguments:
         """
         check_ranges(self)
         names = None if self.class_names is None else read_class_names(self.class_names)
-        pretrained = load_pretrained(self.model, self.weights, class_names=names)
+        pretrained = load_pretrained(self.model, self.weights, class_names=names, **self.arguments())
         for note in pretrained.notes:
             print(printable(note), file=sys.stderr)
         return replace(pretrained, preprocessing=self._changed(pretrained))

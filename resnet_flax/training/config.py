@@ -12,6 +12,7 @@ from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.specs import FORMS
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
+from resnet_flax.models.options import ModelOptions
 from resnet_flax.options import Fraction, NonNegative, NonNegativeInt, PositiveInt, Range
 
 # Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
@@ -19,7 +20,7 @@ _Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ModelOptions):
     """The network, and which parts of it are trained."""
 
     name: Annotated[str, tyro.conf.arg(name="model")] = "resnet50"

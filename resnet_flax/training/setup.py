@@ -144,6 +144,7 @@ class Setup:
             in_channels=self.facts.channels,
             rngs=nnx.Rngs(self.config.seed),
             **options,
+            **model.arguments(),
         )
         if model.weights is not None and model.small_images and not network.small_images:
             raise UserError(f"{model.weights} has the stem for large images; add --no-small-images")
