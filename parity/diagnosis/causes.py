@@ -176,7 +176,7 @@ class _Places:
                 ours = tensors.get(event, {}).get(name)
                 if ours is None or event in self._released:
                     continue
-                ours = in_layout_of(ours, theirs)
+                ours = in_layout_of(ours, theirs, self.pair.candidate, self.pair.reference)
                 floor = min(floors.get(path, 0.0), profile.most)
                 limit = max(profile.k * floor, profile.least_alone)
                 error = relative(ours, theirs) if ours.shape == theirs.shape else np.inf
@@ -273,7 +273,7 @@ class _Places:
         ours = self._wide.get(site.event, {}).get(site.name)
         if ours is None:
             return ""
-        ours = in_layout_of(ours, site.theirs)
+        ours = in_layout_of(ours, site.theirs, self.pair.candidate, self.pair.reference)
         if ours.shape != site.theirs.shape or relative(ours, site.theirs) > site.limit:
             return ""
         names = " and ".join(self._forced.narrowed)
