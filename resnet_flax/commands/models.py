@@ -32,20 +32,16 @@ def overview(box_style: box.Box | None, pattern: str = "*") -> Table:
     """
     table = Table(box=box_style, header_style="bold", pad_edge=box_style is not None)
     table.add_column("model", no_wrap=True)
-    for header in ("parameters", "GMACs", "image", "classes"):
+    for header in ("parameters", "GMACs", "image", "classes", "tv", "timm"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
     names = fnmatch.filter(ARCHITECTURES, pattern)
     if not names:
         raise UserError(f"no architecture matches {pattern!r}; `python -m resnet_flax models` lists all")
     for name in names:
         row = ARCHITECTURES[name]
-        of_torchvision, of_timm = len(published_weights(name)), len(timm_tags().get(name, ()))
-        sources = [f"tv {of_torchvision}"] * bool(of_torchvision) + [f"timm {of_timm}"] * bool(of_timm)
-        size = f"{row.image_size}x{row.image_size}x{row.in_channels}"
-        table.add_row(
-            name, f"{row.parameters:,}", f"{row.gmacs:.3f}", size, str(row.num_classes), ", ".join(sources) or "-"
-        )
+        image = f"{row.image_size}" if row.in_channels == 3 else f"{row.image_size} grey"
+        counts = (str(len(published) or "-") for published in (published_weights(name), timm_tags().get(name, ())))
+        table.add_row(name, f"{row.parameters:,}", f"{row.gmacs:.3f}", image, str(row.num_classes), *counts)
     return table
 
 
@@ -68,7 +64,7 @@ lists some.
 
 GMACs are billions of multiply-accumulates of the convolutions and the linear layer, for one image of the size that the
 architecture was published for (`resnet_flax.models.cost.multiply_accumulates`); norms, activations, sums and pools are
-not counted. The last column has the number of weights that torchvision (tv) and timm publish.
+not counted. The last columns have the number of weights that torchvision (tv) and timm publish.
 
 {rows}
 
@@ -112,6 +108,6 @@ def main(arguments: list[str]) -> int:
         return 0
     console = Console(highlight=False)
     console.print(overview(None, args.pattern))
-    console.print("\nPublished weights: of torchvision (tv) and timm; docs/model-zoo.md has their names.")
+    console.print("\ntv, timm: how many weights torchvision and timm publish (docs/model-zoo.md).")
     console.print("Weights are a name of torchvision's, hf-hub:OWNER/REPOSITORY, or a file.")
     return 0
