@@ -92,16 +92,17 @@ def _place(ours: np.ndarray, theirs: np.ndarray, limit: float) -> str:
     places = []
     for axis in range(ours.ndim):
         where = np.flatnonzero(wrong.any(tuple(other for other in range(ours.ndim) if other != axis)))
-        size, name = ours.shape[axis], names.get(axis, f"position along axis {axis}")
+        size, name = ours.shape[axis], names.get(axis, "position")
+        along = "" if axis in names else f" along axis {axis}"
         if len(where) == size:
             continue
         if len(where) == 1:
             last = ", the last" if where[0] == size - 1 else ", the first" if where[0] == 0 else ""
-            places.append(f"in {name} {where[0]} of {size}{last}")
+            places.append(f"in {name} {where[0]} of {size}{along}{last}")
         elif set(where) <= {0, size - 1}:
             places.append(f"at both ends of axis {axis}")
         else:
-            places.append(f"in {len(where)} of {size} {name}s: {_short(where.tolist())}")
+            places.append(f"in {len(where)} of {size} {name}s{along}: {_short(where.tolist())}")
     if places:
         return f"the difference is only {' and '.join(places)}"
     if ours.ndim >= 4 and not wrong[(slice(None), slice(None), *[slice(1, -1)] * (ours.ndim - 2))].any():
