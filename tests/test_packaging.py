@@ -31,7 +31,10 @@ MAY_IMPORT = {
         "parity.errors",
         *(f"resnet_flax.{part}" for part in ("errors", "layers", "models", "options")),
     ),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.options", "parity.errors"),
+    "resnet_flax/data": (
+        *("parity.conversion.files", "parity.errors"),
+        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures", "options")),
+    ),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",

