@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -249,7 +249,7 @@ def test_a_disk_too_full_for_the_weights(monkeypatch):
         return lambda *batches: replace_accuracy(real(*batches), next(better))
 
     def replace_accuracy(result, value):
-        return SimpleNamespace(loss=result.loss, top5=result.top5, accuracy=value)
+        return replace(result, accuracy=value)
 
     monkeypatch.setattr(setup.Setup, "evaluate", property(improving))
     with pytest.raises(
