@@ -249,7 +249,7 @@ def test_a_disk_too_full_for_the_weights(monkeypatch):
         return lambda *batches: replace_accuracy(real(*batches), next(better))
 
     def replace_accuracy(result, value):
-        return SimpleNamespace(loss=result.loss, top5=result.top5, accuracy=value)
+        return SimpleNamespace(loss=result.loss, top5=result.top5, macro_f1=result.macro_f1, accuracy=value)
 
     monkeypatch.setattr(setup.Setup, "evaluate", property(improving))
     with pytest.raises(
