@@ -1,12 +1,12 @@
 """The training loop: what a run writes, interruptions and kills, resuming, and what stops a run."""
 
+import dataclasses
 import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -246,10 +246,7 @@ def test_a_disk_too_full_for_the_weights(monkeypatch):
 
     def improving(self):
         real = evaluate(self)
-        return lambda *batches: replace_accuracy(real(*batches), next(better))
-
-    def replace_accuracy(result, value):
-        return replace(result, accuracy=value)
+        return lambda *batches: dataclasses.replace(real(*batches), accuracy=next(better))
 
     monkeypatch.setattr(setup.Setup, "evaluate", property(improving))
     with pytest.raises(
