@@ -51,8 +51,9 @@ def function(parameters, x, slope=1.0):
     """As Haiku would have it: eval mode, statistics among the parameters."""
     conv, bn, fc = (parameters[f"net/~/{name}"] for name in ("conv", "bn", "fc"))
     x = jax.lax.conv_general_dilated(x, conv["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    x = (x + conv["b"]) * bn["scale"] + bn["offset"]
-    return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"]
+    with jax.numpy_rank_promotion("allow"):  # as a function of anyone's may
+        x = (x + conv["b"]) * bn["scale"] + bn["offset"]
+        return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"]
 
 
 class TorchAffine(nn.Module):
