@@ -296,4 +296,5 @@ def _attention_in_its_own_dtype(query: jax.Array, key: jax.Array, value: jax.Arr
 
     The shortcut is for attention without dropout; a rate that `deterministic` keeps from being used avoids it.
     """
-    return nnx.dot_product_attention(query, key, value, **options | {"dropout_rate": 0.5, "deterministic": True})
+    options |= {"dropout_rate": 0.5, "deterministic": True}
+    return nnx.dot_product_attention(query, key, value, **options)
