@@ -94,7 +94,8 @@ def main(arguments: list[str]) -> int:
         if not report.comparisons:
             raise ParityError(f"--only {args.only}: no tensor compared has such a name")
         report.findings = report.findings if not report.passed else []
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_renderable(report))
+    width = None if sys.stdout.isatty() else 100
+    Console(width=width, highlight=False, markup=False, emoji=False).print(as_renderable(report))
     if args.json:
         write_json(report, args.json)
     if args.html:

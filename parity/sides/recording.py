@@ -50,16 +50,23 @@ def is_tensor(value: Any) -> bool:
 
 
 class Recorder:
-    """Outputs (and the input where there is one) by module path; a module's second call is `path#2`."""
+    """Outputs and positional arguments by module path; a module's second call is `path#2`.
+
+    Attributes:
+        inputs: the only argument of a call that has just one.
+        arguments: all of them.
+    """
 
     def __init__(self) -> None:
         self.outputs: Record = {}
         self.inputs: Record = {}
+        self.arguments: Record = {}
         self._calls: Counter[str] = Counter()
 
     def add(self, path: str, inputs: tuple, output: Any) -> None:
         self._calls[path] += 1
         key = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
+        self.arguments[key] = inputs
         if len(inputs) == 1:
             self.inputs[key] = inputs[0]
         if not path:  # the whole network's output is the caller's
@@ -121,7 +128,7 @@ def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
         return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
 
     def before(path: str) -> Callable:
-        return lambda _module, args: inputs.update({path: clone(args) if len(args) == 1 else ()})
+        return lambda _module, args: inputs.update({path: clone(args)})
 
     def after(path: str) -> Callable:
         return lambda _module, _args, output: recorder.add(path, inputs.pop(path), clone(output))

@@ -302,12 +302,12 @@ def test_the_longest_name_that_fits_is_mapped():
 
 
 def test_layer_without_a_rule_is_named():
-    class Attends(nnx.Module):
+    class Adapts(nnx.Module):
         def __init__(self):
-            self.attention = nnx.MultiHeadAttention(2, 4, rngs=nnx.Rngs(0))
+            self.adapter = nnx.LoRA(4, 2, 4, rngs=nnx.Rngs(0))
 
-    with pytest.raises(ParityError, match=r"attention\.query is a flax LinearGeneral.*parity\.register_layer"):
-        leaves(Attends())
+    with pytest.raises(ParityError, match=r"adapter is a flax LoRA.*parity\.register_layer"):
+        leaves(Adapts())
 
 
 def test_model_without_parameters_is_refused():

@@ -50,10 +50,10 @@ class LinenNet(flax.linen.Module):
 def function(parameters, x, slope=1.0):
     """As Haiku would have it: eval mode, statistics among the parameters."""
     conv, bn, fc = (parameters[f"net/~/{name}"] for name in ("conv", "bn", "fc"))
+    bias, scale, offset = (vector.reshape(1, 1, 1, -1) for vector in (conv["b"], bn["scale"], bn["offset"]))
     x = jax.lax.conv_general_dilated(x, conv["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    with jax.numpy_rank_promotion("allow"):  # as a function of anyone's may
-        x = (x + conv["b"]) * bn["scale"] + bn["offset"]
-        return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"]
+    x = (x + bias) * scale + offset
+    return slope * (jax.nn.relu(x).mean((1, 2)) @ fc["w"]) + fc["b"][None]
 
 
 class TorchAffine(nn.Module):
@@ -169,6 +169,7 @@ def test_a_permuted_batch_is_put_back():
         (LinenNet(), "LinenNet is a Linen module, which has no variables of its own"),
         ({"w": np.ones(3)}, "a parameter tree alone computes nothing"),
         (nn.DataParallel(nn.Linear(2, 2)), r"wrapped in DataParallel: pass its .module"),
+        (torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), "scripted or traced, whose calls cannot be recorded"),
         (object(), "expected an NNX module, a PyTorch module, a pair"),
         (nnx.bridge.ToNNX(LinenNet()), "call its lazy_init"),
     ],
