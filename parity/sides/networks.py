@@ -39,7 +39,7 @@ def require_network(network: Any) -> None:
             raise ParityError(f"the PyTorch network is wrapped in {type(network).__name__}: pass its .{attribute}")
         if isinstance(network, sys.modules["torch"].jit.ScriptModule):
             raise ParityError(
-                f"the PyTorch network is a {type(network).__name__}, scripted or traced, whose calls cannot be recorded: "
+                f"the PyTorch network ({type(network).__name__}) is scripted or traced, whose calls cannot be recorded: "
                 "pass the module that it was made from"
             )
         return

@@ -169,7 +169,6 @@ def test_a_permuted_batch_is_put_back():
         (LinenNet(), "LinenNet is a Linen module, which has no variables of its own"),
         ({"w": np.ones(3)}, "a parameter tree alone computes nothing"),
         (nn.DataParallel(nn.Linear(2, 2)), r"wrapped in DataParallel: pass its .module"),
-        (torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), "scripted or traced, whose calls cannot be recorded"),
         (object(), "expected an NNX module, a PyTorch module, a pair"),
         (nnx.bridge.ToNNX(LinenNet()), "call its lazy_init"),
     ],
@@ -177,3 +176,10 @@ def test_a_permuted_batch_is_put_back():
 def test_what_is_no_network_is_refused_in_words(ours, network, words):
     with pytest.raises(parity.ParityError, match=words):
         parity.check(network, ours, INPUTS)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_a_traced_network_is_refused_in_words(ours):
+    traced = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
+    with pytest.raises(parity.ParityError, match="scripted or traced, whose calls cannot be recorded"):
+        parity.check(ours, traced, INPUTS)
