@@ -39,8 +39,8 @@ def require_network(network: Any) -> None:
             raise ParityError(f"the PyTorch network is wrapped in {type(network).__name__}: pass its .{attribute}")
         if isinstance(network, sys.modules["torch"].jit.ScriptModule):
             raise ParityError(
-                f"the PyTorch network ({type(network).__name__}) is scripted or traced, whose calls cannot be recorded: "
-                "pass the module that it was made from"
+                f"the PyTorch network ({type(network).__name__}) is scripted or traced, and its calls cannot be "
+                "recorded: pass the module that it was made from"
             )
         return
     module = as_module(network)
