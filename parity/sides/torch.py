@@ -91,6 +91,11 @@ class TorchSide:
     def state(self) -> Arrays:
         return {name: as_numpy(tensor).copy() for name, tensor in self.module.state_dict().items()}
 
+    def _statistics(self) -> Arrays:
+        """The buffers that belong to the state; others, such as a fixed filter's, are constants of the network."""
+        state = self.module.state_dict()
+        return {name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers() if name in state}
+
     def load(self, state: Arrays) -> None:
         """Takes some or all parameters and statistics, by copies."""
         tensors = self.module.state_dict()
@@ -151,7 +156,7 @@ class TorchSide:
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
                 activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
-                statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
+                statistics=self._statistics(),
             )
             if loss is not None:
                 value = require_scalar(loss.torch(outputs, self.array(targets)), "PyTorch")

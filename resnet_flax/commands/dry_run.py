@@ -91,6 +91,8 @@ def main(config: TrainConfig, console: Console) -> int:
 
     say("recipe", config.recipe)
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
+    for note in source.notes() if source else ():
+        say("note", note)
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
         say("weights", f"{weights} (their values do not matter here)")

@@ -111,7 +111,8 @@ def unwrapped(directory: Path, *, is_split: bool = False, classes: Collection[st
         if names[0] in classes or (split_of(names[0]) and not is_split) or not class_folders(inner):
             break
         path = inner
-    return path, [] if path == directory else [f"{directory} holds only {path.relative_to(directory)}, which is used"]
+    note = f"{directory} holds only {path.relative_to(directory)}, which is taken for a wrapper and not for one class"
+    return path, [] if path == directory else [note]
 
 
 @dataclass(frozen=True)

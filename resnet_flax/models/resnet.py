@@ -207,6 +207,8 @@ class ResNet(nnx.Module):
         return not self.stem.has_pool
 
     def _activations(self, x: jax.Array) -> Iterable[tuple[str, jax.Array]]:
+        if x.ndim != 4 or x.shape[-1] != self.in_channels:
+            raise UserError(f"images must be (N, H, W, C) with {self.in_channels} channels last; got {x.shape}")
         x = self.activation(self.bn1(self.conv1(x)))
         x = self.stem.pool(x) if self.maxpool is None else self.maxpool(x)
         yield "stem", x

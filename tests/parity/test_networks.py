@@ -59,7 +59,7 @@ class Family:
     def pair(self, name, options, *, weights=None):
         ours = nnx.eval_shape(lambda: Ours(options.features))
         return SimpleNamespace(
-            flax_model=ours, torch_model=Theirs(options.features), channels=3, num_classes=5, train=None
+            flax_model=ours, torch_model=Theirs(options.features), channels=3, num_classes=options.features, train=None
         )
 
     def read(self, path):

@@ -137,7 +137,7 @@ def test_training_looks_into_no_test_set(tmp_path, monkeypatch):
 def test_what_is_assumed_is_noted(tmp_path, capsys):
     root = fill(tmp_path, *splits("x/train", "x/test"), "x/other", "x/__MACOSX/ant")
     (note_of_root, others), assumed = (open_source(f"folder:{root}", split).notes() for split in ("train", "val"))
-    assert note_of_root == f"{root} holds only x, which is used"
+    assert note_of_root == f"{root} holds only x, which is taken for a wrapper and not for one class"
     assert others == f"ignored beside the splits in {root / 'x'}: other"
     assert assumed[-1] == f"{root / 'x'} has no validation split with labels; its test split is used"
     assert main(["data", "show", f"folder:{root}", "--split", "val"]) == 0
