@@ -37,6 +37,11 @@ def require_network(network: Any) -> None:
     if is_torch(network):
         if attribute := _WRAPPERS.get(type(network).__name__):
             raise ParityError(f"the PyTorch network is wrapped in {type(network).__name__}: pass its .{attribute}")
+        if isinstance(network, sys.modules["torch"].jit.ScriptModule):
+            raise ParityError(
+                f"the PyTorch network ({type(network).__name__}) is scripted or traced, and its calls cannot be "
+                "recorded: pass the module that it was made from"
+            )
         return
     module = as_module(network)
     if module is None:

@@ -176,3 +176,10 @@ def test_a_permuted_batch_is_put_back():
 def test_what_is_no_network_is_refused_in_words(ours, network, words):
     with pytest.raises(parity.ParityError, match=words):
         parity.check(network, ours, INPUTS)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_a_traced_network_is_refused_in_words(ours):
+    traced = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
+    with pytest.raises(parity.ParityError, match="scripted or traced, and its calls cannot be recorded"):
+        parity.check(ours, traced, INPUTS)
