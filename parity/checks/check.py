@@ -12,16 +12,18 @@ import optax
 import torch
 from flax import nnx
 
+from parity.checks import caveats
 from parity.checks.pair import Both, OneSided, Pair
-from parity.checks.passes import activations, batch_stats, forward, gradients, layers
+from parity.checks.passes import activation_gradients, activations, batch_stats, forward, gradients, layers
 from parity.checks.tolerance import PROFILES, Error
 from parity.checks.training import optimizer as optimizer_steps
 from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
+from parity.checks.verdict import located
 from parity.conversion.convert import require_values
 from parity.errors import ParityError
 from parity.reports.results import Comparison, Finding, Report
-from parity.sides.base import OUTPUT, Loss, Train, channels_second
+from parity.sides.base import OUTPUT, Loss, Train, channels_second, map_arrays, named_arrays
 from parity.sides.flax import FlaxSide
 from parity.sides.networks import require_networks
 from parity.sides.optimizers import Optimizer
@@ -35,6 +37,7 @@ CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "activations": activations,
     "layers": layers,
     "gradients": gradients,
+    "activation_gradients": activation_gradients,
     "batch_stats": batch_stats,
     "optimizer": optimizer_steps,
     "trajectory": trajectory,
@@ -57,25 +60,33 @@ def check(
     steps: int = 5,
     batches: Sequence[tuple[Any, Any]] | None = None,
     train: Train | None = None,
+    modes: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> Report:
     """Compares a Flax network with its PyTorch original; neither is changed.
 
+    Outputs, the loss and its gradients, statistics and optimiser steps decide. Where outputs and gradients agree,
+    activations that differ are noted: they lie inside, where two right networks may differ.
+
     Args:
         flax_model: any NNX module, filled with the PyTorch network's weights (`parity.to_flax`).
         torch_model: the module whose submodules have corresponding names.
-        inputs: one batch, as Flax takes it: (N, H, W, C) images, (N, features), (N, L) token ids...
+        inputs: one batch, as Flax takes it: (N, H, W, C) images, (N, features), (N, L) token ids...; several as a tuple
+            of positional arguments or a dict of named ones, which may hold Python's own values too (`None`, `True`).
         targets: what `loss` takes beside the outputs, in Flax's layout. Random by default.
         checks: some of `parity.CHECKS`.
         precision: "float64", which finds faults; "float32" or "bfloat16", which show what they cost.
-        torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes.
+        torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes,
+            masks apart.
         loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar. By default cross-entropy for
             integer targets and otherwise the mean squared difference.
         optimizer, steps: for "optimizer" and "trajectory"; "sgd", "adam", "adamw", or an `Optimizer` with settings.
         batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
         train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
             update; it leaves the trained values in the model. A plain one by default.
+        modes: "eval", "train" or both, where not both are meant (a folded BatchNorm has no train mode). By default eval
+            mode, and train mode unless both networks compute the same in it.
         names: {Flax module path: PyTorch module path} where the names differ.
         device: PyTorch's.
 
@@ -90,8 +101,9 @@ def check(
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
     if not checks:
         raise ParityError(f"checks is empty; there are {', '.join(CHECKS)}")
-    if isinstance(inputs, tuple):
-        raise ParityError("inputs is one array (N, ..., C), found a tuple; parity.random_inputs(shape) makes an array")
+    modes = [modes] if isinstance(modes, str) else modes
+    if modes is not None and (not modes or set(modes) - {"eval", "train"}):
+        raise ParityError(f"modes is {modes!r}; it holds eval, train or both")
     if steps < 1:
         raise ParityError(f"steps is {steps}; it must be at least 1")
     if loss is not None and not (isinstance(loss, tuple | list) and len(loss) == 2 and all(map(callable, loss))):
@@ -114,9 +126,11 @@ def check(
             steps=steps,
             batches=batches,
             train=train,
+            wanted_modes=modes,
             differentiate=differentiate,
+            activation_gradients="activation_gradients" in checks,
         )
-        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
+        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes, warnings=pair.warnings)
         for name in checks:
             started = time.perf_counter()
             try:
@@ -126,6 +140,11 @@ def check(
                     Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
                 )
             report.seconds[name] = time.perf_counter() - started
+        report.comparisons, notes = located(report.comparisons)
+        report.notes += notes
+        caveats.of_networks(pair, checks)
+        if optimizer is not None and not {"optimizer", "trajectory"} & set(checks):
+            pair.warn("an optimiser was given, but neither optimizer nor trajectory is among the checks")
         if not report.comparisons:
             pair.note("nothing was compared")
         elif not report.passed:
@@ -150,8 +169,8 @@ def make_pair(
     **options: Any,
 ) -> Pair:
     """The two networks as sides, on one batch; `options` are those of `Pair`. See `check` for the others."""
-    inputs = np.asarray(inputs)
-    others = channels_second(inputs) if torch_inputs is None else np.asarray(torch_inputs)
+    inputs = map_arrays(np.asarray, inputs)
+    others = channels_second(inputs) if torch_inputs is None else map_arrays(np.asarray, torch_inputs)
     oracle = TorchSide(torch_model, "float64", device)
     return Pair(
         candidate=FlaxSide(flax_model, precision, names, oracle.parameters),
@@ -166,11 +185,17 @@ def make_pair(
 
 def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
+    shapes = {name: list(array.shape) for name, array in named_arrays(pair.inputs.candidate).items()}
     return {
         "precision": pair.precision,
         "k": pair.profile.k,
         "least tolerance": pair.profile.least,
-        "inputs": list(pair.inputs.candidate.shape),
+        "inputs": shapes[""] if list(shapes) == [""] else shapes,
+        "modes": list(pair.wanted_modes or ("eval", "train")),
+        "modes passed at call time": {
+            side.framework: side.mode_arguments(inputs)
+            for side, inputs in ((pair.candidate, pair.inputs.candidate), (pair.oracle, pair.inputs.reference))
+        },
         "flax network": type(pair.given.candidate).__name__,
         "torch network": type(pair.given.reference).__name__,
         "jax device": pair.candidate.device,

@@ -9,7 +9,7 @@ import numpy as np
 from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise, measure, relative
 from parity.reports.results import Comparison
-from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, channels_second
+from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, channels_second, map_arrays
 from parity.sides.optimizers import Moments
 from parity.sides.trainers import as_array
 
@@ -21,6 +21,8 @@ def optimizer(pair: Pair) -> list[Comparison]:
 
     Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
     """
+    if not pair.trains("optimizer"):
+        return []
     if rows := pair.one_sided_parameters("optimizer"):
         return rows
     pair.forget_runs()  # a large network needs the memory
@@ -70,7 +72,7 @@ def _reference_step(
     start: dict[int, Arrays],
     kept: Moments,
     step: int,
-    inputs: np.ndarray,
+    inputs: Any,
     side: Reference,
     arrangement: Arrangement = PLAIN,
 ) -> tuple[Arrays, Moments]:
@@ -101,6 +103,8 @@ def _groups(pair: Pair, known: dict[str, list[str]], state: Arrays, kept: Moment
 
 def trajectory(pair: Pair) -> list[Comparison]:
     """Free-running training on the same batches: the loss at every step, held to PyTorch's noise up to that step."""
+    if not pair.trains("trajectory"):
+        return []
     if rows := pair.one_sided_parameters("trajectory"):
         return rows
     batches = _batches(pair)
@@ -159,11 +163,11 @@ def _batches(pair: Pair) -> Both:
             [(inputs.candidate, pair.targets.candidate) for inputs in steps],
             [(inputs.reference, pair.targets.reference) for inputs in steps],
         )
-    batches = [(np.asarray(inputs), targets) for inputs, targets in pair.batches]
+    batches = [(map_arrays(np.asarray, inputs), targets) for inputs, targets in pair.batches]
     return Both(batches, [(channels_second(inputs), channels_second(targets)) for inputs, targets in batches])
 
 
-def _accuracy(side: Side, batches: list[tuple[np.ndarray, Any]]) -> float | None:
+def _accuracy(side: Side, batches: list[tuple[Any, Any]]) -> float | None:
     """The share of right classes over batches of labels (N,) and logits (N, classes); None for anything else."""
     right = total = 0
     for inputs, labels in batches:

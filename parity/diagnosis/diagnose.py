@@ -13,13 +13,13 @@ from parity.diagnosis.between import as_pair
 from parity.diagnosis.layers import why
 from parity.diagnosis.statistics import why_statistics
 from parity.reports.results import Comparison, Finding, Report
-from parity.sides.base import OUTPUT
+from parity.sides.base import LOSS, OUTPUT
 from parity.sides.torch_private import Convolution
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
     """One finding for each kind of disagreement, without those that follow from an earlier one."""
-    failures = {check: [row for row in report.of(check) if not row.passed] for check in report.seconds}
+    failures = {check: [row for row in report.failures if row.check == check] for check in report.seconds}
     findings = [
         finding
         for check in ("weights", "initialization")
@@ -30,6 +30,8 @@ def diagnose(pair: Pair, report: Report) -> list[Finding]:
         findings.append(finding)
     if findings:
         return findings
+    if narrow := [row for row in report.failures if row.check == "float32"]:
+        return [Finding(row.name, row.note) for row in narrow]
     first = next(rows[0] for rows in failures.values() if rows)
     if not first.mode and first.check not in ("weights", "initialization"):
         return [_one_sided(first)]
@@ -159,6 +161,12 @@ def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
 
 def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
     runs = pair.runs(failures[0].mode == "train")
+    losses, failures = [row for row in failures if row.name == LOSS], [row for row in failures if row.name != LOSS]
+    if not failures:
+        ours, theirs = runs.candidate.loss, float(runs.noise.oracle["loss"][LOSS])
+        return Finding(
+            LOSS, f"the loss is {ours:g}, PyTorch's {theirs:g}, although its gradients agree", _evidence(losses[0])
+        )
     oracle = runs.noise.oracle["gradients"]
     ours = {name: value for name, value in runs.candidate.gradients.items() if name in oracle}
     factor = _common_factor(ours, oracle)
@@ -177,6 +185,18 @@ def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
         f"outputs agree but gradients do not, from {nearest} backwards ({len(failures)} tensors)",
         _evidence(next(row for row in failures if row.name == nearest)),
     )
+
+
+def _activation_gradients(pair: Pair, failures: list[Comparison]) -> Finding:
+    """Gradients run backwards: the last output whose gradient differs is the nearest to the fault."""
+    nearest = failures[-1]
+    runs = pair.runs(nearest.mode == "train")
+    order = [name for name in runs.noise.oracle["activation_gradients"] if name in runs.candidate.activation_gradients]
+    after = order[order.index(nearest.name) + 1 :]
+    until = f"that of {after[0]} agrees" if after else "it is the last submodule"
+    ours = runs.candidate.activation_gradients[nearest.name]
+    stopped = "is zero: it is stopped after it" if not np.any(ours) else "is the first to differ on the way back"
+    return Finding(nearest.name, f"the gradient of {nearest.name}'s output {stopped}; {until}", _evidence(nearest))
 
 
 def _common_factor(ours: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarray]) -> float | None:
@@ -208,6 +228,7 @@ def _trajectory(pair: Pair, failures: list[Comparison]) -> Finding:
 
 
 _OTHERS: dict[str, Callable[[Pair, list[Comparison]], Finding]] = {
+    "activation_gradients": _activation_gradients,
     "gradients": _gradients,
     "batch_stats": _batch_stats,
     "optimizer": _optimizer,

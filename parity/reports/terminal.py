@@ -36,6 +36,7 @@ def as_renderable(report: Report) -> Group:
     for finding in report.findings:
         # Text, not markup: names have brackets.
         parts += [Text(f"\n{finding.where or 'the network'}", style="bold"), Padding(Text(str(finding)), (0, 0, 0, 2))]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(f"note: {note}", style="dim") for note in report.notes]
     return Group(*parts)
 
@@ -52,10 +53,17 @@ def figure(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
 
 
+def sizes(inputs: Any) -> str:
+    """4x32x32x3; of several inputs each with its name."""
+    if isinstance(inputs, dict):
+        return ", ".join(f"{name} {sizes(shape)}" for name, shape in inputs.items())
+    return "x".join(map(str, inputs))
+
+
 def _title(report: Report) -> Text:
     settings = report.settings
     networks = f"{settings['flax network']} in Flax and {settings['torch network']} in PyTorch"
-    inputs = "x".join(map(str, settings["inputs"]))
+    inputs = sizes(settings["inputs"])
     verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
     return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
 
@@ -68,7 +76,8 @@ def _summary(report: Report) -> Table:
     for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):
         rows = list(group)
         top = worst(rows)
-        failed = sum(not row.passed for row in rows)
+        failed = sum(row.decides and not row.passed for row in rows)
+        noted = sum(not row.passed for row in rows) - failed
         table.add_row(
             check,
             mode,
@@ -78,7 +87,7 @@ def _summary(report: Report) -> Table:
             figure(top.error.relative),
             figure(top.floor),
             figure(top.tolerance),
-            Text("FAILED", "bold red") if failed else Text("ok", "green"),
+            Text("FAILED", "bold red") if failed else Text(f"ok, {noted} noted" if noted else "ok", "green"),
         )
     return table
 

@@ -4,6 +4,7 @@ Canonical names are PyTorch's dotted paths. Parameters, statistics, moments and 
 PyTorch's layout; outputs, activations and the inputs' gradient in the side's own, which `aligned` brings together.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from parity.sides.optimizers import Moments, Optimizer
 
 Arrays = dict[str, np.ndarray]
-INPUTS, OUTPUT = "(inputs)", "output"
+INPUTS, OUTPUT, LOSS = "(inputs)", "output", "(loss)"
 Train = Callable[[Any, list[tuple[Any, Any]], Optimizer], list[float]]
 """A training loop: (model in train mode, batches, optimizer) -> the loss before each update; it trains the model."""
 
@@ -32,7 +33,10 @@ class Run:
     Attributes:
         outputs, activations: in the side's own layout.
         statistics: what the pass left in the network's buffers.
-        gradients: the loss's, for every parameter, and for the inputs under `INPUTS` in the side's own layout.
+        gradients: the loss's, for every parameter, and for the inputs under `INPUTS` (`INPUTS.name` where there are
+            several) in the side's own layout.
+        activation_gradients: the loss's, for the output of every submodule, in the side's own layout; empty unless
+            they were asked for.
         loss: NaN where there was none.
     """
 
@@ -40,10 +44,13 @@ class Run:
     activations: Arrays
     statistics: Arrays
     gradients: Arrays = field(default_factory=dict)
+    activation_gradients: Arrays = field(default_factory=dict)
     loss: float = float("nan")
 
     def groups(self) -> dict[str, Arrays]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, dict)}
+        """Everything that has a noise floor, by kind; the loss where there was one."""
+        groups = {name: value for name, value in vars(self).items() if isinstance(value, dict)}
+        return groups | ({"loss": {LOSS: np.asarray(self.loss)}} if self.gradients else {})
 
 
 @dataclass(frozen=True)
@@ -124,15 +131,32 @@ class Side(Protocol):
         ...
 
     def array(self, array: Any) -> Any:
-        """An array, or a dict of them, as this side's network takes it; floats in the run's dtype."""
+        """An array, or a tuple, list or dict of them, as this side's network takes it; floats in the run's dtype."""
         ...
 
-    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
+    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
+        """Whether train mode gives the very outputs and activations of eval mode."""
+        ...
+
+    def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode."""
         ...
 
-    def run(self, inputs: np.ndarray, targets: Any = None, loss: Loss | None = None, *, train: bool) -> Run:
-        """A pass over inputs in the side's own layout, and one back where there is a loss; the state stays as it is."""
+    def run(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        loss: Loss | None = None,
+        *,
+        train: bool,
+        activation_gradients: bool = False,
+    ) -> Run:
+        """A pass over inputs in the side's own layout, and one back where there is a loss; the state stays as it is.
+
+        Args:
+            inputs: one array, a tuple of positional arguments or a dict of named ones; see `arguments_of`.
+            activation_gradients: whether the loss's gradient is kept for every submodule's output.
+        """
         ...
 
     def trainer(self, optimizer: Optimizer) -> Trainer:
@@ -149,11 +173,12 @@ class Reference(Side, Protocol):
 
     def run(
         self,
-        inputs: np.ndarray,
+        inputs: Any,
         targets: Any = None,
         loss: Loss | None = None,
         *,
         train: bool,
+        activation_gradients: bool = False,
         arrangement: Arrangement = PLAIN,
         record: bool = True,
     ) -> Run:
@@ -172,19 +197,82 @@ class ReferenceTrainer(Trainer, Protocol):
 
 
 def channels_second(arrays: Any) -> Any:
-    """(N, *space, C) as (N, C, *space), for two or more spatial axes; anything else as it is. Also a dict of such."""
-    if isinstance(arrays, Mapping):
-        return {name: channels_second(array) for name, array in arrays.items()}
-    return np.moveaxis(np.asarray(arrays), -1, 1) if np.ndim(arrays) >= 4 else np.asarray(arrays)
+    """(N, *space, C) as (N, C, *space), for two or more spatial axes; anything else, and a mask, as it is.
+
+    Also a tuple, list or dict of such.
+    """
+
+    def moved(array: Any) -> Any:
+        array = np.asarray(array)
+        return np.moveaxis(array, -1, 1) if array.ndim >= 4 and array.dtype != bool else array
+
+    return map_arrays(moved, arrays)
+
+
+def named_arrays(tree: Any, name: str = "") -> Arrays:
+    """The arrays in nested tuples and dicts by dotted name, a lone one under ""; Python's own values are no arrays."""
+    if isinstance(tree, Mapping | tuple):
+        children = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        return {
+            path: array
+            for key, child in children
+            for path, array in named_arrays(child, f"{name}.{key}" if name else str(key)).items()
+        }
+    return {} if tree is None or isinstance(tree, bool | int | float | str) else {name: tree}
+
+
+def with_arrays(tree: Any, arrays: Mapping[str, Any], name: str = "") -> Any:
+    """`tree` with these in the place of its arrays."""
+    if isinstance(tree, Mapping | tuple):
+        children = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        built = {key: with_arrays(child, arrays, f"{name}.{key}" if name else str(key)) for key, child in children}
+        if isinstance(tree, Mapping):
+            return built
+        return type(tree)(*built.values()) if hasattr(tree, "_fields") else tuple(built.values())
+    return arrays.get(name, tree)
+
+
+def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`tree` with `function` of every array."""
+    return with_arrays(tree, {name: function(array) for name, array in named_arrays(tree).items()})
+
+
+def arguments_of(inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """The positional and the named arguments of a call: a tuple's, a dict's, or the one that anything else is."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs, {}) if isinstance(inputs, tuple) else ((inputs,), {})
+
+
+MODE_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+"""What a network may take the mode by at call time, and its value in train mode."""
+
+
+def mode_arguments(call: Callable, inputs: Any) -> dict[str, bool]:
+    """{name: value in train mode} of the switches that a network's call takes and `inputs` does not give."""
+    taken = list(inspect.signature(call).parameters.values())
+    positional, named = arguments_of(inputs)
+    free = [parameter.name for parameter in taken[len(positional) :] if parameter.name not in named]
+    return {name: value for name, value in MODE_ARGUMENTS.items() if name in free}
 
 
 def aligned(run: Run, reference: Run) -> Run:
     """A run with outputs, activations and the inputs' gradient ordered and laid out as their counterparts."""
-    inputs = _aligned({name: value for name, value in run.gradients.items() if name == INPUTS}, reference.gradients)
+    inputs = _aligned(
+        {name: value for name, value in run.gradients.items() if name.startswith(INPUTS)}, reference.gradients
+    )
     return replace(
         run,
         outputs=_aligned(run.outputs, reference.outputs),
         activations=_aligned(run.activations, reference.activations),
+        activation_gradients=_aligned(run.activation_gradients, reference.activation_gradients),
         gradients=run.gradients | inputs,
     )
 

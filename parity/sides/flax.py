@@ -1,6 +1,8 @@
 """The Flax network, as a compiled function of its parameters and statistics."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,8 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from parity.conversion.naming import Leaf, leaves
-from parity.sides.base import INPUTS, OUTPUT, Arrays, Loss, Run, Train
+from parity.conversion.naming import Leaf, leaves, named_modules
+from parity.errors import ParityError
+from parity.sides import dropout
+from parity.sides.base import (
+    INPUTS,
+    OUTPUT,
+    Arrays,
+    Loss,
+    Run,
+    Train,
+    arguments_of,
+    map_arrays,
+    mode_arguments,
+    named_arrays,
+    with_arrays,
+)
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
 from parity.sides.recording import flatten_output, recording_flax
@@ -38,13 +54,20 @@ class FlaxSide:
         self.dtype = jnp.float64 if precision == "float64" else jnp.float32
         self.names = dict(names or {})
         self._model = at_precision(nnx.clone(model), precision)
+        dropout.turn_off(module for _, module in named_modules(self._model))
         self.leaves: dict[str, Leaf] = {}
         for leaf in sorted(leaves(self._model, self.names), key=lambda leaf: leaf.torch_name not in torch_names):
-            if not any(leaf.variable is other.variable for other in self.leaves.values()):
-                self.leaves[leaf.torch_name] = leaf
+            if any(leaf.variable is other.variable for other in self.leaves.values()):
+                continue
+            if other := self.leaves.get(leaf.torch_name):
+                raise ParityError(
+                    f"{other.path} and {leaf.path} of the Flax network both meet PyTorch's {leaf.torch_name}: names= "
+                    "gives each a path of its own"
+                )
+            self.leaves[leaf.torch_name] = leaf
         self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
         self.values = {name: leaf.variable.get_value() for name, leaf in self.leaves.items()}
-        self._compiled: dict[tuple[bool, int | None], Callable] = {}
+        self._compiled: dict[tuple, Callable] = {}
 
     @property
     def trained(self) -> list[str]:
@@ -92,10 +115,12 @@ class FlaxSide:
         return {name: np.array(self.leaves[name].rule.to_torch(np.asarray(value))) for name, value in values.items()}
 
     def array(self, array: Any) -> Any:
-        if isinstance(array, Mapping):
-            return {name: self.array(value) for name, value in array.items()}
-        array = np.asarray(array)
-        return jnp.array(array, dtype=self.dtype if np.issubdtype(array.dtype, np.floating) else None)
+        def converted(value: Any) -> jax.Array:
+            value = np.asarray(value)
+            kinds = {"f": self.dtype, "c": jnp.result_type(self.dtype, jnp.complex64)}
+            return jnp.array(value, dtype=kinds.get(value.dtype.kind))
+
+        return map_arrays(converted, array)
 
     def model(self, values: Mapping[str, jax.Array] | None = None, *, train: bool) -> nnx.Module:
         """A new module with these values, in that mode; dropout stays off."""
@@ -110,76 +135,118 @@ class FlaxSide:
                 leaf.variable.set_value(values[leaf.torch_name])
         return model
 
-    def _pass(self, train: bool, loss: Callable | None) -> Callable:
-        """The compiled pass, and one back where there is a loss."""
-        key = train, id(loss) if loss else None
-        if key in self._compiled:
-            return self._compiled[key]
+    def mode_arguments(self, inputs: Any) -> dict[str, bool]:
+        """The switches by which the network's call takes its mode, and their values in train mode."""
+        return mode_arguments(partial(type(self._model).__call__, self._model), inputs)
+
+    def _forward(self, inputs: Any, train: bool, loss: Callable | None) -> Callable:
+        """The pass as a pure function: (parameters, statistics, float inputs, other inputs, targets, added)."""
         graphdef, state = nnx.split(self.model(train=train))
         names = self.names  # without `self`, which then goes with its arrays as soon as nothing else holds it
+        modes = {name: value == train for name, value in self.mode_arguments(inputs).items()}
+        structure = map_arrays(lambda array: None, inputs)
 
-        def forward(parameters, statistics, inputs, targets):
+        def forward(parameters, statistics, floats, others, targets, added):
             model = nnx.merge(graphdef, state, copy=True)
             ours = {leaf.torch_name: leaf.variable for leaf in leaves(model, names)}
             values = parameters | statistics
             for name, value in values.items():
                 ours[name].set_value(value)
-            with recording_flax(model) as recorder:
-                outputs = model(inputs)
+            positional, named = arguments_of(with_arrays(structure, floats | others))
+            with recording_flax(model, partial(torch_path, names=names), added) as recorder:
+                outputs = model(*positional, **named, **modes)
             value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
             after = {name: ours[name].get_value() for name in statistics}
-            return value, (flatten_output(outputs, OUTPUT), recorder.outputs, after)
+            recorded = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
+            return value, (flatten_output(outputs, OUTPUT), recorder.outputs, recorded, after)
+
+        return forward
+
+    def _pass(self, inputs: Any, train: bool, loss: Callable | None) -> Callable:
+        """The compiled pass, and one back where there is a loss."""
+        key = train, id(loss) if loss else None, repr(map_arrays(lambda array: "array", inputs))
+        if key in self._compiled:
+            return self._compiled[key]
+        forward = self._forward(inputs, train, loss)
+
+        def run(*arguments):
+            value, (outputs, activations, _, after) = forward(*arguments)
+            return value, (outputs, activations, after)
 
         if loss is None:
-            compiled = jax.jit(lambda *arguments: (forward(*arguments), ({}, None)))
+            compiled = jax.jit(lambda *arguments: (run(*arguments), ({}, {}, {})))
         else:
-            compiled = jax.jit(self._with_gradients(forward))
+            # Parameters, inputs and what is added to the outputs of submodules.
+            compiled = jax.jit(jax.value_and_grad(run, argnums=(0, 2, 5), has_aux=True))
         # The loss is kept alive with its entry, so that no other can get its id.
         self._compiled[key] = lambda *arguments, _loss=loss: compiled(*arguments)
         return self._compiled[key]
 
-    @staticmethod
-    def _with_gradients(forward: Callable) -> Callable:
-        def run(parameters, statistics, inputs, targets):
-            argnums = (0, 2) if _is_float(inputs.dtype) else (0,)
-            result, gradients = jax.value_and_grad(forward, argnums=argnums, has_aux=True)(
-                parameters, statistics, inputs, targets
-            )
-            return result, (*gradients, None)[:2]
+    def _arguments(self, inputs: Any, targets: Any = None) -> tuple:
+        """What a pass takes, without what is added: parameters, statistics, inputs with and without a gradient."""
+        arrays = named_arrays(self.array(inputs))
+        floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
+        others = {name: array for name, array in arrays.items() if name not in floats}
+        return *self.parts(), floats, others, None if targets is None else self.array(targets)
 
-        return run
-
-    def run(self, inputs: np.ndarray, targets: Any = None, loss: Loss | None = None, *, train: bool) -> Run:
+    def run(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        loss: Loss | None = None,
+        *,
+        train: bool,
+        activation_gradients: bool = False,
+    ) -> Run:
         """A pass over inputs in Flax's layout, and one back where there is a loss; `values` are left unchanged."""
-        parameters, statistics = self.parts()
-        (value, (outputs, activations, after)), (gradients, input_gradient) = self._pass(train, loss and loss.jax)(
-            parameters, statistics, self.array(inputs), None if targets is None else self.array(targets)
+        arguments = self._arguments(inputs, targets)
+        added = {}
+        if loss and activation_gradients:
+            shapes = jax.eval_shape(self._forward(inputs, train, None), *arguments, {})[1][1]
+            added = {
+                name: jnp.zeros(value.shape, value.dtype)
+                for name, value in shapes.items()
+                if jnp.issubdtype(value.dtype, jnp.inexact)
+            }
+        (value, (outputs, activations, after)), gradients = self._pass(inputs, train, loss and loss.jax)(
+            *arguments, added
         )
+        # Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows.
+        parameters, of_inputs, of_outputs = ({name: g.conj() for name, g in group.items()} for group in gradients)
         wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
         return Run(
             outputs=wide(outputs),
-            activations={self.torch_path(name): array for name, array in wide(activations).items()},
+            activations=wide(activations),
             statistics=self.state(after),
             loss=float(value) if loss else float("nan"),
-            gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
+            gradients=self.state(parameters)
+            | {f"{INPUTS}.{name}" if name else INPUTS: array for name, array in wide(of_inputs).items()},
+            activation_gradients=wide(of_outputs),
         )
 
-    def submodule_inputs(self, inputs: np.ndarray, *, train: bool) -> Arrays:
+    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
+        """Whether both modes trace to one program; nothing is computed."""
+        programs = [
+            jax.make_jaxpr(self._forward(inputs, train, None))(*self._arguments(inputs), {}) for train in (False, True)
+        ]
+        texts = {re.sub(r"0x[0-9a-f]+", "", str(program)) for program in programs}
+        constants = [program.consts for program in programs]
+        return len(texts) == 1 and all(map(np.array_equal, *constants))
+
+    def submodule_inputs(self, inputs: Any, *, train: bool) -> Arrays:
         """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
-        graphdef, state = nnx.split(self.model(train=train))
+        forward = self._forward(inputs, train, None)
+        taken = jax.jit(lambda *arguments: forward(*arguments, {})[1][2])(*self._arguments(inputs))
+        return {name: _wide(array) for name, array in taken.items()}
 
-        def forward(state, x):
-            model = nnx.merge(graphdef, state, copy=True)
-            with recording_flax(model) as recorder:
-                model(x)
-            return {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
+    def submodule_input_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
+        """The shapes of the same in eval mode; nothing is computed."""
+        recorded = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})[1][2]
+        return {name: array.shape for name, array in recorded.items()}
 
-        taken = jax.jit(forward)(state, self.array(inputs))
-        return {self.torch_path(name): _wide(array) for name, array in taken.items()}
-
-    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
+    def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode; nothing is computed."""
-        _, (outputs, _, _) = jax.eval_shape(self._pass(False, None), *self.parts(), self.array(inputs), None)[0]
+        outputs = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})[1][0]
         return {name: array.shape for name, array in outputs.items()}
 
     def parts(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -187,11 +254,20 @@ class FlaxSide:
         parameters = {name: self.values[name] for name in self.parameters}
         return parameters, {name: value for name, value in self.values.items() if name not in parameters}
 
+    def module_paths(self) -> list[str]:
+        """The submodules' paths in PyTorch, in order of definition."""
+        return list(dict.fromkeys(self.torch_path(path) for path, _ in named_modules(self._model) if path))
+
     def torch_path(self, path: str) -> str:
-        for theirs in sorted(self.names, key=len, reverse=True):
-            if path == theirs or path.startswith((theirs + ".", theirs + "#")):
-                return self.names[theirs] + path[len(theirs) :]
-        return path
+        return torch_path(path, self.names)
+
+
+def torch_path(path: str, names: Mapping[str, str]) -> str:
+    """PyTorch's path for a Flax module's."""
+    for ours in sorted(names, key=len, reverse=True):
+        if path == ours or path.startswith((ours + ".", ours + "#")):
+            return names[ours] + path[len(ours) :]
+    return path
 
 
 def _is_float(dtype: Any) -> bool:
@@ -199,18 +275,24 @@ def _is_float(dtype: Any) -> bool:
 
 
 def _wide(array: jax.Array) -> np.ndarray:
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return np.asarray(array).astype(np.complex128)
     return np.asarray(array).astype(np.float64) if _is_float(array.dtype) else np.array(array)
 
 
 def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
     """Changes a module's parameters, statistics and compute dtype in place; bfloat16 keeps float32 parameters."""
     dtype = jnp.float64 if precision == "float64" else jnp.float32
+    kinds = {jnp.floating: dtype, jnp.complexfloating: jnp.result_type(dtype, jnp.complex64)}
     compute = jnp.bfloat16 if precision == "bfloat16" else dtype
     for _, module in nnx.iter_modules(model):
         for attribute, value in (("dtype", compute), ("param_dtype", dtype)):
             if hasattr(module, attribute):
                 setattr(module, attribute, value)
     for _, variable in nnx.iter_graph(model):
-        if isinstance(variable, nnx.Variable) and _is_float(variable.dtype):
-            variable.set_value(jnp.array(variable.get_value(), dtype))
+        if not isinstance(variable, nnx.Variable):
+            continue
+        for kind, wanted in kinds.items():
+            if jnp.issubdtype(variable.dtype, kind):
+                variable.set_value(jnp.array(variable.get_value(), wanted))
     return model

@@ -1,0 +1,204 @@
+"""What a verdict does not cover: each a warning in the report, so that nothing agrees in silence.
+
+Read from the caller's own networks, whose copies are recast, put in a mode and rid of dropout before they are compared.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from parity.checks.pair import Pair
+from parity.conversion.naming import named_modules
+from parity.sides import dropout
+from parity.sides.base import named_arrays
+from parity.sides.flax import FlaxSide
+from parity.sides.torch import TorchSide, batch_size
+
+Modules = Mapping[str, Any]
+SHOWN = 5
+
+
+def of_networks(pair: Pair, checks: Collection[str]) -> None:
+    """Warns of everything that may differ between the two networks without showing in these checks."""
+    _inputs(pair)
+    if not isinstance(pair.candidate, FlaxSide) or not isinstance(pair.oracle, TorchSide):
+        return
+    named = ((pair.candidate.torch_path(path), module) for path, module in named_modules(pair.given.candidate))
+    ours: dict[str, Any] = {}
+    for path, module in named:
+        if path in ours and ours[path] is not module:
+            pair.note(f"two submodules of the Flax network meet PyTorch's {path}; their calls are compared in order")
+        ours.setdefault(path, module)
+    theirs = dict(pair.given.reference.named_modules())
+    _dropout(pair, ours, theirs)
+    _declared_dtypes(pair, ours)
+    _zeros(pair)
+    _hyperparameters(pair, ours, theirs, checks)
+    _same_padding(pair, ours)
+
+
+def _listed(items: Collection[str]) -> str:
+    """The first few of them."""
+    items = list(items)
+    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+
+
+def _inputs(pair: Pair) -> None:
+    inputs = named_arrays(pair.inputs.candidate)
+    for name, array in inputs.items():
+        if array.size > 1 and array.dtype.kind in "fc" and (array == array.flat[0]).all():
+            which = f"the input {name}" if name else "the inputs"
+            pair.warn(
+                f"every value of {which} is {array.flat[0]:g}: what depends on where a value lies does not show; "
+                "parity.random_inputs(shape) hides nothing"
+            )
+    if batch_size(pair.inputs.candidate) == 1:
+        pair.warn("a batch of one: what mixes the examples of a batch, or confuses its axis, does not show")
+
+
+def _dropout(pair: Pair, ours: Modules, theirs: Modules) -> None:
+    """Rates of dropout and stochastic depth, which are off on both sides."""
+    rates = [
+        {path: sorted(filter(None, dropout.rates(module).values())) for path, module in side.items()}
+        for side in (ours, theirs)
+    ]
+    names = (pair.candidate.framework, pair.oracle.framework)
+    different = [
+        f"{path} {_rates(rates[0].get(path))} in {names[0]} and {_rates(rates[1].get(path))} in {names[1]}"
+        for path in dict.fromkeys((*rates[1], *rates[0]))
+        if (rates[0].get(path) or []) != (rates[1].get(path) or [])
+    ]
+    if different:
+        pair.warn(f"dropout is off in every pass, and its rates differ: {_listed(different)}")
+
+
+def _rates(rates: list[float] | None) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates) if rates else "none"
+
+
+def _declared_dtypes(pair: Pair, ours: Modules) -> None:
+    """Low precision that either network asks for and the check computes without."""
+    wide = (jnp.float32, jnp.float64, jnp.complex64, jnp.complex128)
+    if pair.precision == "bfloat16":
+        wide = (*wide, jnp.bfloat16)
+    declared = {
+        path or "the network": jnp.dtype(module.dtype)
+        for path, module in ours.items()
+        if getattr(module, "dtype", None) is not None and _is_dtype(module.dtype)
+    }
+    low = {path: dtype for path, dtype in declared.items() if dtype not in map(jnp.dtype, wide)}
+    if low:
+        kinds = ", ".join(sorted({str(dtype) for dtype in low.values()}))
+        pair.warn(
+            f"Flax's {_listed(low)} {'computes' if len(low) == 1 else 'compute'} in {kinds} by dtype=; the check "
+            f"computes in {pair.precision}"
+        )
+    tensors = dict(pair.given.reference.state_dict())
+    halves = {name: t.dtype for name, t in tensors.items() if t.dtype in (torch.bfloat16, torch.float16)}
+    if halves and pair.precision != "bfloat16":
+        kinds = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in halves.values()}))
+        pair.warn(f"PyTorch's {_listed(halves)} are {kinds}; the check computes in {pair.precision}")
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(value), jnp.inexact)
+    except TypeError:
+        return False
+
+
+def _zeros(pair: Pair) -> None:
+    """Parameters that switch off what comes before them: a last gamma of zero hides a whole branch."""
+    state = pair.oracle.state()
+    zero = [
+        name
+        for name in pair.oracle.parameters
+        if not name.rpartition(".")[2].endswith("bias") and state[name].size and not state[name].any()
+    ]
+    if zero:
+        pair.warn(
+            f"{_listed(zero)} {'is' if len(zero) == 1 else 'are'} zero: what is multiplied by it does not show in the "
+            "output; parity.randomize fills both networks with values that hide nothing"
+        )
+
+
+def _hyperparameters(pair: Pair, ours: Modules, theirs: Modules, checks: Collection[str]) -> None:
+    """Settings of the norms that differ although nothing that was run depends on them, or shows it."""
+    trains = pair.wanted_modes is None or "train" in pair.wanted_modes
+    exercised = trains and bool({"batch_stats", "optimizer", "trajectory"} & set(checks))
+    different, unread = [], []
+    for path, module in theirs.items():
+        mine = ours.get(path)
+        if mine is None:
+            continue
+        for (their_name, our_name), convert in _SETTINGS.items():
+            wanted, have = getattr(module, their_name, None), getattr(mine, our_name, None)
+            if their_name == "momentum" and not hasattr(module, "running_mean"):
+                continue
+            if _is_number(wanted) and _is_number(have):
+                if not np.isclose(float(have), convert(float(wanted)), rtol=1e-6, atol=0):
+                    different.append(
+                        f"{our_name} of {path or 'the network'} is {have:g}, PyTorch's {their_name} {wanted:g}"
+                    )
+            elif their_name == "momentum" and not exercised and getattr(module, "running_mean", None) is not None:
+                unread.append(path)
+    if different:
+        pair.warn(f"settings differ: {_listed(different)} (running = momentum * running + ... in Flax)")
+    if unread:
+        pair.warn(f"how {_listed(unread)} updates its statistics was not exercised: batch_stats does it")
+
+
+_SETTINGS: dict[tuple[str, str], Callable[[float], float]] = {
+    ("momentum", "momentum"): lambda momentum: 1 - momentum,
+    ("eps", "epsilon"): lambda eps: eps,
+}
+"""{(PyTorch's name, Flax's): Flax's value for PyTorch's}."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same_padding(pair: Pair, ours: Modules) -> None:
+    """Strided layers whose padding SAME is symmetric at the sizes of these inputs only."""
+    strided = {
+        path: module
+        for path, module in ours.items()
+        if isinstance(getattr(module, "padding", None), str)
+        and module.padding.upper() == "SAME"
+        and any(stride > 1 for stride in _tuple(getattr(module, "strides", 1)))
+        and hasattr(module, "kernel_size")
+    }
+    if not strided or not isinstance(pair.candidate, FlaxSide):
+        return
+    shapes = pair.candidate.submodule_input_shapes(pair.inputs.candidate)
+    hidden = [
+        path
+        for path, module in strided.items()
+        if path in shapes and all(_is_symmetric(*axis) for axis in _axes(module, shapes[path]))
+        and not all(_is_symmetric(size + 1, *others) for size, *others in _axes(module, shapes[path]))
+    ]  # fmt: skip
+    if hidden:
+        pair.warn(
+            f"{_listed(hidden)} {'has' if len(hidden) == 1 else 'have'} a stride and padding SAME, which pads both sides "
+            "alike at this size of the inputs, but not at every size: check another one, even where this is odd"
+        )
+
+
+def _tuple(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value or 1,)
+
+
+def _axes(module: Any, shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """(size, window, stride) of each spatial axis of a layer's input (N, ..., C)."""
+    window = _tuple(module.kernel_size)
+    strides = _tuple(module.strides)
+    strides = strides * len(window) if len(strides) == 1 else strides
+    yield from zip(shape[-1 - len(window) : -1], window, strides, strict=True)
+
+
+def _is_symmetric(size: int, window: int, stride: int) -> bool:
+    return max((-(-size // stride) - 1) * stride + window - size, 0) % 2 == 0
