@@ -4,7 +4,7 @@ Read from the caller's own networks, whose copies are recast, put in a mode and 
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -158,7 +158,7 @@ _SETTINGS: dict[tuple[str, str], Callable[[float], float]] = {
 """{(PyTorch's name, Flax's): Flax's value for PyTorch's}."""
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -183,8 +183,8 @@ def _same_padding(pair: Pair, ours: Modules) -> None:
     ]  # fmt: skip
     if hidden:
         pair.warn(
-            f"{_listed(hidden)} {'has' if len(hidden) == 1 else 'have'} a stride and padding SAME, which pads both sides "
-            "alike at this size of the inputs, but not at every size: check another one, even where this is odd"
+            f"{_listed(hidden)} {'has' if len(hidden) == 1 else 'have'} a stride and padding SAME, which pads both "
+            "sides alike at this size of the inputs, but not at every size: check another one, even where this is odd"
         )
 
 

@@ -86,7 +86,8 @@ def check(
         train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
             update; it leaves the trained values in the model. A plain one by default.
         modes: "eval", "train" or both, where not both are meant (a folded BatchNorm has no train mode). By default eval
-            mode, and train mode unless both networks compute the same in it.
+            mode, and train mode unless both networks compute the same in it. With eval mode alone and the checks
+            forward and activations, the parameters need not correspond.
         names: {Flax module path: PyTorch module path} where the names differ.
         device: PyTorch's.
 
@@ -129,6 +130,7 @@ def check(
             wanted_modes=modes,
             differentiate=differentiate,
             activation_gradients="activation_gradients" in checks,
+            by_outputs=list(modes or ()) == ["eval"] and {"forward", "activations"}.issuperset(checks),
         )
         report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes, warnings=pair.warnings)
         for name in checks:

@@ -17,9 +17,7 @@ def require_inputs(inputs: Any, *, takes_tokens: bool) -> None:
             f"{type(inputs).__name__} without an array: parity.random_inputs(shape) makes one"
         )
     for name, array in arrays.items():
-        which, has = (
-            (f"the input {name} is", f"the input {name} has") if name else ("the inputs are", "the inputs have")
-        )
+        which = f"the input {name} is" if name else "the inputs are"
         if not array.size:
             raise ParityError(f"{which} empty {array.shape}: a batch of a few examples is needed")
         is_float = array.dtype.kind in "fc"
@@ -27,6 +25,7 @@ def require_inputs(inputs: Any, *, takes_tokens: bool) -> None:
         if looks_like_images and not is_float and not takes_tokens:
             raise ParityError(f"{which} {array.dtype}, but the networks compute with floats: scale and convert them")
         if is_float and not np.isfinite(array).all():
+            has = f"the input {name} has" if name else "the inputs have"
             raise ParityError(f"{has} NaN or infinite values")
 
 

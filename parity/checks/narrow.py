@@ -36,7 +36,8 @@ def in_float32(pair: Pair, *, train: bool) -> list[Comparison]:
         good = np.isfinite(expected)
         lost, lost_too = (bool((good & ~np.isfinite(side.outputs[name])).any()) for side in (ours, theirs))
         if lost and not lost_too:
-            note = f"NaN or infinite in float32, first in {first_not_finite(run)}; PyTorch's float32 and both float64 are finite"
+            first = first_not_finite(run)
+            note = f"NaN or infinite in float32, first in {first}; PyTorch's float32 and both float64 are finite"
             rows.append(Comparison(CHECK, mode, name, Error(np.inf, np.inf, np.inf, 0.0), note=note))
         elif lost or lost_too:
             which = "both networks" if lost else "PyTorch"

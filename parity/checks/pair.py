@@ -81,6 +81,7 @@ class Pair:
         optimizer, steps, batches, train: for the checks that train; see `parity.check`.
         differentiate: whether any check needs gradients.
         activation_gradients: whether any check needs those of the submodules' outputs.
+        by_outputs: whether parameters need not correspond, because only outputs and activations are compared.
         wanted_modes: "eval", "train" or both; None for eval mode, and train mode where it computes something else.
         curves: {name: loss at each step}, from the trajectory check.
         notes: what was not compared and why, one sentence each.
@@ -101,6 +102,7 @@ class Pair:
     train: Train | None = None
     differentiate: bool = True
     activation_gradients: bool = False
+    by_outputs: bool = False
     wanted_modes: Sequence[str] | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -312,6 +314,11 @@ class Pair:
         misshapen = {name: (shape, others[name]) for name, shape in shapes.items() if others.get(name, shape) != shape}
         if missing or unexpected or misshapen:
             source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))
+            if self.by_outputs:
+                names = ", ".join(sorted({*missing, *unexpected, *misshapen})[:5])
+                count = len({*missing, *unexpected, *misshapen})
+                self.warn(f"{count} parameters or statistics do not correspond ({names}): only values are compared")
+                return
             raise ParityError(
                 mismatch_message(missing, unexpected, misshapen, source=source, target=target), hint=NAMES_HINT
             )
@@ -368,8 +375,8 @@ class Pair:
         if set(outputs) != set(others):
             raise ParityError(
                 f"the outputs are built differently: {', '.join(sorted(outputs))} from {self.candidate.framework}, "
-                f"{', '.join(sorted(others))} from {self.oracle.framework}; return the same structure from both, through "
-                "a small module where one cannot be changed"
+                f"{', '.join(sorted(others))} from {self.oracle.framework}; return the same structure from both, "
+                "through a small module where one cannot be changed"
             )
 
     def _require_finite(self, run: Run, oracle: Run) -> None:

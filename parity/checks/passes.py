@@ -63,9 +63,8 @@ def _tell_unrecorded(pair: Pair, ours: Collection[str], theirs: Collection[str])
             f"{'was' if len(lost) == 1 else 'were'} not seen: not called, or called inside jit, remat or a scan"
         )
     for path in sorted(recorded & called):
-        counts = [
-            len({name for name in names if name == path or name.startswith(f"{path}#")}) for names in (ours, theirs)
-        ]
+        numbered = f"{path}#"
+        counts = [sum(name == path or name.startswith(numbered) for name in names) for names in (ours, theirs)]
         if counts[0] != counts[1]:
             pair.note(
                 f"activations: {path} is called {counts[0]} times in Flax and {counts[1]} times in PyTorch; its calls "

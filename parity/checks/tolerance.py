@@ -12,7 +12,7 @@ import numpy as np
 
 MASK = 1e8  # from this size on a value counts as a mask's, such as -1e9 or the smallest float32
 SMALL_MASK, BESIDE_MASK = 1e3, 100.0
-"""From the former size on one value, repeated, counts as a mask's too, where everything else is so many times smaller."""
+"""From the former size on, one value counts as a mask's too where everything else is so many times smaller."""
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 

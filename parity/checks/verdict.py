@@ -11,34 +11,27 @@ LOCATING = ("activations", "activation_gradients")
 def located(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
     """The comparisons, in which those of submodules no longer decide where what was asked for agrees; and notes of it.
 
-    Two right networks may draw the borders of their submodules differently: an activation inside a norm, a kept axis, an
-    attention map in another layout. Where outputs, and gradients if they were compared, agree in a mode, such a
+    Two right networks may draw the borders of their submodules differently: an activation inside a norm, a kept axis,
+    an attention map in another layout. Where outputs, and gradients if they were compared, agree in a mode, such a
     difference has no effect.
     """
-    agreeing = {
-        row.mode
-        for row in rows
-        if row.check == "forward"
-        and all(o.passed for o in rows if o.mode == row.mode and o.check in ("forward", "gradients"))
-    }
-    if any(row.check == "gradients" and not row.mode and not row.passed for row in rows):  # a one-sided parameter
+    deciding = [row for row in rows if row.check in ("forward", "gradients")]
+    disagreeing = {row.mode for row in deciding if not row.passed}
+    agreeing = {row.mode for row in deciding if row.check == "forward"} - disagreeing
+    if "" in disagreeing:  # a parameter that only one side has
         agreeing = set()
-    demoted = [row.check in LOCATING and row.mode in agreeing and not row.passed for row in rows]
-    notes = [
-        f"{check}: {_listed(differing)} on the two sides ({mode} mode), but the outputs"
-        f"{' and gradients' if any(row.check == 'gradients' for row in rows) else ''} agree: the submodules have other "
-        "borders or layouts, or what differs is not used"
-        for check in LOCATING
-        for mode in sorted(agreeing)
-        if (
-            differing := [
-                r
-                for r, is_demoted in zip(rows, demoted, strict=True)
-                if is_demoted and (r.check, r.mode) == (check, mode)
-            ]
-        )
+    what = "outputs and gradients" if any(row.check == "gradients" for row in rows) else "outputs"
+    judged, noted = [], {}
+    for row in rows:
+        only_locates = row.check in LOCATING and row.mode in agreeing and not row.passed
+        judged.append(replace(row, decides=not only_locates))
+        if only_locates:
+            noted.setdefault((row.check, row.mode), []).append(row)
+    return judged, [
+        f"{check}: {_listed(differing)} on the two sides ({mode} mode), but the {what} agree: the submodules have "
+        "other borders or layouts, or what differs is not used"
+        for (check, mode), differing in noted.items()
     ]
-    return [replace(row, decides=not is_demoted) for row, is_demoted in zip(rows, demoted, strict=True)], notes
 
 
 def _listed(rows: Sequence[Comparison], limit: int = 5) -> str:

@@ -30,6 +30,8 @@ class Arguments:
     """A checkpoint to check with: .pth, .safetensors or an Orbax directory."""
     checks: str = "forward,activations,gradients,batch_stats"
     """Which checks, separated by commas."""
+    modes: str = ""
+    """Which modes, eval or train or both, separated by commas; by default those that compute something of their own."""
     precision: Literal["float64", "float32", "bfloat16"] = "float64"
     """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
     batch: int = 4
@@ -86,6 +88,7 @@ def main(arguments: list[str]) -> int:
         inputs,
         np.random.default_rng(args.seed).integers(0, pair.num_classes, len(inputs)),
         checks=checks,
+        modes=[part.strip() for part in args.modes.split(",") if part.strip()] or None,
         precision=args.precision,
         optimizer=Optimizer(args.optimizer, rate(args, checks), weight_decay=args.weight_decay),
         steps=args.steps,

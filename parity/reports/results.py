@@ -19,7 +19,8 @@ class Comparison:
         tolerance: the relative error allowed.
         step: of an optimiser or a trajectory, counted from 1.
         note: anything else worth knowing; for a comparison that could not be made, the reason.
-        decides: whether the verdict depends on it; not on a difference inside two networks that agree in what was asked.
+        decides: whether the verdict depends on it; it does not on a difference inside two networks that agree in what
+            was asked for.
     """
 
     check: str

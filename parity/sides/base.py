@@ -134,6 +134,10 @@ class Side(Protocol):
         """An array, or a tuple, list or dict of them, as this side's network takes it; floats in the run's dtype."""
         ...
 
+    def mode_arguments(self, inputs: Any) -> dict[str, bool]:
+        """{name: value in train mode} of the switches by which the network's call takes its mode."""
+        ...
+
     def computes_alike_in_both_modes(self, inputs: Any) -> bool:
         """Whether train mode gives the very outputs and activations of eval mode."""
         ...

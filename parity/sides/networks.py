@@ -16,8 +16,8 @@ def require_networks(flax_model: Any, torch_model: Any) -> None:
         raise ParityError(f"expected the Flax network and then the PyTorch one, found {given}")
     if isinstance(torch_model, torch.jit.ScriptModule):
         raise ParityError(
-            "the PyTorch network is a TorchScript program, whose layers cannot be recorded: pass the module that it was "
-            "traced or scripted from, or load its state_dict() into one"
+            "the PyTorch network is a TorchScript program, whose layers cannot be recorded: pass the module that it "
+            "was traced or scripted from, or load its state_dict() into one"
         )
     wrapped = {
         torch.nn.DataParallel: "module",
