@@ -3,12 +3,13 @@
 Read from the caller's own networks, whose copies are recast, put in a mode and rid of dropout before they are compared.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from parity.checks.pair import Pair
 from parity.conversion.naming import named_modules
@@ -131,31 +132,22 @@ def _hyperparameters(pair: Pair, ours: Modules, theirs: Modules, checks: Collect
     exercised = trains and bool({"batch_stats", "optimizer", "trajectory"} & set(checks))
     different, unread = [], []
     for path, module in theirs.items():
-        mine = ours.get(path)
+        mine, where = ours.get(path), path or "the network"
         if mine is None:
             continue
-        for (their_name, our_name), convert in _SETTINGS.items():
-            wanted, have = getattr(module, their_name, None), getattr(mine, our_name, None)
-            if their_name == "momentum" and not hasattr(module, "running_mean"):
-                continue
-            if _is_number(wanted) and _is_number(have):
-                if not np.isclose(float(have), convert(float(wanted)), rtol=1e-6, atol=0):
-                    different.append(
-                        f"{our_name} of {path or 'the network'} is {have:g}, PyTorch's {their_name} {wanted:g}"
-                    )
-            elif their_name == "momentum" and not exercised and getattr(module, "running_mean", None) is not None:
-                unread.append(path)
+        eps, epsilon = getattr(module, "eps", None), getattr(mine, "epsilon", None)
+        if _is_number(eps) and _is_number(epsilon) and not np.isclose(epsilon, eps, rtol=1e-6, atol=0):
+            different.append(f"epsilon of {where} is {epsilon:g}, PyTorch's {eps:g}")
+        if exercised or getattr(module, "running_mean", None) is None:
+            continue
+        if not isinstance(mine, nnx.BatchNorm):  # whose momentum may mean either
+            unread.append(where)
+        elif module.momentum is None or not np.isclose(mine.momentum, 1 - module.momentum, rtol=1e-6, atol=0):
+            different.append(f"momentum of {where} is {mine.momentum:g}, PyTorch's 1 - {module.momentum}")
     if different:
-        pair.warn(f"settings differ: {_listed(different)} (running = momentum * running + ... in Flax)")
+        pair.warn(f"settings differ that made no difference here: {_listed(different)}")
     if unread:
         pair.warn(f"how {_listed(unread)} updates its statistics was not exercised: batch_stats does it")
-
-
-_SETTINGS: dict[tuple[str, str], Callable[[float], float]] = {
-    ("momentum", "momentum"): lambda momentum: 1 - momentum,
-    ("eps", "epsilon"): lambda eps: eps,
-}
-"""{(PyTorch's name, Flax's): Flax's value for PyTorch's}."""
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

@@ -173,7 +173,7 @@ def test_hyperparameters_that_no_check_exercised():
     def norms(momentum):
         return nnx.BatchNorm(6, momentum=momentum, epsilon=1e-5, rngs=nnx.Rngs(0)), nn.BatchNorm1d(6)
 
-    warns(checked(norms(0.99)), "momentum of the network is 0.99, PyTorch's momentum 0.1")
+    warns(checked(norms(0.99)), "momentum of the network is 0.99, PyTorch's 1 - 0.1")
     assert not checked(norms(0.9)).warnings
     warns(checked(dense(), optimizer="adam"), "an optimiser was given")
 
