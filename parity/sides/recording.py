@@ -129,7 +129,7 @@ def recording_flax(
     named = list(named_modules(model))
     paths = _first_names((rename(path), module) for path, module in named)
     active: set[int] = set()
-    trace = TraceState()
+    trace = TraceState()  # read from flax 0.12.8, which does not export it
 
     def wrap(call: Callable) -> Callable:
         def wrapper(self, *args, **kwargs):
