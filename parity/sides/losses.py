@@ -44,7 +44,7 @@ def _torch_mean_squares(outputs: Any, targets: Any) -> "torch.Tensor":
     import torch
 
     outputs, targets = flatten_output(outputs), flatten_output(targets)
-    wide = {name: _at_least_float32(value) for name, value in outputs.items()}
+    wide = {name: _at_least_float32(torch.as_tensor(value)) for name, value in outputs.items()}
     errors = [torch.where(torch.isinf(value), 0, value - targets[name]) for name, value in wide.items()]
     return torch.stack([(error * error.conj()).real.mean() for error in errors]).sum()
 

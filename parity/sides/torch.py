@@ -225,7 +225,9 @@ def batch_size(inputs: Any) -> int:
     return next((len(array) for array in named_arrays(inputs).values() if np.ndim(array)), 1)
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
+def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+    if not isinstance(tensor, torch.Tensor):  # a number of Python's among the outputs
+        return tensor
     if tensor.is_complex():
         return tensor.detach().resolve_conj().cpu().numpy().astype(np.complex128)
     return as_numpy(tensor).astype(np.float64, copy=False) if tensor.is_floating_point() else as_numpy(tensor).copy()

@@ -1,6 +1,7 @@
 """What networks may take and give: several inputs, keywords, integers, complex values, structures."""
 
 import dataclasses
+import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -157,10 +158,12 @@ def test_complex_values():
 
 def test_wrapped_originals_say_what_to_pass():
     ours, theirs = filled(*dense())
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        traced = torch.jit.trace(nn.Linear(6, 4), torch.ones(2, 6))
     wrapped = {
         "_orig_mod": torch.compile(theirs, backend="eager"),
         "module": torch.optim.swa_utils.AveragedModel(theirs),
-        "traced": torch.jit.trace(nn.Linear(6, 4), torch.ones(2, 6)),
+        "traced": traced,
     }
     for words, network in wrapped.items():
         with pytest.raises(parity.ParityError, match=words):
