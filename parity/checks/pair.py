@@ -183,10 +183,15 @@ class Pair:
                 ),
                 lambda: reference_run(self.oracle),
             )
-        except OneSided:  # a loss raises, too, where the outputs are built differently
-            self._require_same_structure(
-                self.candidate.run(inputs.candidate, train=train), self.oracle.run(inputs.reference, train=train)
-            )
+        except OneSided as one_sided:
+            try:  # a loss raises, too, where the outputs are built differently
+                ours, theirs = (
+                    self.candidate.run(inputs.candidate, train=train),
+                    self.oracle.run(inputs.reference, train=train, record=False),
+                )
+            except Exception:
+                raise one_sided from one_sided.__cause__
+            self._require_same_structure(ours, theirs)
             raise
         self._require_same_structure(run, oracle)
         run = aligned(run, oracle)
