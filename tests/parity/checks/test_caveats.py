@@ -188,7 +188,7 @@ def test_overflow_that_only_float32_shows():
     assert [row.check for row in report.failures] == ["float32"]
     assert "NaN or infinite in float32" in str(report.findings[0])
     warns(
-        checked(dense(lambda s, x: (s.fc(x) + 300) ** 2 - 600 * s.fc(x) - 90000, lambda s, x: s.fc(x) ** 2)),
+        checked(dense(lambda s, x: (s.fc(x) + 700) ** 2 - 1400 * s.fc(x) - 490000, lambda s, x: s.fc(x) ** 2)),
         "Flax loses precision",
     )
 

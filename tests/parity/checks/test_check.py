@@ -68,7 +68,7 @@ def test_a_right_network_passes_everything(shape):
     for check in ("forward", "gradients", "batch_stats", "optimizer", "trajectory"):  # each arrangement starts alike
         assert all(row.floor < 1e-13 for row in report.of(check))
     names = {row.name for row in report.of("gradients")}
-    assert names == {"(inputs)", *dict(theirs.named_parameters())}
+    assert names == {"(loss)", "(inputs)", *dict(theirs.named_parameters())}
     assert {"conv1", "layer2.0.downsample.1", "layer2.0", "layer2", "fc"} <= {r.name for r in report.of("activations")}
 
 
