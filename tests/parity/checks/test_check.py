@@ -344,7 +344,8 @@ def test_measures():
     assert error.relative == pytest.approx(1 / np.sqrt(34))
     assert error.ulp == 2.0**21  # at 5, float32 has 2**-21 between neighbours
     assert error.cosine == pytest.approx(29 / (5 * np.sqrt(34)))
-    assert measure(np.array([1e5, 1.0]), np.array([1e5, 2.0])).relative == pytest.approx(1e-5)
+    assert measure(np.array([100.0, 1.0]), np.array([100.0, 2.0])).relative == pytest.approx(1 / np.sqrt(10004))
+    assert measure(np.array([1e5, 1.0]), np.array([1e5, 2.0])).relative == 0.5  # far larger than all else: a mask too
     assert measure(np.array([-1e9, 1.0]), np.array([-1e9, 2.0])).relative == 0.5  # a mask's value counts for nothing
     assert measure(np.array([0.0, 2.0]), np.array([-1e9, 2.0])).relative == 1
     assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
