@@ -8,15 +8,17 @@ from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
+from parity.checks.isolation import can_be_taken_apart
 from parity.checks.pair import Pair
 from parity.conversion.naming import named_modules
+from parity.conversion.trees import is_tree
 from parity.sides import dropout
-from parity.sides.base import named_arrays
+from parity.sides.arguments import batch_size, named_arrays
+from parity.sides.base import Side
 from parity.sides.flax import FlaxSide
-from parity.sides.torch import TorchSide, batch_size
+from parity.sides.networks import is_torch
 
 Modules = Mapping[str, Any]
 SHOWN = 5
@@ -25,20 +27,30 @@ SHOWN = 5
 def of_networks(pair: Pair, checks: Collection[str]) -> None:
     """Warns of everything that may differ between the two networks without showing in these checks."""
     _inputs(pair)
-    if not isinstance(pair.candidate, FlaxSide) or not isinstance(pair.oracle, TorchSide):
-        return
-    named = ((pair.candidate.torch_path(path), module) for path, module in named_modules(pair.given.candidate))
-    ours: dict[str, Any] = {}
-    for path, module in named:
-        if path in ours and ours[path] is not module:
-            pair.note(f"two submodules of the Flax network meet PyTorch's {path}; their calls are compared in order")
-        ours.setdefault(path, module)
-    theirs = dict(pair.given.reference.named_modules())
-    _dropout(pair, ours, theirs)
-    _declared_dtypes(pair, ours)
     _zeros(pair)
-    _hyperparameters(pair, ours, theirs, checks)
-    _same_padding(pair, ours)
+    ours = _modules(pair, pair.candidate, pair.given.candidate)
+    theirs = _modules(pair, pair.oracle, pair.given.reference)
+    _dropout(pair, ours, theirs)
+    for side, network, modules in zip((pair.candidate, pair.oracle), pair.given, (ours, theirs), strict=True):
+        _declared_dtypes(pair, side, network, modules or {})
+    if ours and theirs and can_be_taken_apart(pair):
+        _hyperparameters(pair, ours, theirs, checks)
+        _same_padding(pair, ours)
+
+
+def _modules(pair: Pair, side: Side, network: Any) -> Modules | None:
+    """The caller's own modules by PyTorch's paths; None of a network whose modules are not known."""
+    if is_torch(network):
+        return dict(network.named_modules())
+    if not isinstance(side, FlaxSide) or not isinstance(network, nnx.Module) or is_tree(network):
+        return None
+    modules: dict[str, Any] = {}
+    for path, module in ((side.torch_path(path), module) for path, module in named_modules(network)):
+        if path in modules and modules[path] is not module:
+            pair.note(f"two submodules of the {side.framework} network meet PyTorch's {path}; their calls are compared "
+                      "in order")  # fmt: skip
+        modules.setdefault(path, module)
+    return modules
 
 
 def _listed(items: Collection[str]) -> str:
@@ -60,13 +72,22 @@ def _inputs(pair: Pair) -> None:
         pair.warn("a batch of one: what mixes the examples of a batch, or confuses its axis, does not show")
 
 
-def _dropout(pair: Pair, ours: Modules, theirs: Modules) -> None:
+def _dropout(pair: Pair, ours: Modules | None, theirs: Modules | None) -> None:
     """Rates of dropout and stochastic depth, which are off on both sides."""
+    names = (pair.candidate.framework, pair.oracle.framework)
     rates = [
-        {path: sorted(filter(None, dropout.rates(module).values())) for path, module in side.items()}
+        {path: sorted(filter(None, dropout.rates(module).values())) for path, module in (side or {}).items()}
         for side in (ours, theirs)
     ]
-    names = (pair.candidate.framework, pair.oracle.framework)
+    if ours is None or theirs is None:
+        known = names[ours is None]
+        if seen := [f"{path} {_rates(side[path])}" for side in rates for path in side if side[path]]:
+            unknown = names[ours is not None]
+            pair.warn(
+                f"dropout is off in every pass, and its rates were not compared with those of {unknown}, which are not "
+                f"known: {_listed(seen)} in {known}"
+            )
+        return
     different = [
         f"{path} {_rates(rates[0].get(path))} in {names[0]} and {_rates(rates[1].get(path))} in {names[1]}"
         for path in dict.fromkeys((*rates[1], *rates[0]))
@@ -80,28 +101,21 @@ def _rates(rates: list[float] | None) -> str:
     return ", ".join(f"{rate:g}" for rate in rates) if rates else "none"
 
 
-def _declared_dtypes(pair: Pair, ours: Modules) -> None:
-    """Low precision that either network asks for and the check computes without."""
-    wide = (jnp.float32, jnp.float64, jnp.complex64, jnp.complex128)
-    if pair.precision == "bfloat16":
-        wide = (*wide, jnp.bfloat16)
-    declared = {
-        path or "the network": jnp.dtype(module.dtype)
-        for path, module in ours.items()
-        if getattr(module, "dtype", None) is not None and _is_dtype(module.dtype)
-    }
-    low = {path: dtype for path, dtype in declared.items() if dtype not in map(jnp.dtype, wide)}
-    if low:
-        kinds = ", ".join(sorted({str(dtype) for dtype in low.values()}))
-        pair.warn(
-            f"Flax's {_listed(low)} {'computes' if len(low) == 1 else 'compute'} in {kinds} by dtype=; the check "
-            f"computes in {pair.precision}"
-        )
-    tensors = dict(pair.given.reference.state_dict())
-    halves = {name: t.dtype for name, t in tensors.items() if t.dtype in (torch.bfloat16, torch.float16)}
-    if halves and pair.precision != "bfloat16":
-        kinds = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in halves.values()}))
-        pair.warn(f"PyTorch's {_listed(halves)} are {kinds}; the check computes in {pair.precision}")
+def _declared_dtypes(pair: Pair, side: Side, network: Any, modules: Modules) -> None:
+    """Low precision that a network asks for and the check computes without."""
+    wide = {"float32", "float64", "complex64", "complex128"} | ({"bfloat16"} if pair.precision == "bfloat16" else set())
+    if is_torch(network):
+        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in network.state_dict().items()
+                  if tensor.is_floating_point() or tensor.is_complex()}  # fmt: skip
+        by = ""
+    else:
+        dtypes = {path or "the network": str(jnp.dtype(module.dtype)) for path, module in modules.items()
+                  if getattr(module, "dtype", None) is not None and _is_dtype(module.dtype)}  # fmt: skip
+        by = " by dtype="
+    if low := {path: dtype for path, dtype in dtypes.items() if dtype not in wide}:
+        verb = ("is" if len(low) == 1 else "are") if not by else ("computes in" if len(low) == 1 else "compute in")
+        kinds = ", ".join(sorted(set(low.values())))
+        pair.warn(f"{side.framework}'s {_listed(low)} {verb} {kinds}{by}; the check computes in {pair.precision}")
 
 
 def _is_dtype(value: Any) -> bool:
@@ -117,7 +131,10 @@ def _zeros(pair: Pair) -> None:
     zero = [
         name
         for name in pair.oracle.parameters
-        if not name.rpartition(".")[2].endswith("bias") and state[name].size and not state[name].any()
+        if name in state  # a recording may hold digests only
+        and not name.rpartition(".")[2].endswith("bias")
+        and state[name].size
+        and not state[name].any()
     ]
     if zero:
         pair.warn(

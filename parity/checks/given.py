@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from parity.errors import ParityError
-from parity.sides.base import Arrays, named_arrays
+from parity.sides.arguments import named_arrays
+from parity.sides.base import Arrays
 
 
 def require_inputs(inputs: Any, *, takes_tokens: bool) -> None:

@@ -27,12 +27,15 @@ def layouts(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np
 
 
 def in_agreeing_layout(
-    group: str, name: str, array: np.ndarray, noise: Noise, tolerance: float
+    group: str, name: str, array: np.ndarray, noise: Noise, tolerance: float, channels: tuple[int, int]
 ) -> tuple[np.ndarray, str]:
     """The array in the layout in which it agrees with the oracle's, if there is one, and what that took.
 
     What lies inside a network may have another layout and shape. Of outputs and inputs only the place of the channels
     is open, where square axes leave it so.
+
+    Args:
+        channels: their axis in the array as it was and in the oracle's, between which it has been moved.
     """
     oracle = noise.oracle[group][name]
     is_inside = group in ("activations", "activation_gradients")
@@ -43,8 +46,9 @@ def in_agreeing_layout(
     found: Iterator[tuple[str, np.ndarray]] = iter(())
     if is_inside:
         found = layouts(array, oracle.shape)
-    elif array.ndim >= 4 and array.shape == oracle.shape:
-        found = iter([("as it lies: its square axes leave open which are the channels", np.moveaxis(array, 1, -1))])
+    elif array.ndim >= 4 and array.shape == oracle.shape and channels[0] != channels[1]:
+        as_it_lies = np.moveaxis(array, channels[1], channels[0])
+        found = iter([("as it lies: its square axes leave open which are the channels", as_it_lies)])
     for words, candidate in found:
         if candidate.shape == oracle.shape and noise.distance(group, candidate, oracle) <= tolerance:
             return candidate, words

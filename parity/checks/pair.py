@@ -17,8 +17,8 @@ from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
 from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
 from parity.errors import ParityError
 from parity.reports.results import Comparison
+from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import (
-    ARRANGEMENTS,
     OUTPUT,
     Arrangement,
     Arrays,
@@ -28,13 +28,11 @@ from parity.sides.base import (
     Side,
     Train,
     aligned,
-    channels_second,
     in_layout_of,
-    map_arrays,
-    named_arrays,
+    relaid,
 )
 from parity.sides.losses import default_loss
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Moments, Optimizer
 
 
 class Both(NamedTuple):
@@ -82,6 +80,8 @@ class Pair:
         differentiate: whether any check needs gradients.
         activation_gradients: whether any check needs those of the submodules' outputs.
         by_outputs: whether parameters need not correspond, because only outputs and activations are compared.
+        observe, observe_step: called with what the oracle gave in a pass (inputs, train mode?, run, noise) and with
+            what it held after an optimiser step (step, state, moments, noise), for a recording.
         wanted_modes: "eval", "train" or both; None for eval mode, and train mode where it computes something else.
         curves: {name: loss at each step}, from the trajectory check.
         notes: what was not compared and why, one sentence each.
@@ -104,17 +104,22 @@ class Pair:
     activation_gradients: bool = False
     by_outputs: bool = False
     wanted_modes: Sequence[str] | None = None
+    observe: Callable[[Both, bool, Run, Noise], None] | None = None
+    observe_step: Callable[[int, Arrays, Moments, Noise], None] | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _runs: dict[bool, Runs] = field(default_factory=dict, init=False, repr=False)
-    _arrangements: list[Arrangement] = field(default_factory=lambda: list(ARRANGEMENTS[1:]), init=False, repr=False)
+    _arrangements: list[Arrangement] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._arrangements += self.oracle.arrangements
         self._require_correspondence()
         require_inputs(self.inputs.candidate, takes_tokens=self.candidate.takes_tokens)
         given = self.targets
-        self.targets: Both = self._random_targets() if given is None else Both(given, channels_second(given))
+        self.targets: Both = (
+            self._random_targets() if given is None else Both(given, relaid(given, self.candidate, self.oracle))
+        )
         self.loss: Loss = Loss(*self.loss) if self.loss is not None else default_loss(self.targets.candidate)
 
     @property
@@ -128,11 +133,16 @@ class Pair:
 
     @cached_property
     def modes(self) -> dict[str, bool]:
-        """{mode: train?}; only "eval" for two networks that compute the same in both, unless both were asked for."""
+        """{mode: train?}: those asked for, or those in which either computes something else and a recording has."""
         modes = {"eval": False, "train": True}
         if self.wanted_modes is not None:
             return {name: modes[name] for name in self.wanted_modes}
-        return modes if self._train_mode_matters() else {"eval": False}
+        if not self._train_mode_matters():
+            del modes["train"]
+        known = getattr(self.oracle, "modes", modes)
+        for mode in modes.keys() - known:
+            self.warn(f"{self.oracle.framework} was recorded without {mode} mode, which was not compared")
+        return {mode: train for mode, train in modes.items() if mode in known}
 
     def _train_mode_matters(self) -> bool:
         if self.candidate.has_train_mode:
@@ -194,13 +204,16 @@ class Pair:
             self._require_same_structure(ours, theirs)
             raise
         self._require_same_structure(run, oracle)
-        run = aligned(run, oracle)
+        run = aligned(run, oracle, self.candidate, self.oracle)
         self._require_finite(run, oracle)
         noise = Noise(oracle.groups(), scaled=("gradients", "activation_gradients"), share=self.profile.share)
         reference = oracle if self.reference is self.oracle else reference_run(self.reference)
         noise.add(reference.groups())
         for arranged in self.arranged(lambda arrangement: reference_run(self.reference, arrangement=arrangement)):
             noise.add(arranged.groups())
+        noise.add_floors(oracle.floors)
+        if self.observe is not None:
+            self.observe(inputs, train, oracle, noise)
         return Runs(run, noise, reference)
 
     def arranged(self, run: Callable[[Arrangement], Other]) -> Iterator[Other]:
@@ -265,7 +278,7 @@ class Pair:
         """Every tensor of the oracle's group that the candidate has too, in its layout, held to `k` floors."""
         is_gradient = group in noise.scales
         least = self.profile.least_gradient if is_gradient else self.profile.least
-        framework = self.oracle.framework
+        framework, channels = self.oracle.framework, (self.candidate.channels, self.oracle.channels)
         result = []
         for name, oracle in noise.oracle[group].items():
             if name not in arrays:
@@ -279,7 +292,7 @@ class Pair:
                 )
                 floor = self.profile.most
             tolerance = max(self.profile.k * floor, least)
-            ours, words = in_agreeing_layout(group, name, arrays[name], noise, tolerance)
+            ours, words = in_agreeing_layout(group, name, arrays[name], noise, tolerance, channels)
             if words:
                 self.note(f"{check}: {name} is compared {words}")
             if ours.shape != oracle.shape:
@@ -306,8 +319,9 @@ class Pair:
         frozen = sorted(others - set(self.oracle.trained))
         if frozen:
             self.note(f"frozen in {self.oracle.framework}, so their gradients were not compared: {', '.join(frozen)}")
-        notes = dict.fromkeys(others - trained, "a parameter in PyTorch, but not an nnx.Param in Flax")
-        notes |= dict.fromkeys(trained - others, "an nnx.Param in Flax, but not a parameter in PyTorch")
+        ours, theirs = self.candidate.framework, self.oracle.framework
+        notes = dict.fromkeys(others - trained, f"a parameter in {theirs}, but not {_parameter(ours)} in {ours}")
+        notes |= dict.fromkeys(trained - others, f"{_parameter(ours)} in {ours}, but not a parameter in {theirs}")
         nothing = Error(np.inf, np.inf, np.inf, 0.0)
         return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
 
@@ -337,7 +351,10 @@ class Pair:
         )
         self._require_same_names(shapes, oracle.outputs)
         targets = {name: random_target(rng, shape, oracle.outputs[name].dtype) for name, shape in shapes.items()}
-        others = {name: in_layout_of(target, oracle.outputs[name]) for name, target in targets.items()}
+        others = {
+            name: in_layout_of(target, oracle.outputs[name], self.candidate, self.oracle)
+            for name, target in targets.items()
+        }
         if set(targets) == {OUTPUT}:
             return Both(targets[OUTPUT], others[OUTPUT])
         return Both(_unprefixed(targets), _unprefixed(others))
@@ -363,9 +380,10 @@ class Pair:
             return results[0], results[1]
         candidate, reference = self.candidate.framework, self.oracle.framework
         if len(errors) == 2:
+            where = "last" if self.candidate.channels < 0 else "second"
             raise ParityError(
-                f"neither network runs on these inputs (as {candidate} takes them: channels last), with this loss and "
-                f"these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
+                f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
+                f"and these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
         what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", str(errors[0]).rstrip(". ")
@@ -385,7 +403,7 @@ class Pair:
             )
 
     def _require_finite(self, run: Run, oracle: Run) -> None:
-        if _is_finite(run) or _is_finite(oracle) or infinite_alike(aligned(run, oracle).outputs, oracle.outputs):
+        if _is_finite(run) or _is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
             return
         raise ParityError(
             f"both networks give NaN or infinite values: {self.candidate.framework} first in "
@@ -400,6 +418,10 @@ def _place(error: Exception) -> str:
     libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
     own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+
+
+def _parameter(framework: str) -> str:
+    return "an nnx.Param" if framework.startswith("Flax") else "a parameter"
 
 
 def _unprefixed(outputs: Arrays) -> Arrays:

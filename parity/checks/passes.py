@@ -50,25 +50,31 @@ def activations(pair: Pair) -> list[Comparison]:
 
 
 def _tell_unrecorded(pair: Pair, ours: Collection[str], theirs: Collection[str]) -> None:
-    """Warns of submodules that both sides have, but whose calls only PyTorch's recording holds; notes uneven calls."""
+    """Warns of submodules of a network in JAX whose calls only the other's recording holds; notes uneven calls."""
+    sides = (pair.candidate, pair.oracle)
+    for side, names, others in zip(sides, (ours, theirs), (theirs, ours), strict=True):
+        if not isinstance(side, FlaxSide):
+            continue
+        own = side.module_paths()
+        called = {name.partition("#")[0] for name in others}
+        recorded = {_module(name, own) for name in names}
+        lost = [path for path in own if path in called and path not in recorded]
+        if lost:
+            pair.warn(
+                f"activations: {', '.join(lost[:8])}{' and more' if len(lost) > 8 else ''} of the {side.framework} "
+                f"network {'was' if len(lost) == 1 else 'were'} not seen: not called, or called inside jit, remat or a "
+                "scan"
+            )
     if not isinstance(pair.candidate, FlaxSide):
         return
     own = pair.candidate.module_paths()
-    called = {name.partition("#")[0] for name in theirs}
-    recorded = {_module(name, own) for name in ours}
-    lost = [path for path in own if path in called and path not in recorded]
-    if lost:
-        pair.warn(
-            f"activations: {', '.join(lost[:8])}{' and more' if len(lost) > 8 else ''} of the Flax network "
-            f"{'was' if len(lost) == 1 else 'were'} not seen: not called, or called inside jit, remat or a scan"
-        )
-    for path in sorted(recorded & called):
+    for path in sorted({_module(name, own) for name in ours} & {name.partition("#")[0] for name in theirs}):
         numbered = f"{path}#"
         counts = [sum(name == path or name.startswith(numbered) for name in names) for names in (ours, theirs)]
         if counts[0] != counts[1]:
             pair.note(
-                f"activations: {path} is called {counts[0]} times in Flax and {counts[1]} times in PyTorch; its calls "
-                "are compared in order"
+                f"activations: {path} is called {counts[0]} times in {sides[0].framework} and {counts[1]} times in "
+                f"{sides[1].framework}; its calls are compared in order"
             )
 
 

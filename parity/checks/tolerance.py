@@ -181,6 +181,13 @@ class Noise:
                 error = self.distance(group, arranged[group][name], self.oracle[group][name])
                 floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
 
+    def add_floors(self, floors: Mapping[str, Mapping[str, float]]) -> None:
+        """Takes floors that were measured elsewhere, where they are larger."""
+        for group, values in floors.items():
+            for name, floor in values.items():
+                if name in self.floors.get(group, {}):
+                    self.floors[group][name] = float(np.maximum(self.floors[group][name], floor))
+
     def distance(self, group: str, actual: np.ndarray, oracle: np.ndarray) -> float:
         """The relative error of a tensor of this group."""
         return relative(actual, oracle, self.scales.get(group, 0.0), self.shares.get(group, 1.0))

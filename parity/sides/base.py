@@ -1,20 +1,23 @@
 """What a side of a comparison is: one network in one precision, run on batches, under canonical names.
 
-Canonical names are PyTorch's dotted paths. Parameters, statistics, moments and the parameters' gradients are in
-PyTorch's layout; outputs, activations and the inputs' gradient in the side's own, which `aligned` brings together.
+Canonical names are PyTorch's dotted paths, which a network in JAX has by the rules of the conversion. Parameters,
+statistics, moments and the parameters' gradients are in PyTorch's layout; outputs, activations, their gradients and the
+inputs' in the side's own, which `aligned` brings together.
 """
 
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from parity.sides.arguments import batch_size, map_arrays
 from parity.sides.optimizers import Moments, Optimizer
 
 Arrays = dict[str, np.ndarray]
 INPUTS, OUTPUT, LOSS = "(inputs)", "output", "(loss)"
+GROUPS = ("outputs", "activations", "statistics", "gradients", "activation_gradients")
 Train = Callable[[Any, list[tuple[Any, Any]], Optimizer], list[float]]
 """A training loop: (model in train mode, batches, optimizer) -> the loss before each update; it trains the model."""
 
@@ -38,6 +41,7 @@ class Run:
         activation_gradients: the loss's, for the output of every submodule, in the side's own layout; empty unless
             they were asked for.
         loss: NaN where there was none.
+        floors: {group: {name: relative error}} for a run that was recorded with its noise.
     """
 
     outputs: Arrays
@@ -46,11 +50,13 @@ class Run:
     gradients: Arrays = field(default_factory=dict)
     activation_gradients: Arrays = field(default_factory=dict)
     loss: float = float("nan")
+    floors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def groups(self) -> dict[str, Arrays]:
         """Everything that has a noise floor, by kind; the loss where there was one."""
-        groups = {name: value for name, value in vars(self).items() if isinstance(value, dict)}
-        return groups | ({"loss": {LOSS: np.asarray(self.loss)}} if self.gradients else {})
+        groups = {name: getattr(self, name) for name in GROUPS}
+        has_loss = bool(self.gradients) or not math.isnan(self.loss)
+        return groups | ({"loss": {LOSS: np.asarray(self.loss)}} if has_loss else {})
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Side(Protocol):
     """A network that can be compared: a private copy in one precision.
 
     Attributes:
-        framework: what messages call it, "Flax" or "PyTorch".
+        framework: what messages call it: "Flax", "Linen", "JAX" or "PyTorch", and which it is of two that are alike.
+        channels: the axis of them in arrays of four or more axes, 1 or -1.
         precision: "float64", "float32" or "bfloat16".
         device: what it computes on, as its framework names it.
         parameters: names of the parameters, in order of definition.
@@ -103,6 +110,7 @@ class Side(Protocol):
     """
 
     framework: str
+    channels: int
     precision: str
     device: Any
 
@@ -117,6 +125,10 @@ class Side(Protocol):
 
     @property
     def has_train_mode(self) -> bool: ...
+
+    def at(self, precision: str) -> "Side":
+        """The same network, with the values that it has now, in another precision."""
+        ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every parameter and statistic, once each."""
@@ -173,7 +185,16 @@ class Side(Protocol):
 
 
 class Reference(Side, Protocol):
-    """A side that can also compute the same thing in other arrangements, whose spread is the noise floor."""
+    """A side that can also compute the same thing in other arrangements, whose spread is the noise floor.
+
+    Attributes:
+        arrangements: those that mean something to it, without the plain one.
+    """
+
+    @property
+    def arrangements(self) -> Sequence[Arrangement]: ...
+
+    def at(self, precision: str) -> "Reference": ...
 
     def run(
         self,
@@ -200,95 +221,96 @@ class ReferenceTrainer(Trainer, Protocol):
     ) -> Run: ...
 
 
-def channels_second(arrays: Any) -> Any:
-    """(N, *space, C) as (N, C, *space), for two or more spatial axes; anything else, and a mask, as it is.
+class AnsweredByRunning:
+    """What a side finds out by passes, where it cannot know without."""
 
-    Also a tuple, list or dict of such.
+    run: Callable[..., Run]
+
+    def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self.run(inputs, train=False, record=False).outputs.items()}
+
+    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
+        runs = [self.run(inputs, train=train) for train in (False, True)]
+        values, others = ({**run.activations, **run.outputs} for run in runs)
+        return values.keys() == others.keys() and all(
+            np.array_equal(value, others[name], equal_nan=value.dtype.kind in "fc") for name, value in values.items()
+        )
+
+
+def relaid(arrays: Any, side: Side, other: Side) -> Any:
+    """Inputs or targets as one side takes them, as another does: channels moved in arrays of four or more axes.
+
+    Masks are left as they are.
     """
 
     def moved(array: Any) -> Any:
         array = np.asarray(array)
-        return np.moveaxis(array, -1, 1) if array.ndim >= 4 and array.dtype != bool else array
+        is_moved = array.ndim >= 4 and array.dtype != bool
+        return np.moveaxis(array, side.channels, other.channels) if is_moved else array
 
     return map_arrays(moved, arrays)
 
 
-def named_arrays(tree: Any, name: str = "") -> Arrays:
-    """The arrays in nested tuples and dicts by dotted name, a lone one under ""; Python's own values are no arrays."""
-    if isinstance(tree, Mapping | tuple):
-        children = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-        return {
-            path: array
-            for key, child in children
-            for path, array in named_arrays(child, f"{name}.{key}" if name else str(key)).items()
-        }
-    return {} if tree is None or isinstance(tree, bool | int | float | str) else {name: tree}
+def arranged(inputs: Any, arrangement: Arrangement, dtype: Any) -> tuple[Any, np.ndarray | None]:
+    """The inputs in this arrangement, and the order of the batch that undoes its own; None if it has none.
+
+    Floats are moved by one unit in the last place of `dtype`, up or down; an array without the batch's axis is not
+    permuted.
+    """
+    size = batch_size(inputs)
+    order = None
+    if arrangement.permutation_seed is not None:
+        order = np.random.default_rng(arrangement.permutation_seed).permutation(size)
+
+    def one(array: Any) -> np.ndarray:
+        array = _jittered(np.asarray(array), arrangement.noise_seed, dtype)
+        return array[order] if order is not None and array.ndim and len(array) == size else array
+
+    return map_arrays(one, inputs), None if order is None else np.argsort(order)
 
 
-def with_arrays(tree: Any, arrays: Mapping[str, Any], name: str = "") -> Any:
-    """`tree` with these in the place of its arrays."""
-    if isinstance(tree, Mapping | tuple):
-        children = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-        built = {key: with_arrays(child, arrays, f"{name}.{key}" if name else str(key)) for key, child in children}
-        if isinstance(tree, Mapping):
-            return built
-        return type(tree)(*built.values()) if hasattr(tree, "_fields") else tuple(built.values())
-    return arrays.get(name, tree)
+def _jittered(array: np.ndarray, seed: int | None, dtype: Any) -> np.ndarray:
+    if seed is None or not np.issubdtype(array.dtype, np.floating):
+        return array
+    array = array.astype(dtype)
+    up = np.random.default_rng(seed).random(array.shape) < 0.5
+    return np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
 
 
-def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
-    """`tree` with `function` of every array."""
-    return with_arrays(tree, {name: function(array) for name, array in named_arrays(tree).items()})
+def in_order(array: Any, back: np.ndarray | None) -> Any:
+    """An array or tensor whose first axis, or the first part of it, is a permuted batch, put back; others as they are.
+
+    Args:
+        back: see `arranged`; None for a batch that was not permuted.
+    """
+    if back is None or not array.ndim or not len(array) or len(array) % len(back):
+        return array
+    return array.reshape(len(back), -1, *array.shape[1:])[back].reshape(array.shape)
 
 
-def arguments_of(inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    """The positional and the named arguments of a call: a tuple's, a dict's, or the one that anything else is."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (inputs, {}) if isinstance(inputs, tuple) else ((inputs,), {})
-
-
-MODE_ARGUMENTS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-    "inference": False,
-}
-"""What a network may take the mode by at call time, and its value in train mode."""
-
-
-def mode_arguments(call: Callable, inputs: Any) -> dict[str, bool]:
-    """{name: value in train mode} of the switches that a network's call takes and `inputs` does not give."""
-    taken = list(inspect.signature(call).parameters.values())
-    positional, named = arguments_of(inputs)
-    free = [parameter.name for parameter in taken[len(positional) :] if parameter.name not in named]
-    return {name: value for name, value in MODE_ARGUMENTS.items() if name in free}
-
-
-def aligned(run: Run, reference: Run) -> Run:
-    """A run with outputs, activations and the inputs' gradient ordered and laid out as their counterparts."""
-    inputs = _aligned(
-        {name: value for name, value in run.gradients.items() if name.startswith(INPUTS)}, reference.gradients
-    )
+def aligned(run: Run, reference: Run, side: Side, other: Side) -> Run:
+    """A run of one side, in which all that is in its own layout is ordered and laid out as the other's."""
+    inputs = {name: value for name, value in run.gradients.items() if name.startswith(INPUTS)}
     return replace(
         run,
-        outputs=_aligned(run.outputs, reference.outputs),
-        activations=_aligned(run.activations, reference.activations),
-        activation_gradients=_aligned(run.activation_gradients, reference.activation_gradients),
-        gradients=run.gradients | inputs,
+        outputs=_aligned(run.outputs, reference.outputs, side, other),
+        activations=_aligned(run.activations, reference.activations, side, other),
+        activation_gradients=_aligned(run.activation_gradients, reference.activation_gradients, side, other),
+        gradients=run.gradients | _aligned(inputs, reference.gradients, side, other),
     )
 
 
-def _aligned(arrays: Arrays, reference: Arrays) -> Arrays:
+def _aligned(arrays: Arrays, reference: Arrays, side: Side, other: Side) -> Arrays:
     """Those that the reference has too, in its order and layout."""
-    return {name: in_layout_of(arrays[name], array) for name, array in reference.items() if name in arrays}
+    return {name: in_layout_of(arrays[name], array, side, other) for name, array in reference.items() if name in arrays}
 
 
-def in_layout_of(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The array with its last axis second if the reference has that shape; where either fits, from four axes on."""
-    if array.ndim < 3:
+def in_layout_of(array: np.ndarray, reference: np.ndarray, side: Side, other: Side) -> np.ndarray:
+    """An array of one side with its channels where the other has them, if that is the shape of `reference`.
+
+    Where either fits, channels are moved from four axes on.
+    """
+    if array.ndim < 3 or side.channels == other.channels:
         return array
-    moved = np.moveaxis(array, -1, 1)
+    moved = np.moveaxis(array, side.channels, other.channels)
     return moved if moved.shape == reference.shape and (array.ndim >= 4 or array.shape != reference.shape) else array

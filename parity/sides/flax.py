@@ -1,7 +1,9 @@
-"""The Flax network, as a compiled function of its parameters and statistics."""
+"""A network in JAX, as a compiled function of its parameters and statistics."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,37 +12,44 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from parity.conversion.naming import Leaf, leaves, named_modules
+from parity.conversion.naming import Leaf, leaves, named_modules, renamed
+from parity.conversion.trees import Tree, is_tree
 from parity.errors import ParityError
 from parity.sides import dropout
+from parity.sides.arguments import map_arrays, named_arrays, with_arrays
 from parity.sides.base import (
+    ARRANGEMENTS,
     INPUTS,
     OUTPUT,
+    PLAIN,
+    Arrangement,
     Arrays,
     Loss,
     Run,
     Train,
-    arguments_of,
-    map_arrays,
-    mode_arguments,
-    named_arrays,
-    with_arrays,
+    arranged,
+    in_order,
 )
+from parity.sides.linen import called, modes_of
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
-from parity.sides.recording import flatten_output, recording_flax
+from parity.sides.recording import flatten_output, map_output, recording_flax
 from parity.sides.trainers import FlaxTrainer
 
 
 class FlaxSide:
     """A private copy of an NNX network in one precision, as a pure function of its parameters and statistics.
 
+    A Linen network and a function of a parameter tree come as the modules that `parity.conversion.trees` makes of them.
+
     Attributes:
         values: {PyTorch name: array in Flax's layout}, every parameter and statistic.
         parameters: the names of those that are an `nnx.Param`.
     """
 
-    framework = "Flax"
+    framework, channels = "Flax", -1
+    # In JAX nothing is stored with the channels second, so that there is no other memory format to compute in.
+    arrangements = tuple(replace(one, channels_last=False) for one in ARRANGEMENTS[1:] if one.name != "channels last")
 
     def __init__(
         self,
@@ -53,7 +62,10 @@ class FlaxSide:
         self.precision, self.device = precision, jax.devices()[0].device_kind
         self.dtype = jnp.float64 if precision == "float64" else jnp.float32
         self.names = dict(names or {})
-        self._model = at_precision(nnx.clone(model), precision)
+        if isinstance(model, Tree | nnx.bridge.ToNNX):
+            self.framework = "JAX" if isinstance(model, Tree) else "Linen"
+        with self.arithmetic():
+            self._model = at_precision(nnx.clone(model), precision)
         dropout.turn_off(module for _, module in named_modules(self._model))
         self.leaves: dict[str, Leaf] = {}
         for leaf in sorted(leaves(self._model, self.names), key=lambda leaf: leaf.torch_name not in torch_names):
@@ -61,13 +73,17 @@ class FlaxSide:
                 continue
             if other := self.leaves.get(leaf.torch_name):
                 raise ParityError(
-                    f"{other.path} and {leaf.path} of the Flax network both meet PyTorch's {leaf.torch_name}: names= "
-                    "gives each a path of its own"
+                    f"{other.path} and {leaf.path} of the {self.framework} network both meet PyTorch's "
+                    f"{leaf.torch_name}: names= gives each a path of its own"
                 )
             self.leaves[leaf.torch_name] = leaf
         self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
-        self.values = {name: leaf.variable.get_value() for name, leaf in self.leaves.items()}
+        self.values = {name: leaf.value() for name, leaf in self.leaves.items()}
         self._compiled: dict[tuple, Callable] = {}
+
+    def arithmetic(self) -> AbstractContextManager:
+        """In which this network computes: with float64 where that is its precision, whatever the other side's is."""
+        return jax.enable_x64(self.precision == "float64")
 
     @property
     def trained(self) -> list[str]:
@@ -75,16 +91,23 @@ class FlaxSide:
 
     @property
     def takes_tokens(self) -> bool:
-        return any(isinstance(module, nnx.Embed) for _, module in nnx.iter_modules(self._model))
+        """Whether it looks integers up; a network whose layers are unknown may."""
+        return any(isinstance(part, nnx.Embed) or is_tree(part) for _, part in nnx.iter_modules(self._model))
 
     @property
     def has_train_mode(self) -> bool:
         """Whether anything depends on the mode: a network without statistics computes the same in both."""
+        if isinstance(self._model, Tree):  # a pure function
+            return False
         has_norms = any(isinstance(module, nnx.BatchNorm) for _, module in nnx.iter_modules(self._model))
         return has_norms or bool(self.parts()[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: leaf.torch_shape for name, leaf in self.leaves.items()}
+
+    def at(self, precision: str) -> "FlaxSide":
+        """The same network, with the values that it has now, in another precision."""
+        return FlaxSide(self.model(train=False), precision, self.names, self.leaves)
 
     def trainer(self, optimizer: Optimizer) -> FlaxTrainer:
         return FlaxTrainer(self, optimizer)
@@ -93,26 +116,34 @@ class FlaxSide:
         """The losses of a training loop that is given the model itself, and its trained values taken over."""
         model = self.model(train=True)
         losses = train(model, [(self.array(inputs), self.array(targets)) for inputs, targets in batches], optimizer)
-        values = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(model, self.names)}
+        values = {leaf.torch_name: leaf.value() for leaf in leaves(model, self.names)}
         self.values = {name: values[name] for name in self.values}
         return losses
 
     def load(self, state: Arrays) -> None:
         """Takes parameters and statistics from a PyTorch state_dict, by copies."""
-        self.values |= self.from_torch_layout(state)
+        with self.arithmetic():
+            self.values |= self.from_torch_layout(state)
 
-    def from_torch_layout(self, arrays: Arrays) -> dict[str, jax.Array]:
+    def from_torch_layout(self, arrays: Arrays) -> dict[str, Any]:
         """Parameters, or anything shaped like them, in Flax's layout and this network's precision, by copies."""
         return {
-            name: jnp.array(self.leaves[name].rule.to_flax(array), dtype=self.values[name].dtype)
+            name: jax.tree.map(
+                lambda part, value: jnp.array(part, dtype=value.dtype),
+                self.leaves[name].rule.to_flax(array),
+                self.values[name],
+            )
             for name, array in arrays.items()
             if name in self.leaves
         }
 
-    def state(self, values: Mapping[str, jax.Array] | None = None) -> Arrays:
+    def state(self, values: Mapping[str, Any] | None = None) -> Arrays:
         """`values` (by default this network's own) in PyTorch's layout."""
         values = self.values if values is None else values
-        return {name: np.array(self.leaves[name].rule.to_torch(np.asarray(value))) for name, value in values.items()}
+        return {
+            name: np.array(self.leaves[name].rule.to_torch(jax.tree.map(np.asarray, value)))
+            for name, value in values.items()
+        }
 
     def array(self, array: Any) -> Any:
         def converted(value: Any) -> jax.Array:
@@ -122,7 +153,7 @@ class FlaxSide:
 
         return map_arrays(converted, array)
 
-    def model(self, values: Mapping[str, jax.Array] | None = None, *, train: bool) -> nnx.Module:
+    def model(self, values: Mapping[str, Any] | None = None, *, train: bool) -> nnx.Module:
         """A new module with these values, in that mode; dropout stays off."""
         model = nnx.clone(self._model)
         model.train() if train else model.eval()
@@ -132,33 +163,33 @@ class FlaxSide:
         values = self.values if values is None else values
         for leaf in leaves(model, self.names):
             if leaf.torch_name in values:
-                leaf.variable.set_value(values[leaf.torch_name])
+                leaf.set_value(values[leaf.torch_name])
         return model
 
     def mode_arguments(self, inputs: Any) -> dict[str, bool]:
         """The switches by which the network's call takes its mode, and their values in train mode."""
-        return mode_arguments(partial(type(self._model).__call__, self._model), inputs)
+        return modes_of(self._model, inputs)
 
     def _forward(self, inputs: Any, train: bool, loss: Callable | None) -> Callable:
-        """The pass as a pure function: (parameters, statistics, float inputs, other inputs, targets, added)."""
+        """The pass as a pure function: (parameters, statistics, float inputs, other inputs, targets, back, added)."""
         graphdef, state = nnx.split(self.model(train=train))
         names = self.names  # without `self`, which then goes with its arrays as soon as nothing else holds it
-        modes = {name: value == train for name, value in self.mode_arguments(inputs).items()}
         structure = map_arrays(lambda array: None, inputs)
 
-        def forward(parameters, statistics, floats, others, targets, added):
+        def forward(parameters, statistics, floats, others, targets, back, added):
             model = nnx.merge(graphdef, state, copy=True)
-            ours = {leaf.torch_name: leaf.variable for leaf in leaves(model, names)}
+            ours = {leaf.torch_name: leaf for leaf in leaves(model, names)}
             values = parameters | statistics
             for name, value in values.items():
                 ours[name].set_value(value)
-            positional, named = arguments_of(with_arrays(structure, floats | others))
-            with recording_flax(model, partial(torch_path, names=names), added) as recorder:
-                outputs = model(*positional, **named, **modes)
+            with recording_flax(model, partial(renamed, names=names), added) as recorder:
+                outputs = called(model, with_arrays(structure, floats | others), train=train)
+            outputs = map_output(lambda array, _: in_order(array, back), outputs)
             value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
-            after = {name: ours[name].get_value() for name in statistics}
-            recorded = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
-            return value, (flatten_output(outputs, OUTPUT), recorder.outputs, recorded, after)
+            after = {name: ours[name].value() for name in statistics}
+            taken = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
+            activations = {name: in_order(value, back) for name, value in recorder.outputs.items()}
+            return value, (flatten_output(outputs, OUTPUT), activations, taken, after)
 
         return forward
 
@@ -177,17 +208,17 @@ class FlaxSide:
             compiled = jax.jit(lambda *arguments: (run(*arguments), ({}, {}, {})))
         else:
             # Parameters, inputs and what is added to the outputs of submodules.
-            compiled = jax.jit(jax.value_and_grad(run, argnums=(0, 2, 5), has_aux=True))
+            compiled = jax.jit(jax.value_and_grad(run, argnums=(0, 2, 6), has_aux=True))
         # The loss is kept alive with its entry, so that no other can get its id.
         self._compiled[key] = lambda *arguments, _loss=loss: compiled(*arguments)
         return self._compiled[key]
 
-    def _arguments(self, inputs: Any, targets: Any = None) -> tuple:
-        """What a pass takes, without what is added: parameters, statistics, inputs with and without a gradient."""
+    def _arguments(self, inputs: Any, targets: Any = None, back: np.ndarray | None = None) -> tuple:
+        """What a pass takes, without what is added: the inputs with a gradient apart from the others."""
         arrays = named_arrays(self.array(inputs))
         floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
         others = {name: array for name, array in arrays.items() if name not in floats}
-        return *self.parts(), floats, others, None if targets is None else self.array(targets)
+        return *self.parts(), floats, others, None if targets is None else self.array(targets), back
 
     def run(
         self,
@@ -197,38 +228,45 @@ class FlaxSide:
         *,
         train: bool,
         activation_gradients: bool = False,
+        arrangement: Arrangement = PLAIN,
+        record: bool = True,
     ) -> Run:
         """A pass over inputs in Flax's layout, and one back where there is a loss; `values` are left unchanged."""
-        arguments = self._arguments(inputs, targets)
-        added = {}
-        if loss and activation_gradients:
-            shapes = jax.eval_shape(self._forward(inputs, train, None), *arguments, {})[1][1]
-            added = {
-                name: jnp.zeros(value.shape, value.dtype)
-                for name, value in shapes.items()
-                if jnp.issubdtype(value.dtype, jnp.inexact)
-            }
-        (value, (outputs, activations, after)), gradients = self._pass(inputs, train, loss and loss.jax)(
-            *arguments, added
-        )
-        # Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows.
-        parameters, of_inputs, of_outputs = ({name: g.conj() for name, g in group.items()} for group in gradients)
+        inputs, back = arranged(inputs, arrangement, self.dtype)
+        with self.arithmetic():
+            arguments = self._arguments(inputs, targets, back)
+            added = self._zeros(inputs, arguments, train) if loss and activation_gradients else {}
+            (value, (outputs, activations, after)), gradients = self._pass(inputs, train, loss and loss.jax)(
+                *arguments, added
+            )
+            # Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows.
+            parameters, of_inputs, of_outputs = jax.tree.map(jnp.conj, gradients)
         wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
+        ordered = lambda arrays: {name: in_order(array, back) for name, array in wide(arrays).items()}  # noqa: E731
         return Run(
             outputs=wide(outputs),
-            activations=wide(activations),
+            activations=wide(activations if record else {}),
             statistics=self.state(after),
             loss=float(value) if loss else float("nan"),
             gradients=self.state(parameters)
-            | {f"{INPUTS}.{name}" if name else INPUTS: array for name, array in wide(of_inputs).items()},
-            activation_gradients=wide(of_outputs),
+            | {f"{INPUTS}.{name}" if name else INPUTS: array for name, array in ordered(of_inputs).items()},
+            activation_gradients=ordered(of_outputs),
         )
+
+    def _zeros(self, inputs: Any, arguments: tuple, train: bool) -> dict[str, jax.Array]:
+        """One for each output of a submodule that has a gradient: what is added to it."""
+        shapes = jax.eval_shape(self._forward(inputs, train, None), *arguments, {})[1][1]
+        return {
+            name: jnp.zeros(value.shape, value.dtype)
+            for name, value in shapes.items()
+            if jnp.issubdtype(value.dtype, jnp.inexact)
+        }
 
     def computes_alike_in_both_modes(self, inputs: Any) -> bool:
         """Whether both modes trace to one program; nothing is computed."""
-        programs = [
-            jax.make_jaxpr(self._forward(inputs, train, None))(*self._arguments(inputs), {}) for train in (False, True)
-        ]
+        with self.arithmetic():
+            arguments = *self._arguments(inputs), {}
+            programs = [jax.make_jaxpr(self._forward(inputs, train, None))(*arguments) for train in (False, True)]
         texts = {re.sub(r"0x[0-9a-f]+", "", str(program)) for program in programs}
         constants = [program.consts for program in programs]
         return len(texts) == 1 and all(map(np.array_equal, *constants))
@@ -236,20 +274,24 @@ class FlaxSide:
     def submodule_inputs(self, inputs: Any, *, train: bool) -> Arrays:
         """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
         forward = self._forward(inputs, train, None)
-        taken = jax.jit(lambda *arguments: forward(*arguments, {})[1][2])(*self._arguments(inputs))
+        with self.arithmetic():
+            taken = jax.jit(lambda *arguments: forward(*arguments, {})[1][2])(*self._arguments(inputs))
         return {name: _wide(array) for name, array in taken.items()}
 
     def submodule_input_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the same in eval mode; nothing is computed."""
-        recorded = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})[1][2]
-        return {name: array.shape for name, array in recorded.items()}
+        return self._shapes(inputs, 2)
 
     def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode; nothing is computed."""
-        outputs = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})[1][0]
-        return {name: array.shape for name, array in outputs.items()}
+        return self._shapes(inputs, 0)
 
-    def parts(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def _shapes(self, inputs: Any, part: int) -> dict[str, tuple[int, ...]]:
+        with self.arithmetic():
+            traced = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})
+        return {name: array.shape for name, array in traced[1][part].items()}
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters, and everything else."""
         parameters = {name: self.values[name] for name in self.parameters}
         return parameters, {name: value for name, value in self.values.items() if name not in parameters}
@@ -259,15 +301,7 @@ class FlaxSide:
         return list(dict.fromkeys(self.torch_path(path) for path, _ in named_modules(self._model) if path))
 
     def torch_path(self, path: str) -> str:
-        return torch_path(path, self.names)
-
-
-def torch_path(path: str, names: Mapping[str, str]) -> str:
-    """PyTorch's path for a Flax module's."""
-    for ours in sorted(names, key=len, reverse=True):
-        if path == ours or path.startswith((ours + ".", ours + "#")):
-            return names[ours] + path[len(ours) :]
-    return path
+        return renamed(path, self.names)
 
 
 def _is_float(dtype: Any) -> bool:
@@ -289,6 +323,8 @@ def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
         for attribute, value in (("dtype", compute), ("param_dtype", dtype)):
             if hasattr(module, attribute):
                 setattr(module, attribute, value)
+        if precision == "float64" and getattr(module, "attention_fn", None) is nnx.dot_product_attention:
+            setattr(module, "attention_fn", _attention_in_its_own_dtype)  # noqa: B010
     for _, variable in nnx.iter_graph(model):
         if not isinstance(variable, nnx.Variable):
             continue
@@ -296,3 +332,12 @@ def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
             if jnp.issubdtype(variable.dtype, kind):
                 variable.set_value(jnp.array(variable.get_value(), wanted))
     return model
+
+
+def _attention_in_its_own_dtype(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
+    """`nnx.dot_product_attention` without the shortcut through `jax.nn`, whose softmax is in float32 for any input.
+
+    The shortcut is for attention without dropout; a rate that `deterministic` keeps from being used avoids it.
+    """
+    options |= {"dropout_rate": 0.5, "deterministic": True}
+    return nnx.dot_product_attention(query, key, value, **options)

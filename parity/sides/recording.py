@@ -16,6 +16,7 @@ from flax.nnx.tracers import TraceState
 from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
+from parity.sides.linen import recording_linen
 
 if TYPE_CHECKING:
     import torch
@@ -85,17 +86,24 @@ def is_tensor(value: Any) -> bool:
 
 
 class Recorder:
-    """Outputs (and the input where there is one) by module path; a module's second call is `path#2`."""
+    """Outputs and positional arguments by module path; a module's second call is `path#2`.
+
+    Attributes:
+        inputs: the only argument of a call that has just one.
+        arguments: all of them.
+    """
 
     def __init__(self) -> None:
         self.outputs: Record = {}
         self.inputs: Record = {}
+        self.arguments: Record = {}
         self._calls: Counter[str] = Counter()
 
     def add(self, path: str, inputs: tuple, output: Any) -> str:
         """Keeps what a call took and gave, and returns the name it is kept under."""
         self._calls[path] += 1
         key = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
+        self.arguments[key] = inputs
         if len(inputs) == 1:
             self.inputs[key] = inputs[0]
         if path:  # the whole network's output is the caller's
@@ -131,6 +139,14 @@ def recording_flax(
     active: set[int] = set()
     trace = TraceState()  # read from flax 0.12.8, which does not export it
 
+    def seen(path: str, args: tuple, output: Any) -> Any:
+        if not trace.is_valid():
+            return output
+        key = recorder.add(path, args, output)
+        if not added:
+            return output
+        return map_output(lambda array, name: array + added[name] if name in added else array, output, key)
+
     def wrap(call: Callable) -> Callable:
         def wrapper(self, *args, **kwargs):
             if id(self) not in paths or id(self) in active:  # `super().__call__` is the same call
@@ -140,16 +156,15 @@ def recording_flax(
                 output = call(self, *args, **kwargs)
             finally:
                 active.remove(id(self))
-            if not trace.is_valid():
-                return output
-            key = recorder.add(paths[id(self)], args, output)
-            if not added:
-                return output
-            return map_output(lambda array, name: array + added[name] if name in added else array, output, key)
+            return seen(paths[id(self)], args, output)
 
         return wrapper
 
-    with patched_calls((module for _, module in named), wrap):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patched_calls((module for _, module in named), wrap))
+        for path, module in named:
+            if isinstance(module, nnx.bridge.ToNNX):
+                stack.enter_context(recording_linen(lambda inner, *call: seen(rename(inner), *call), path))
         yield recorder
 
 
@@ -177,7 +192,7 @@ def recording_torch(
         return tensor.detach().clone() if is_tensor(tensor) else tensor
 
     def before(path: str) -> Callable:
-        return lambda _module, args: inputs.update({path: clone(args) if len(args) == 1 else ()})
+        return lambda _module, args: inputs.update({path: clone(args)})
 
     def after(path: str) -> Callable:
         def hook(_module: Any, _args: Any, output: Any) -> Any:

@@ -10,20 +10,20 @@ import torch
 from parity.conversion.convert import as_numpy
 from parity.errors import ParityError
 from parity.sides import dropout
+from parity.sides.arguments import arguments_of, map_arrays, mode_arguments, named_arrays, with_arrays
 from parity.sides.base import (
+    ARRANGEMENTS,
     INPUTS,
     OUTPUT,
     PLAIN,
+    AnsweredByRunning,
     Arrangement,
     Arrays,
     Loss,
     Run,
     Train,
-    arguments_of,
-    map_arrays,
-    mode_arguments,
-    named_arrays,
-    with_arrays,
+    arranged,
+    in_order,
 )
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
@@ -32,10 +32,10 @@ from parity.sides.torch_private import Dropout
 from parity.sides.trainers import TorchTrainer
 
 
-class TorchSide:
+class TorchSide(AnsweredByRunning):
     """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
 
-    framework = "PyTorch"
+    framework, channels, arrangements = "PyTorch", 1, ARRANGEMENTS[1:]
 
     def __init__(self, module: torch.nn.Module, precision: str, device: str = "cpu"):
         self.precision, self.device = precision, torch.device(device)
@@ -53,8 +53,11 @@ class TorchSide:
                 tensor.data = self._cast(tensor.data)
         except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
             raise ParityError(f"PyTorch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
-
         dropout.turn_off(self.module.modules())
+
+    def at(self, precision: str) -> "TorchSide":
+        """The same network, with the values that it has now, in another precision."""
+        return TorchSide(self.module, precision, str(self.device))
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floats and complex values in the run's precision, anything else as it is."""
@@ -109,6 +112,11 @@ class TorchSide:
     def state(self) -> Arrays:
         return {name: as_numpy(tensor).copy() for name, tensor in self.module.state_dict().items()}
 
+    def _statistics(self) -> Arrays:
+        """The buffers that belong to the state; others, such as a fixed filter's, are constants of the network."""
+        state = self.module.state_dict()
+        return {name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers() if name in state}
+
     def load(self, state: Arrays) -> None:
         """Takes some or all parameters and statistics, by copies."""
         tensors = self.module.state_dict()
@@ -129,17 +137,6 @@ class TorchSide:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.module(*positional, **named, **modes)
 
-    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
-        runs = [self.run(inputs, train=train) for train in (False, True)]
-        values = [{**run.activations, **run.outputs} for run in runs]
-        return values[0].keys() == values[1].keys() and all(
-            np.array_equal(value, values[1][name], equal_nan=value.dtype.kind in "fc")
-            for name, value in values[0].items()
-        )
-
-    def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in self.run(inputs, train=False, record=False).outputs.items()}
-
     def run(
         self,
         inputs: Any,
@@ -155,37 +152,29 @@ class TorchSide:
         statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         self.set_mode(train)
         differentiate = loss is not None
-        size = batch_size(inputs)
-        order = np.arange(size)
-        if arrangement.permutation_seed is not None:
-            order = np.random.default_rng(arrangement.permutation_seed).permutation(size)
-        back = np.argsort(order)
-        tensors = {
-            name: self._arranged(array, arrangement, order).requires_grad_(
-                differentiate and np.asarray(array).dtype.kind in "fc"
-            )
-            for name, array in named_arrays(inputs).items()
-        }
+        given, back = arranged(inputs, arrangement, np.float64 if self.precision == "float64" else np.float32)
+
+        def tensor_of(array: np.ndarray) -> torch.Tensor:
+            tensor = self.array(array)
+            if arrangement.channels_last and tensor.ndim == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            return tensor.requires_grad_(differentiate and (tensor.is_floating_point() or tensor.is_complex()))
+
+        tensors = {name: tensor_of(array) for name, array in named_arrays(given).items()}
         if arrangement.channels_last and any(tensor.ndim == 4 for tensor in tensors.values()):
             self.module.to(memory_format=torch.channels_last)
         gradients_of_outputs: dict[str, torch.Tensor] | None = {} if differentiate and activation_gradients else None
-
-        def in_order(value: Any, _name: str = "") -> Any:
-            permuted = arrangement.permutation_seed is not None and isinstance(value, torch.Tensor) and value.ndim
-            if permuted and len(value) and len(value) % size == 0:
-                return value.unflatten(0, (size, -1))[back].flatten(0, 1)
-            return value
 
         try:
             with (
                 recording_torch(self.module if record else torch.nn.Identity(), gradients_of_outputs) as recorder,
                 torch.set_grad_enabled(differentiate),
             ):
-                outputs = map_output(in_order, self.forward(with_arrays(inputs, tensors)))
+                outputs = map_output(lambda value, _: in_order(value, back), self.forward(with_arrays(inputs, tensors)))
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
-                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
-                statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
+                activations={name: _numpy(in_order(value, back)) for name, value in recorder.outputs.items()},
+                statistics=self._statistics(),
             )
             if loss is not None:
                 value = require_scalar(loss.torch(outputs, self.array(targets)), "PyTorch")
@@ -199,9 +188,9 @@ class TorchSide:
                 for name, tensor in tensors.items():
                     if tensor.requires_grad:
                         gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                        result.gradients[f"{INPUTS}.{name}" if name else INPUTS] = _numpy(in_order(gradient))
+                        result.gradients[f"{INPUTS}.{name}" if name else INPUTS] = _numpy(in_order(gradient, back))
                 result.activation_gradients = {
-                    name: _numpy(in_order(gradient)) for name, gradient in (gradients_of_outputs or {}).items()
+                    name: _numpy(in_order(gradient, back)) for name, gradient in (gradients_of_outputs or {}).items()
                 }
             return result
         finally:
@@ -211,19 +200,6 @@ class TorchSide:
             if arrangement.channels_last:
                 self.module.to(memory_format=torch.contiguous_format)
 
-    def _arranged(self, array: Any, arrangement: Arrangement, order: np.ndarray) -> torch.Tensor:
-        """An array of the inputs as a tensor in this arrangement; one without the batch's axis is not permuted."""
-        array = _jittered(np.asarray(array), arrangement.noise_seed, self.dtype)
-        tensor = self.array(array[order] if array.ndim and len(array) == len(order) else array)
-        if arrangement.channels_last and tensor.ndim == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-
-def batch_size(inputs: Any) -> int:
-    """The length of the first axis of the first array that has one."""
-    return next((len(array) for array in named_arrays(inputs).values() if np.ndim(array)), 1)
-
 
 def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
     if not isinstance(tensor, torch.Tensor):  # a number of Python's among the outputs
@@ -231,12 +207,3 @@ def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
     if tensor.is_complex():
         return tensor.detach().resolve_conj().cpu().numpy().astype(np.complex128)
     return as_numpy(tensor).astype(np.float64, copy=False) if tensor.is_floating_point() else as_numpy(tensor).copy()
-
-
-def _jittered(inputs: np.ndarray, seed: int | None, dtype: torch.dtype) -> np.ndarray:
-    """The inputs, each moved by one unit in the last place, up or down."""
-    if seed is None or not np.issubdtype(inputs.dtype, np.floating):
-        return inputs
-    inputs = inputs.astype(np.float64 if dtype is torch.float64 else np.float32)
-    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
-    return np.nextafter(inputs, np.where(up, np.inf, -np.inf).astype(inputs.dtype))
