@@ -301,8 +301,10 @@ def aligned(run: Run, reference: Run, side: Side, other: Side) -> Run:
 
 
 def _aligned(arrays: Arrays, reference: Arrays, side: Side, other: Side) -> Arrays:
-    """Those that the reference has too, in its order and layout."""
-    return {name: in_layout_of(arrays[name], array, side, other) for name, array in reference.items() if name in arrays}
+    """Those that the reference has too, in its order and layout, then the others as they are."""
+    common = {name: in_layout_of(arrays[name], array, side, other) for name, array in reference.items()
+              if name in arrays}  # fmt: skip
+    return common | {name: array for name, array in arrays.items() if name not in common}
 
 
 def in_layout_of(array: np.ndarray, reference: np.ndarray, side: Side, other: Side) -> np.ndarray:
