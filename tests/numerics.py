@@ -29,11 +29,13 @@ def torch_noise(module: Any, inputs: np.ndarray, names: Collection[str], precisi
         inputs: (N, H, W, C), or without spatial axes as PyTorch takes them.
         names: submodules whose outputs to keep, by path; the network's own is "output".
     """
-    from parity.sides.base import ARRANGEMENTS, channels_second  # they import torch, which not every test needs
+    from parity.sides.base import ARRANGEMENTS  # they import torch, which not every test needs
     from parity.sides.torch import TorchSide
 
+    images = np.moveaxis(inputs, -1, 1) if np.ndim(inputs) >= 4 else np.asarray(inputs)
+
     def tensors(side, **options):
-        run = side.run(channels_second(inputs), train=False, **options)
+        run = side.run(images, train=False, **options)
         outputs = run.activations | run.outputs
         return {TENSORS: {name: _channels_last(outputs[name]) for name in names}}
 

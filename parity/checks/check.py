@@ -12,16 +12,19 @@ import jax
 import numpy as np
 import optax
 
+from parity.checks import caveats
 from parity.checks.isolation import can_be_taken_apart
 from parity.checks.pair import Both, OneSided, Pair
-from parity.checks.passes import activations, batch_stats, forward, gradients, layers
+from parity.checks.passes import activation_gradients, activations, batch_stats, forward, gradients, layers
 from parity.checks.tolerance import PROFILES, Error
 from parity.checks.training import optimizer as optimizer_steps
 from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
+from parity.checks.verdict import located
 from parity.conversion.trees import is_array
 from parity.errors import ParityError
 from parity.reports.results import Comparison, Finding, Report
+from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
 from parity.sides.networks import as_side, is_torch, name_of, require_network
 from parity.sides.optimizers import Optimizer
@@ -35,6 +38,7 @@ CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "activations": activations,
     "layers": layers,
     "gradients": gradients,
+    "activation_gradients": activation_gradients,
     "batch_stats": batch_stats,
     "optimizer": optimizer_steps,
     "trajectory": trajectory,
@@ -57,6 +61,7 @@ def check(
     steps: int = 5,
     batches: Sequence[tuple[Any, Any]] | None = None,
     train: Train | None = None,
+    modes: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> Report:
@@ -66,18 +71,22 @@ def check(
     function(parameters, inputs) gives the outputs. Both may be of one framework. A network in JAX goes by the names
     that PyTorch would give its parameters.
 
+    Outputs, the loss and its gradients, statistics and optimiser steps decide. Where outputs and gradients agree,
+    activations that differ are noted: they lie inside, where two right networks may differ.
+
     Args:
         candidate: the network under test, filled with the other's weights (`parity.to_flax`).
         reference: the network whose submodules have corresponding names; its own rounding is the limit. Or the path of
             a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it. Or
             {name: array}, the outputs that it should have in eval mode.
         inputs: one batch, as the candidate takes it: (N, H, W, C) images in JAX, (N, C, H, W) in PyTorch,
-            (N, features), (N, L) token ids... Those of a recording by default.
+            (N, features), (N, L) token ids...; several as a tuple of positional arguments or a dict of named ones,
+            which may hold Python's own values too (`None`, `True`). Those of a recording by default.
         targets: what `loss` takes beside the outputs, in the candidate's layout. Random by default.
         checks: some of `parity.CHECKS`.
         precision: "float64", which finds faults; "float32" or "bfloat16", which show what they cost.
         torch_inputs: the batch as the reference takes it; by default channels are moved in arrays of four or more axes
-            where one of the two is in PyTorch.
+            where one of the two is in PyTorch, masks apart.
         loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar; one function where both networks
             are of one framework. By default cross-entropy for integer targets and otherwise the mean squared
             difference.
@@ -85,6 +94,9 @@ def check(
         batches: real ones for "trajectory", (inputs, targets) in the candidate's layout.
         train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
             update; it leaves the trained values in the model. A plain one by default.
+        modes: "eval", "train" or both, where not both are meant (a folded BatchNorm has no train mode). By default eval
+            mode, and train mode unless both networks compute the same in it. With eval mode alone and the checks
+            forward and activations, the parameters need not correspond.
         names: {Flax path: PyTorch path} where the names differ: of the candidate, or of a reference in JAX where the
             candidate is in PyTorch.
         device: PyTorch's.
@@ -99,9 +111,11 @@ def check(
     if recording is not None:
         checks = recording.about["checks"] if checks is DEFAULT else checks
         steps = min(steps, max(1, len(recording.about["steps"])))
-        optimizer = recording.optimizer(optimizer)
+        used = recording.optimizer(optimizer)
     elif inputs is None:
         raise ParityError("inputs are missing: one batch as the candidate takes it")
+    else:
+        used = Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer()
     checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
@@ -109,8 +123,9 @@ def check(
         raise ParityError(f"checks is empty; there are {', '.join(CHECKS)}")
     if recording is not None:
         recording.require(checks, loss)
-    if isinstance(inputs, tuple):
-        raise ParityError("inputs is one array (N, ..., C), found a tuple; parity.random_inputs(shape) makes an array")
+    modes = [modes] if isinstance(modes, str) else modes
+    if modes is not None and (not modes or set(modes) - {"eval", "train"}):
+        raise ParityError(f"modes is {modes!r}; it holds eval, train or both")
     if steps < 1:
         raise ParityError(f"steps is {steps}; it must be at least 1")
     if callable(loss) and is_torch(candidate) == is_torch(reference):
@@ -131,15 +146,18 @@ def check(
             device=device,
             targets=targets,
             loss=loss,
-            optimizer=Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer(),
+            optimizer=used,
             steps=steps,
             batches=batches,
             train=train,
+            wanted_modes=modes,
             differentiate=differentiate,
+            activation_gradients="activation_gradients" in checks,
+            by_outputs=list(modes or ()) == ["eval"] and {"forward", "activations"}.issuperset(checks),
         )
         if recording is not None:
             pair.notes += recording.notes(pair.candidate.state())
-        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
+        report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes, warnings=pair.warnings)
         for name in checks:
             started = time.perf_counter()
             try:
@@ -149,10 +167,15 @@ def check(
                     Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
                 )
             report.seconds[name] = time.perf_counter() - started
+        report.comparisons, notes = located(report.comparisons)
+        report.notes += notes
+        caveats.of_networks(pair, checks)
+        if optimizer is not None and not {"optimizer", "trajectory"} & set(checks):
+            pair.warn("an optimiser was given, but neither optimizer nor trajectory is among the checks")
         if not report.comparisons:
             pair.note("nothing was compared")
         elif not report.passed and not can_be_taken_apart(pair):
-            report.findings = [_located(pair, report)]
+            report.findings = [_first_difference(pair, report)]
         elif not report.passed:
             from parity.diagnosis.diagnose import diagnose
 
@@ -173,15 +196,14 @@ def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> R
     return None
 
 
-def _located(pair: Pair, report: Report) -> Finding:
+def _first_difference(pair: Pair, report: Report) -> Finding:
     """The first difference: hypotheses about its cause are tried between a Flax network and a PyTorch one only."""
     state, others = pair.candidate.state(), pair.oracle.state()
     different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
     if different:
         more = f" and {len(different) - 1} more of {len(state)} differ" if different[1:] else " differs"
         return Finding(different[0], f"{different[0]}{more} before anything is computed")
-    located = report.of("activations")
-    first = next((row for row in located if not row.passed), report.failures[0])
+    first = next((row for row in report.failures if row.check == "activations"), report.failures[0])
     theirs = report.settings["frameworks"][1]
     evidence = first.note or f"relative error {first.error.relative:.1e}, {theirs}'s own {first.floor:.1e}"
     step = f" in step {first.step}" if first.step else ""
@@ -202,7 +224,7 @@ def make_pair(
     """The two networks as sides, on one batch; `options` are those of `Pair`. See `check` for the others."""
     if isinstance(reference, Recording):
         return _recorded_pair(candidate, reference, inputs, precision, names, device, options)
-    inputs = np.asarray(inputs)
+    inputs = map_arrays(np.asarray, inputs)
     of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
     oracle = as_side(reference, "float64", **of_reference)
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
@@ -210,12 +232,13 @@ def make_pair(
     if side.framework == oracle.framework:
         side.framework += " (candidate)"
         oracle.framework = plain.framework = f"{plain.framework} (reference)"
+    others = relaid(inputs, side, oracle) if torch_inputs is None else map_arrays(np.asarray, torch_inputs)
     return Pair(
         candidate=side,
         oracle=oracle,
         reference=plain,
         given=Both(candidate, reference),
-        inputs=Both(inputs, relaid(inputs, side, oracle) if torch_inputs is None else np.asarray(torch_inputs)),
+        inputs=Both(inputs, others),
         precision=precision,
         **options,
     )
@@ -232,10 +255,10 @@ def _recorded_pair(
 ) -> Pair:
     oracle = RecordedSide(recording, precision)
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
-    recorded = recording.tensors["inputs"]
-    inputs = relaid(recorded, oracle, side) if inputs is None else np.asarray(inputs)
+    recorded = recording.given("inputs")
+    inputs = relaid(recorded, oracle, side) if inputs is None else map_arrays(np.asarray, inputs)
     if options.get("targets") is None:
-        options["targets"] = relaid(recording.nested("targets"), oracle, side)
+        options["targets"] = relaid(recording.given("targets"), oracle, side)
     both = Both(inputs, relaid(inputs, side, oracle))
     given = Both(candidate, recording)
     return Pair(
@@ -245,11 +268,17 @@ def _recorded_pair(
 
 def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
+    shapes = {name: list(array.shape) for name, array in named_arrays(pair.inputs.candidate).items()}
     return {
         "precision": pair.precision,
         "k": pair.profile.k,
         "least tolerance": pair.profile.least,
-        "inputs": list(pair.inputs.candidate.shape),
+        "inputs": shapes[""] if list(shapes) == [""] else shapes,
+        "modes": list(pair.wanted_modes or ("eval", "train")),
+        "modes passed at call time": {
+            side.framework: side.mode_arguments(inputs)
+            for side, inputs in ((pair.candidate, pair.inputs.candidate), (pair.oracle, pair.inputs.reference))
+        },
         "flax network": name_of(pair.given.candidate),
         "torch network": name_of(pair.given.reference),
         **(pair.given.reference.provenance() if isinstance(pair.given.reference, Recording) else {}),

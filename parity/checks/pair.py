@@ -3,7 +3,7 @@
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from parity.checks.given import infinite_alike, random_target, require_inputs
+from parity.checks.layout import in_agreeing_layout
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
 from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
 from parity.errors import ParityError
 from parity.reports.results import Comparison
+from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import (
     OUTPUT,
     Arrangement,
@@ -70,15 +73,19 @@ class Pair:
         oracle: the reference in float64.
         reference: the reference in the precision under test; in float64 the oracle itself, in other arrangements.
         given: the caller's own two networks, of which the sides are copies.
-        inputs: one batch, as either side takes it.
+        inputs: one batch, as either side takes it: an array, a tuple of arguments or a dict of named ones.
         targets: what the loss takes beside the outputs; None for normal random ones of the outputs' shapes.
         loss: None for cross-entropy where the targets are integers, else the mean squared difference.
         optimizer, steps, batches, train: for the checks that train; see `parity.check`.
         differentiate: whether any check needs gradients.
+        activation_gradients: whether any check needs those of the submodules' outputs.
+        by_outputs: whether parameters need not correspond, because only outputs and activations are compared.
         observe, observe_step: called with what the oracle gave in a pass (inputs, train mode?, run, noise) and with
             what it held after an optimiser step (step, state, moments, noise), for a recording.
+        wanted_modes: "eval", "train" or both; None for eval mode, and train mode where it computes something else.
         curves: {name: loss at each step}, from the trajectory check.
         notes: what was not compared and why, one sentence each.
+        warnings: what the verdict does not cover although the two may differ in it, one sentence each.
     """
 
     candidate: Side
@@ -94,17 +101,21 @@ class Pair:
     batches: Sequence[tuple[Any, Any]] | None = None
     train: Train | None = None
     differentiate: bool = True
+    activation_gradients: bool = False
+    by_outputs: bool = False
+    wanted_modes: Sequence[str] | None = None
     observe: Callable[[Both, bool, Run, Noise], None] | None = None
     observe_step: Callable[[int, Arrays, Moments, Noise], None] | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _runs: dict[bool, Runs] = field(default_factory=dict, init=False, repr=False)
     _arrangements: list[Arrangement] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._arrangements += self.oracle.arrangements
         self._require_correspondence()
-        self._require_inputs()
+        require_inputs(self.inputs.candidate, takes_tokens=self.candidate.takes_tokens)
         given = self.targets
         self.targets: Both = (
             self._random_targets() if given is None else Both(given, relaid(given, self.candidate, self.oracle))
@@ -122,12 +133,34 @@ class Pair:
 
     @cached_property
     def modes(self) -> dict[str, bool]:
-        """{mode: train?}; only "eval" for a network that computes the same in both; those that a recording has."""
-        modes = {"eval": False, "train": True} if self.candidate.has_train_mode else {"eval": False}
+        """{mode: train?}: those asked for, or those in which either computes something else and a recording has."""
+        modes = {"eval": False, "train": True}
+        if self.wanted_modes is not None:
+            return {name: modes[name] for name in self.wanted_modes}
+        if not self._train_mode_matters():
+            del modes["train"]
         known = getattr(self.oracle, "modes", modes)
         for mode in modes.keys() - known:
-            self.note(f"{self.oracle.framework} was recorded without {mode} mode, which was not compared")
+            self.warn(f"{self.oracle.framework} was recorded without {mode} mode, which was not compared")
         return {mode: train for mode, train in modes.items() if mode in known}
+
+    def _train_mode_matters(self) -> bool:
+        if self.candidate.has_train_mode:
+            return True
+        try:
+            return not (
+                self.candidate.computes_alike_in_both_modes(self.inputs.candidate)
+                and self.oracle.computes_alike_in_both_modes(self.inputs.reference)
+            )
+        except Exception:  # the pass itself then raises, and with more to say
+            return True
+
+    def trains(self, check: str) -> bool:
+        """Whether train mode is meant, without which `check` has nothing to do; a warning if it is not."""
+        if self.wanted_modes is None or "train" in self.wanted_modes:
+            return True
+        self.warn(f"{check} was not run: it trains, and modes={tuple(self.wanted_modes)} leaves train mode out")
+        return False
 
     def runs(self, train: bool) -> Runs:
         """Everything that one batch gives in this mode, from the parameters and statistics that were given."""
@@ -149,16 +182,31 @@ class Pair:
 
         def reference_run(side: Reference, **options: Any) -> Run:
             its_loss = loss if backward else None
-            return side.run(inputs.reference, self.targets.reference, its_loss, train=train, record=record, **options)
+            options |= {"train": train, "record": record, "activation_gradients": of_outputs}
+            return side.run(inputs.reference, self.targets.reference, its_loss, **options)
 
-        run, oracle = self._both(
-            lambda: self.candidate.run(inputs.candidate, self.targets.candidate, loss, train=train),
-            lambda: reference_run(self.oracle),
-        )
+        of_outputs = self.activation_gradients and record
+        try:
+            run, oracle = self._both(
+                lambda: self.candidate.run(
+                    inputs.candidate, self.targets.candidate, loss, train=train, activation_gradients=of_outputs
+                ),
+                lambda: reference_run(self.oracle),
+            )
+        except OneSided as one_sided:
+            try:  # a loss raises, too, where the outputs are built differently
+                ours, theirs = (
+                    self.candidate.run(inputs.candidate, train=train),
+                    self.oracle.run(inputs.reference, train=train, record=False),
+                )
+            except Exception:
+                raise one_sided from one_sided.__cause__
+            self._require_same_structure(ours, theirs)
+            raise
         self._require_same_structure(run, oracle)
         run = aligned(run, oracle, self.candidate, self.oracle)
         self._require_finite(run, oracle)
-        noise = Noise(oracle.groups(), scaled=("gradients",))
+        noise = Noise(oracle.groups(), scaled=("gradients", "activation_gradients"), share=self.profile.share)
         reference = oracle if self.reference is self.oracle else reference_run(self.reference)
         noise.add(reference.groups())
         for arranged in self.arranged(lambda arrangement: reference_run(self.reference, arrangement=arrangement)):
@@ -188,6 +236,11 @@ class Pair:
         if text not in self.notes:
             self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        """Adds a warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def load(self, state: Arrays) -> None:
         """Puts the reference's parameters and statistics into every network."""
         self.candidate.load(state)
@@ -206,10 +259,18 @@ class Pair:
                 side.load(state)
 
     def batch(self, index: int) -> Both:
-        """A batch for each step: the given one, changed a little so that its statistics move."""
-        if not np.issubdtype(self.inputs.candidate.dtype, np.floating):
-            return Both(*(np.roll(inputs, index, axis=-1) for inputs in self.inputs))
-        return Both(*((x * (1 + index / 4) + index / 8).astype(x.dtype) for x in self.inputs))
+        """A batch for each step: the given one, changed a little so that its statistics move.
+
+        Where there are no floats, integers are moved along their last axis; a mask stays as it is.
+        """
+        has_floats = any(array.dtype.kind in "fc" for array in named_arrays(self.inputs.candidate).values())
+
+        def changed(array: np.ndarray) -> np.ndarray:
+            if array.dtype.kind in "fc":
+                return (array * (1 + index / 4) + index / 8).astype(array.dtype)
+            return array if has_floats or array.dtype == bool or not array.ndim else np.roll(array, index, axis=-1)
+
+        return Both(*(map_arrays(changed, inputs) for inputs in self.inputs))
 
     def judge(
         self, check: str, mode: str, group: str, arrays: Mapping[str, np.ndarray], noise: Noise, step: int | None = None
@@ -217,7 +278,7 @@ class Pair:
         """Every tensor of the oracle's group that the candidate has too, in its layout, held to `k` floors."""
         is_gradient = group in noise.scales
         least = self.profile.least_gradient if is_gradient else self.profile.least
-        framework = self.oracle.framework
+        framework, channels = self.oracle.framework, (self.candidate.channels, self.oracle.channels)
         result = []
         for name, oracle in noise.oracle[group].items():
             if name not in arrays:
@@ -230,15 +291,27 @@ class Pair:
                     f"{check} is held to {self.profile.k * self.profile.most:.0e} there"
                 )
                 floor = self.profile.most
-            if arrays[name].shape != oracle.shape:
-                note = f"shape {arrays[name].shape}, {framework}'s is {oracle.shape}"
+            tolerance = max(self.profile.k * floor, least)
+            ours, words = in_agreeing_layout(group, name, arrays[name], noise, tolerance, channels)
+            if words:
+                self.note(f"{check}: {name} is compared {words}")
+            if ours.shape != oracle.shape:
+                note = f"shape {ours.shape}, {framework}'s is {oracle.shape}"
                 error = Error(np.inf, np.inf, np.inf, 0.0)
             else:
-                scale = noise.scales.get(group, 0.0)
-                note, error = "", measure(arrays[name], oracle, scale=scale, precision=self.precision)
-            tolerance = max(self.profile.k * floor, least)
+                scales = {"scale": noise.scales.get(group, 0.0), "share": noise.shares.get(group, 1.0)}
+                note, error = "", measure(ours, oracle, **scales, precision=self.precision)
+                self._warn_of_infinity(check, name, ours, oracle)
             result.append(Comparison(check, mode, name, error, floor, tolerance, step, note))
         return result
+
+    def _warn_of_infinity(self, check: str, name: str, ours: np.ndarray, oracle: np.ndarray) -> None:
+        infinite = np.isinf(oracle) & (np.asarray(ours) == oracle)
+        if infinite.any():
+            self.warn(
+                f"{check}: {name} has {int(infinite.sum())} infinite values that are equal on both sides; only the "
+                f"other {int((~infinite).sum())} are measured"
+            )
 
     def one_sided_parameters(self, check: str) -> list[Comparison]:
         """A failure for each parameter that only one side trains; frozen ones are noted."""
@@ -260,22 +333,14 @@ class Pair:
         misshapen = {name: (shape, others[name]) for name, shape in shapes.items() if others.get(name, shape) != shape}
         if missing or unexpected or misshapen:
             source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))
+            if self.by_outputs:
+                names = ", ".join(sorted({*missing, *unexpected, *misshapen})[:5])
+                count = len({*missing, *unexpected, *misshapen})
+                self.warn(f"{count} parameters or statistics do not correspond ({names}): only values are compared")
+                return
             raise ParityError(
                 mismatch_message(missing, unexpected, misshapen, source=source, target=target), hint=NAMES_HINT
             )
-
-    def _require_inputs(self) -> None:
-        inputs = self.inputs.candidate
-        if not inputs.ndim or not inputs.size:
-            raise ParityError(f"the inputs are empty {inputs.shape}: a batch of a few examples is needed")
-        looks_like_images = inputs.dtype == np.uint8 or inputs.ndim >= 4
-        is_float = np.issubdtype(inputs.dtype, np.floating)
-        if looks_like_images and not is_float and not self.candidate.takes_tokens:
-            raise ParityError(
-                f"the inputs are {inputs.dtype}, but the networks compute with floats: scale and convert them"
-            )
-        if not np.isfinite(inputs).all():
-            raise ParityError("the inputs have NaN or infinite values")
 
     def _random_targets(self) -> Both:
         """Normal random targets of the outputs' shapes, or {name: of that output's shape} where there are several."""
@@ -284,9 +349,10 @@ class Pair:
             lambda: self.candidate.output_shapes(self.inputs.candidate),
             lambda: self.oracle.run(self.inputs.reference, train=False, record=False),
         )
-        targets = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        self._require_same_names(shapes, oracle.outputs)
+        targets = {name: random_target(rng, shape, oracle.outputs[name].dtype) for name, shape in shapes.items()}
         others = {
-            name: in_layout_of(target, oracle.outputs.get(name, target), self.candidate, self.oracle)
+            name: in_layout_of(target, oracle.outputs[name], self.candidate, self.oracle)
             for name, target in targets.items()
         }
         if set(targets) == {OUTPUT}:
@@ -324,21 +390,26 @@ class Pair:
         raise OneSided(f"{raising} raises {what}: {words}; {other} gives a result") from errors[0]
 
     def _require_same_structure(self, run: Run, oracle: Run) -> None:
-        if run.outputs.keys() != oracle.outputs.keys():
-            raise ParityError(
-                f"the outputs are built differently: {', '.join(sorted(run.outputs))} from {self.candidate.framework}, "
-                f"{', '.join(sorted(oracle.outputs))} from {self.oracle.framework}"
-            )
+        self._require_same_names(run.outputs, oracle.outputs)
         if not any(array.size for array in oracle.outputs.values()):
             raise ParityError("the outputs are empty: there is nothing to compare")
 
-    def _require_finite(self, run: Run, oracle: Run) -> None:
-        if not _is_finite(run) and not _is_finite(oracle):
+    def _require_same_names(self, outputs: Collection[str], others: Collection[str]) -> None:
+        if set(outputs) != set(others):
             raise ParityError(
-                f"both networks give NaN or infinite values: {self.candidate.framework} first in "
-                f"{first_not_finite(run)}, {self.oracle.framework} first in {first_not_finite(oracle)}; there is "
-                "nothing to compare"
+                f"the outputs are built differently: {', '.join(sorted(outputs))} from {self.candidate.framework}, "
+                f"{', '.join(sorted(others))} from {self.oracle.framework}; return the same structure from both, "
+                "through a small module where one cannot be changed"
             )
+
+    def _require_finite(self, run: Run, oracle: Run) -> None:
+        if _is_finite(run) or _is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
+            return
+        raise ParityError(
+            f"both networks give NaN or infinite values: {self.candidate.framework} first in "
+            f"{first_not_finite(run)}, {self.oracle.framework} first in {first_not_finite(oracle)}; there is "
+            "nothing to compare"
+        )
 
 
 def _place(error: Exception) -> str:

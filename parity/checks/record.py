@@ -13,14 +13,15 @@ from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise
 from parity.conversion.files import write_whole
 from parity.errors import ParityError
+from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import Arrays, Loss, Run, Side
 from parity.sides.networks import name_of, require_network
 from parity.sides.optimizers import Moments, Optimizer
 from parity.sides.precision import exact_arithmetic
-from parity.sides.recorded import FORMAT, SCHEMA, described, digest, weights_digest
+from parity.sides.recorded import FORMAT, SCHEMA, described, digest, structure, weights_digest
 from parity.sides.trainers import as_array
 
-RECORDABLE = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
+RECORDABLE = ("weights", "forward", "activations", "gradients", "activation_gradients", "batch_stats", "optimizer")
 
 
 def record(
@@ -79,7 +80,8 @@ def record(
             loss=Loss(loss, loss) if callable(loss) else loss,
             optimizer=optimizer,
             steps=steps,
-            differentiate=bool({"gradients", "optimizer"} & set(checks)),
+            differentiate=bool({"gradients", "activation_gradients", "optimizer"} & set(checks)),
+            activation_gradients="activation_gradients" in checks,
         )
         pair.oracle.framework = pair.oracle.framework.removesuffix(" (reference)")
         writer = _Writer(pair, only)
@@ -110,23 +112,21 @@ class _Writer:
     def __init__(self, pair: Pair, only: Sequence[str]):
         self.side: Side = pair.oracle
         self.only = only
+        self.given = {"inputs": pair.inputs.reference, "targets": pair.targets.reference}
+        self.mode_arguments = pair.oracle.mode_arguments(pair.inputs.reference)
         self.tensors: Arrays = {}
         self.passes: dict[str, dict[str, Any]] = {}
         self.steps: list[dict[str, Any]] = []
-        self._put("inputs", pair.inputs.reference)
-        self._put("targets", pair.targets.reference)
+        for name, value in self.given.items():
+            self._put(name, named_arrays(map_arrays(np.asarray, value)))
         self.state = pair.oracle.state()
         pair.observe, pair.observe_step = self.take_pass, self.take_step
 
-    def _put(self, name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                self._put(f"{name}/{key}", item)
-        else:
-            self.tensors[name] = np.asarray(value)
+    def _put(self, name: str, arrays: Arrays) -> None:
+        self.tensors |= {f"{name}/{key}": array for key, array in arrays.items()}
 
     def _kept(self, group: str, arrays: Arrays) -> list[str]:
-        if not self.only or group not in ("activations", "gradients"):
+        if not self.only or group not in ("activations", "activation_gradients", "gradients"):
             return list(arrays)
         return [name for name in arrays if any(fnmatchcase(name, pattern) for pattern in self.only)]
 
@@ -135,7 +135,7 @@ class _Writer:
         mode, wanted = "train" if train else "eval", digest(inputs.reference)
         numbered = [key for key, one in self.passes.items() if one["mode"] == mode]
         key = next((key for key in numbered if self.passes[key]["inputs"] == wanted), f"{mode} {len(numbered) + 1}")
-        one = self.passes.setdefault(key, {"mode": mode, "inputs": wanted, "loss": run.loss, "floors": {}})
+        one = self.passes.setdefault(key, {"mode": mode, "inputs": wanted, "floors": {}})
         for group, arrays in run.groups().items():
             for name in self._kept(group, arrays):
                 if self.tensors.setdefault(f"pass/{key}/{group}/{name}", arrays[name]) is arrays[name]:
@@ -145,7 +145,7 @@ class _Writer:
         self._put(f"step/{step}/state", state)
         for name, moments in kept.items():
             for moment, value in moments.items():
-                self._put(f"step/{step}/moments/{moment}/{name}", np.array(as_array(value)))
+                self.tensors[f"step/{step}/moments/{moment}/{name}"] = np.array(as_array(value))
         self.steps.append({"floors": noise.floors})
 
     def about(self, weights: str) -> dict[str, Any]:
@@ -162,6 +162,8 @@ class _Writer:
             "has_train_mode": side.has_train_mode,
             "shapes": side.shapes(),
             "digests": {name: weights_digest(array) for name, array in self.state.items()},
+            "mode_arguments": self.mode_arguments,
+            "given": {name: structure(value) for name, value in self.given.items()},
             "passes": self.passes,
             "steps": self.steps,
             "tensors": list(self.tensors),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MASK = 1e8  # from this size on a value counts as a mask's, such as -1e9 or the smallest float32
+SMALL_MASK, BESIDE_MASK = 1e3, 100.0
+"""From the former size on, one value counts as a mask's too where everything else is so many times smaller."""
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -25,6 +27,8 @@ class Profile:
             is one more sample, from other kernels; k leaves room for that and for no fault.
         least: the smallest tolerance, where PyTorch's own arrangements happen to agree exactly.
         least_alone: the same for a layer on its own, whose input carries no earlier errors.
+        share: the size below which a part of something larger counts as this large, as a share of the whole: the
+            rounding of the whole reaches its parts. It keeps a large tensor from hiding a small one beside it.
         least_gradient: the same for gradients. In low precision a value near zero can have another sign on the other
             side of a ReLU, or another pixel be the maximum, and all gradients before it change at once; whether that
             happens is chance, in PyTorch's arrangements as in ours (seen: 1,000 times the floor of five arrangements).
@@ -39,10 +43,13 @@ class Profile:
     least_alone: float
     least_gradient: float
     most: float
+    share: float = 1.0
 
 
+# With 1e-4, float64 allows a small part 1e-10 * 1e-4 of the whole: 45 units in the last place of the large values that
+# it is computed beside.
 PROFILES = {
-    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10, most=1e-6),
+    "float64": Profile("float64", k=8.0, least=1e-10, least_alone=1e-10, least_gradient=1e-10, most=1e-6, share=1e-4),
     "float32": Profile("float32", k=8.0, least=8 * 2.0**-23, least_alone=8 * 2.0**-23, least_gradient=1e-2, most=3e-2),
     "bfloat16": Profile("bfloat16", k=2.0, least=2.0**-8, least_alone=2.0**-10, least_gradient=2e-1, most=3e-1),
 }
@@ -65,44 +72,81 @@ class Error:
     cosine: float
 
 
-def measure(actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, precision: str = "float64") -> Error:
+def measure(
+    actual: np.ndarray, oracle: np.ndarray, *, scale: float = 0.0, share: float = 1.0, precision: str = "float64"
+) -> Error:
     """The error of `actual` against `oracle`, which has the same shape; NaN anywhere makes every figure NaN.
 
-    Mask values (`MASK` and larger, or infinite) that are equal on both sides are ignored: next to them nothing else
-    would count.
+    Values of a mask that are equal on both sides are ignored, since next to them nothing else would count: infinite
+    ones, those of `MASK` and larger, and the largest value of `SMALL_MASK` and larger where everything else is smaller
+    by `BESIDE_MASK`.
 
     Args:
         scale: a root-mean-square size below which values count as this large. For gradients it is that of the model's
             whole gradient: a convolution's bias in front of a BatchNorm has a true gradient of zero, and what either
             framework computes there is rounding.
+        share: see `relative`.
     """
-    actual, oracle = np.asarray(actual, np.float64), np.asarray(oracle, np.float64)
-    actual, oracle = _unmasked(actual, oracle)
+    distance = relative(actual, oracle, scale, share)
+    actual, oracle = _unmasked(_real(actual), _real(oracle))
     if not actual.size:
         return Error(0.0, 0.0, 0.0, 1.0)
     max_abs = float(np.abs(actual - oracle).max())
     norms = _norm(actual) * _norm(oracle)
     return Error(
         max_abs=max_abs,
-        relative=relative(actual, oracle, scale),
+        relative=distance,
         ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
         cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
     )
 
 
-def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0) -> float:
-    """`measure(...).relative` alone."""
-    actual, oracle = _unmasked(actual, oracle)
+def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0, share: float = 1.0) -> float:
+    """`measure(...).relative` alone.
+
+    Args:
+        share: below 1, the largest of the errors of each channel alone too (the second of four axes and more, else the
+            last), none of which counts as smaller than this share of the whole.
+    """
+    actual, oracle = _real(actual), _real(oracle)
+    whole, small = _relative(*_unmasked(actual, oracle), scale), 0.0
+    if share < 1 and actual.ndim >= 2 and not whole > 1:
+        axis = 1 if oracle.ndim >= 4 else oracle.ndim - 1
+        least = share * rms([_unmasked(oracle, oracle)[1]])
+        parts = zip(np.moveaxis(actual, axis, 0), np.moveaxis(oracle, axis, 0), strict=True)
+        small = max((_relative(*_unmasked(ours, theirs), least) for ours, theirs in parts), default=0.0)
+    return float(np.maximum(whole, small))  # NaN stays NaN
+
+
+def _relative(actual: np.ndarray, oracle: np.ndarray, scale: float) -> float:
     distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
     size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
     return distance / size if size else (math.inf if distance else distance)
 
 
+def _real(array: np.ndarray) -> np.ndarray:
+    """Complex values as pairs, in a new first axis, so that the others keep their meaning."""
+    array = np.asarray(array)
+    if np.iscomplexobj(array):
+        return np.concatenate([array.real, array.imag], 0) if array.ndim else np.stack([array.real, array.imag])
+    return array
+
+
 def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the values of a mask that are equal."""
     actual, oracle = np.asarray(actual), np.asarray(oracle)
-    if not oracle.size or np.abs(oracle).max() < MASK:
+    if not oracle.size:
         return actual, oracle
-    counts = ~((actual == oracle) & (np.abs(oracle) >= MASK))
+    sizes = np.abs(oracle)
+    largest = sizes.max()
+    if largest >= MASK:
+        counts = ~((actual == oracle) & (sizes >= MASK))
+    elif largest >= SMALL_MASK:
+        counts = ~((actual == oracle) & (sizes == largest))
+        if not counts.any() or sizes[counts].max() * BESIDE_MASK > largest:
+            return actual, oracle
+    else:
+        return actual, oracle
     return actual[counts], oracle[counts]
 
 
@@ -121,16 +165,20 @@ class Noise:
         floors: {group: {name: largest relative error so far}}.
     """
 
-    def __init__(self, oracle: Groups, *, scaled: Collection[str] = ()):
-        """The groups in `scaled` are gradients and their like: measured against the size of the group as a whole."""
+    def __init__(self, oracle: Groups, *, scaled: Collection[str] = (), share: float = 1.0):
+        """The groups in `scaled` are gradients and their like: measured against a share of the group as a whole.
+
+        Outputs are measured channel by channel, see `relative`.
+        """
         self.oracle = oracle
-        self.scales = {group: rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
+        self.scales = {group: share * rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
+        self.shares = {"outputs": share}
         self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
 
     def add(self, arranged: Groups) -> None:
         for group, floors in self.floors.items():
             for name in floors:
-                error = relative(arranged[group][name], self.oracle[group][name], self.scales.get(group, 0.0))
+                error = self.distance(group, arranged[group][name], self.oracle[group][name])
                 floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
 
     def add_floors(self, floors: Mapping[str, Mapping[str, float]]) -> None:
@@ -140,10 +188,14 @@ class Noise:
                 if name in self.floors.get(group, {}):
                     self.floors[group][name] = float(np.maximum(self.floors[group][name], floor))
 
+    def distance(self, group: str, actual: np.ndarray, oracle: np.ndarray) -> float:
+        """The relative error of a tensor of this group."""
+        return relative(actual, oracle, self.scales.get(group, 0.0), self.shares.get(group, 1.0))
+
 
 def rms(tensors: Iterable[np.ndarray]) -> float:
     """The root mean square over all values of all tensors: the scale of a model's gradient."""
-    tensors = [np.asarray(tensor, np.float64) for tensor in tensors]
+    tensors = [np.asarray(_real(tensor), np.float64) for tensor in tensors]
     count = sum(tensor.size for tensor in tensors)
     return float(np.sqrt(sum(np.square(tensor).sum() for tensor in tensors) / count)) if count else 0.0
 

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise, measure, relative
 from parity.reports.results import Comparison
+from parity.sides.arguments import map_arrays
 from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, relaid
 from parity.sides.optimizers import Moments
 from parity.sides.trainers import as_array
@@ -16,11 +17,21 @@ from parity.sides.trainers import as_array
 PARAMETERS = "parameters"
 
 
+class Step(NamedTuple):
+    """What the reference holds after an optimiser step: parameters and statistics, moments, and floors known of it."""
+
+    state: Arrays
+    moments: Moments
+    floors: dict[str, dict[str, float]]
+
+
 def optimizer(pair: Pair) -> list[Comparison]:
     """Parameters and moments after each step; every step but the first starts from PyTorch's parameters and moments.
 
     Free-running networks drift apart by rounding alone, PyTorch from itself included; single steps do not.
     """
+    if not pair.trains("optimizer"):
+        return []
     if rows := pair.one_sided_parameters("optimizer"):
         return rows
     pair.forget_runs()  # a large network needs the memory
@@ -50,13 +61,13 @@ def _compared_step(
     reference = oracle if pair.reference is pair.oracle else reference_step(pair.reference)
     trainer.step(step, inputs.candidate, pair.targets.candidate, pair.loss)
     known = {moment: list(arrays) for moment, arrays in _by_moment(trainer.moments()).items()}
-    noise = Noise(_groups(pair, known, *oracle), scaled=known.keys())
-    noise.add(_groups(pair, known, *reference))
+    noise = Noise(_groups(pair, known, oracle), scaled=known.keys())
+    noise.add(_groups(pair, known, reference))
     for arranged in pair.arranged(partial(reference_step, pair.reference)):
-        noise.add(_groups(pair, known, *arranged))
-    noise.add_floors(pair.oracle.step_floors(step))
+        noise.add(_groups(pair, known, arranged))
+    noise.add_floors(oracle.floors)
     if pair.observe_step is not None:
-        pair.observe_step(step, *oracle, noise)
+        pair.observe_step(step, oracle.state, oracle.moments, noise)
 
     state = pair.candidate.state()
     parameters = {name: state[name] for name in pair.candidate.parameters}
@@ -65,7 +76,7 @@ def _compared_step(
         suffix = "" if group == PARAMETERS else f" {group}"
         judged = pair.judge("optimizer", "train", group, values, noise, step + 1)
         rows += [replace(row, name=row.name + suffix) for row in judged]
-    return rows, *reference
+    return rows, reference.state, reference.moments
 
 
 def _reference_step(
@@ -73,16 +84,16 @@ def _reference_step(
     start: dict[int, Arrays],
     kept: Moments,
     step: int,
-    inputs: np.ndarray,
+    inputs: Any,
     side: Reference,
     arrangement: Arrangement = PLAIN,
-) -> tuple[Arrays, Moments]:
-    """Parameters, statistics and moments after one step from `start` and `kept`."""
+) -> Step:
+    """One step from `start` and `kept`."""
     side.load(start[id(side)])
     trainer = side.trainer(pair.optimizer)
     trainer.take_moments(kept, step)
-    trainer.step(step, inputs, pair.targets.reference, pair.loss, arrangement)
-    return side.state(), trainer.moments()
+    run = trainer.step(step, inputs, pair.targets.reference, pair.loss, arrangement)
+    return Step(side.state(), trainer.moments(), run.floors)
 
 
 def _by_moment(kept: Moments) -> dict[str, Arrays]:
@@ -94,9 +105,10 @@ def _by_moment(kept: Moments) -> dict[str, Arrays]:
     return moments
 
 
-def _groups(pair: Pair, known: dict[str, list[str]], state: Arrays, kept: Moments) -> dict[str, Arrays]:
+def _groups(pair: Pair, known: dict[str, list[str]], step: Step) -> dict[str, Arrays]:
     """The reference's parameters, and those of its moments that the candidate has too."""
-    groups = {PARAMETERS: {name: state[name] for name in pair.candidate.parameters}}
+    kept = step.moments
+    groups = {PARAMETERS: {name: step.state[name] for name in pair.candidate.parameters}}
     for moment, names in known.items():
         groups[moment] = {name: as_array(kept[name][moment]) for name in names if moment in kept.get(name, {})}
     return groups
@@ -104,6 +116,8 @@ def _groups(pair: Pair, known: dict[str, list[str]], state: Arrays, kept: Moment
 
 def trajectory(pair: Pair) -> list[Comparison]:
     """Free-running training on the same batches: the loss at every step, held to PyTorch's noise up to that step."""
+    if not pair.trains("trajectory"):
+        return []
     if rows := pair.one_sided_parameters("trajectory"):
         return rows
     batches = _batches(pair)
@@ -162,12 +176,12 @@ def _batches(pair: Pair) -> Both:
             [(inputs.candidate, pair.targets.candidate) for inputs in steps],
             [(inputs.reference, pair.targets.reference) for inputs in steps],
         )
-    batches = [(np.asarray(inputs), targets) for inputs, targets in pair.batches]
+    batches = [(map_arrays(np.asarray, inputs), targets) for inputs, targets in pair.batches]
     others = [tuple(relaid(part, pair.candidate, pair.oracle) for part in batch) for batch in batches]
     return Both(batches, others)
 
 
-def _accuracy(side: Side, batches: list[tuple[np.ndarray, Any]]) -> float | None:
+def _accuracy(side: Side, batches: list[tuple[Any, Any]]) -> float | None:
     """The share of right classes over batches of labels (N,) and logits (N, classes); None for anything else."""
     right = total = 0
     for inputs, labels in batches:

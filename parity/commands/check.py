@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,7 @@ from parity.networks import Family, family_of, named_pair
 
 if TYPE_CHECKING:
     from parity.reports.results import Report
+    from parity.sides.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Arguments:
     checks: str | None = None
     """Which checks, separated by commas: by default forward, activations, gradients and batch_stats, and those of the
     recording with --reference."""
+    modes: str | None = None
+    """Which modes, eval or train or both, separated by commas; by default those that compute something of their own."""
     precision: Literal["float64", "float32", "bfloat16"] = "float64"
     """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
     batch: int = 4
@@ -108,7 +112,6 @@ def main(arguments: list[str]) -> int:
 def _check_named(args: Any, family: Family) -> "Report":
     """A registered network against its original, or against a recording."""
     from parity.checks.check import DEFAULT, check
-    from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs
 
     checks = _split(args.checks) or ["forward", "activations", "gradients", "batch_stats"]
@@ -121,6 +124,7 @@ def _check_named(args: Any, family: Family) -> "Report":
             precision=args.precision,
             steps=args.steps,
             checks=_split(args.checks) or DEFAULT,
+            modes=_split(args.modes) or None,
         )
     if args.image is None:
         inputs = random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
@@ -132,8 +136,9 @@ def _check_named(args: Any, family: Family) -> "Report":
         inputs,
         np.random.default_rng(args.seed).integers(0, pair.num_classes, len(inputs)),
         checks=checks,
+        modes=_split(args.modes) or None,
         precision=args.precision,
-        optimizer=Optimizer(args.optimizer, rate(args, checks), weight_decay=args.weight_decay),
+        optimizer=_optimizer(args, checks),
         steps=args.steps,
         batches=pair.batches(args.steps, args.batch, args.size) if "trajectory" in checks else None,
         train=pair.train,
@@ -149,7 +154,6 @@ def _check_named(args: Any, family: Family) -> "Report":
 def _check_target(args: Any) -> "Report":
     """What a function of the caller's returns."""
     from parity.checks.check import DEFAULT, check
-    from parity.sides.optimizers import Optimizer
 
     parts = load_target(args.network)
     if args.reference is not None:
@@ -160,21 +164,32 @@ def _check_target(args: Any) -> "Report":
         expected = "(candidate, reference, inputs)"
     if candidate is None:
         raise ParityError(f"{args.network} must return {expected}; it returned {len(parts)} values")
+    checks = _split(args.checks) or DEFAULT
     return check(
         candidate,
         reference,
         inputs,
         precision=args.precision,
         names=read_names(args.names) if args.names else None,
-        optimizer=Optimizer(args.optimizer, args.learning_rate, weight_decay=args.weight_decay),
+        optimizer=_optimizer(args, checks),
         steps=args.steps,
         device="cuda" if args.device == "gpu" else "cpu",
-        checks=_split(args.checks) or DEFAULT,
+        checks=checks,
+        modes=_split(args.modes) or None,
     )
 
 
-def _split(checks: str | None) -> list[str]:
-    return [part.strip() for part in (checks or "").split(",") if part.strip()]
+def _optimizer(args: Any, checks: Sequence[str]) -> "Optimizer | None":
+    """The optimiser asked for, where any of the checks takes steps."""
+    from parity.sides.optimizers import Optimizer
+
+    if not {"optimizer", "trajectory"} & set(checks):
+        return None
+    return Optimizer(args.optimizer, rate(args, checks), weight_decay=args.weight_decay)
+
+
+def _split(names: str | None) -> list[str]:
+    return [part.strip() for part in (names or "").split(",") if part.strip()]
 
 
 def _parse(arguments: list[str], family: Family | None) -> Any:
@@ -190,7 +205,7 @@ def _options(family: Family | None) -> tuple[Field, ...]:
     return fields(family.Options) if family else ()
 
 
-def rate(args: Any, checks: list[str]) -> Any:
+def rate(args: Any, checks: Sequence[str]) -> Any:
     """The learning rate: a number, which each step halves, or for a trajectory a warm-up and a cosine."""
     if "trajectory" not in checks:
         return args.learning_rate

@@ -6,6 +6,7 @@ test_modules.py` fails first where a release changes that.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -64,7 +65,8 @@ def patched_calls(modules: Iterable[nnx.Module], wrap: Callable[[Callable], Call
         for kind in {type(module) for module in modules}:
             if callable(getattr(kind, "__call__", None)):  # noqa: B004  (the function itself is needed)
                 patched.append((kind, vars(kind).get("__call__")))
-                type.__setattr__(kind, "__call__", wrap(kind.__call__))
+                # With the signature of its own, by which a network is known to take its mode.
+                type.__setattr__(kind, "__call__", functools.wraps(kind.__call__)(wrap(kind.__call__)))
         yield
     finally:
         for kind, own in patched:

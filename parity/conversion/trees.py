@@ -19,7 +19,7 @@ COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
 class Tree(nnx.Module):
-    """A function (parameters, inputs) -> outputs and its tree of parameters, as a module.
+    """A function (parameters, *inputs) -> outputs and its tree of parameters, as a module.
 
     Every array of floats is a variable, by its dotted path in the tree; a leaf that is anything else stays as it is. Of
     a tree of Linen's collections, "params" and "batch_stats" are dropped from the paths.
@@ -54,10 +54,10 @@ class Tree(nnx.Module):
         ]
         return jax.tree_util.tree_unflatten(self.structure, values)
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         if self.function is None:
             raise ParityError("a parameter tree alone computes nothing: pass (function, parameters)")
-        return self.function(self.parameters(), inputs)
+        return self.function(self.parameters(), *inputs, **named)
 
 
 class _Constant:

@@ -29,6 +29,7 @@ from parity.diagnosis.layers import moved_stride, why
 from parity.diagnosis.program import Program, Replacement
 from parity.diagnosis.relation import described
 from parity.reports.results import Finding
+from parity.sides.arguments import named_arrays
 from parity.sides.base import in_layout_of
 
 MOST = 8
@@ -308,9 +309,9 @@ class _Places:
             for name, array in arrays.items():
                 if site.settled_by(array) < np.inf and event != site.event:
                     taken.append(_spelt(event, name))
-        inputs = self.pair.inputs.reference
-        if site.settled_by(np.asarray(inputs)) < np.inf:
-            taken.insert(0, "the network's input")
+        for name, array in named_arrays(self.pair.inputs.reference).items():
+            if site.settled_by(array) < np.inf:
+                taken.insert(0, f"the network's input {name}".rstrip())
         if not taken:
             return ""
         kind, path = site.event

@@ -12,12 +12,12 @@ from parity.diagnosis.causes import causes
 from parity.diagnosis.layers import why
 from parity.diagnosis.statistics import why_statistics
 from parity.reports.results import Comparison, Finding, Report
-from parity.sides.base import OUTPUT
+from parity.sides.base import LOSS, OUTPUT
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
     """One finding for each kind of disagreement, without those that follow from an earlier one."""
-    failures = {check: [row for row in report.of(check) if not row.passed] for check in report.seconds}
+    failures = {check: [row for row in report.failures if row.check == check] for check in report.seconds}
     findings = [
         finding
         for check in ("weights", "initialization")
@@ -28,6 +28,8 @@ def diagnose(pair: Pair, report: Report) -> list[Finding]:
         findings.append(finding)
     if findings:
         return findings
+    if narrow := [row for row in report.failures if row.check == "float32"]:
+        return [Finding(row.name, row.note) for row in narrow]
     first = next(rows[0] for rows in failures.values() if rows)
     if not first.mode and first.check not in ("weights", "initialization"):
         return [_one_sided(first)]
@@ -54,7 +56,7 @@ def _different_weights(pair: Pair) -> Finding | None:
     different = [
         name
         for name, ours in pair.candidate.state().items()
-        if not np.array_equal(ours, theirs[name].astype(ours.dtype), equal_nan=True)
+        if name in theirs and not np.array_equal(ours, theirs[name].astype(ours.dtype), equal_nan=True)
     ]
     if not different:
         return None
@@ -126,6 +128,11 @@ def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
     if words := losses.why(pair):
         return Finding("the loss", words, _evidence(failures[0]))
     runs = pair.runs(failures[0].mode == "train")
+    if all(row.name == LOSS for row in failures):
+        ours, theirs = runs.candidate.loss, float(runs.noise.oracle["loss"][LOSS])
+        words = f"the loss is {ours:g}, PyTorch's {theirs:g}, although its gradients agree"
+        return Finding(LOSS, words, _evidence(failures[0]))
+    failures = [row for row in failures if row.name != LOSS]
     oracle = runs.noise.oracle["gradients"]
     ours = {name: value for name, value in runs.candidate.gradients.items() if name in oracle}
     factor = _common_factor(ours, oracle)
@@ -144,6 +151,20 @@ def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
         f"outputs agree but gradients do not, from {nearest} backwards ({len(failures)} tensors)",
         _evidence(next(row for row in failures if row.name == nearest)),
     )
+
+
+def _activation_gradients(pair: Pair, failures: list[Comparison]) -> Finding:
+    """Gradients run backwards: the last output whose gradient differs is the nearest to the fault."""
+    if words := losses.why(pair):
+        return Finding("the loss", words, _evidence(failures[0]))
+    nearest = failures[-1]
+    runs = pair.runs(nearest.mode == "train")
+    order = [name for name in runs.noise.oracle["activation_gradients"] if name in runs.candidate.activation_gradients]
+    after = order[order.index(nearest.name) + 1 :]
+    until = f"that of {after[0]} agrees" if after else "it is the last submodule"
+    ours = runs.candidate.activation_gradients[nearest.name]
+    stopped = "is zero: it is stopped after it" if not np.any(ours) else "is the first to differ on the way back"
+    return Finding(nearest.name, f"the gradient of {nearest.name}'s output {stopped}; {until}", _evidence(nearest))
 
 
 def _common_factor(ours: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarray]) -> float | None:
@@ -175,6 +196,7 @@ def _trajectory(pair: Pair, failures: list[Comparison]) -> Finding:
 
 
 _OTHERS: dict[str, Callable[[Pair, list[Comparison]], Finding]] = {
+    "activation_gradients": _activation_gradients,
     "gradients": _gradients,
     "batch_stats": _batch_stats,
     "optimizer": _optimizer,

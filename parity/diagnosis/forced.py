@@ -20,7 +20,8 @@ from parity.diagnosis.wide import is_narrowed, widened
 from parity.errors import ParityError
 from parity.sides.base import OUTPUT
 from parity.sides.flax import FlaxSide
-from parity.sides.recording import Record, flatten_output
+from parity.sides.linen import called
+from parity.sides.recording import Record, flatten_output, map_output
 
 Event = tuple[str, str]
 """("input", "layer1.0.conv1") or ("output", "layer1.0.conv1"); the network's output is ("output", "")."""
@@ -36,6 +37,7 @@ class Forced:
             raise ParityError("only a Flax network is taken apart")
         self._side, self._inputs = pair.candidate, pair.candidate.array(pair.inputs.candidate)
         self._arguments, self._outputs = arguments, outputs
+        self._train = train
         self._graphdef, self._state = nnx.split(self._side.model(train=train))
         self.replaced: set[Event] = set()
         self._compiled = jax.jit(self._pass)
@@ -104,23 +106,14 @@ class Forced:
                     output = call(module, *args, **kwargs)
                 finally:
                     active.remove(id(module))
-                arrays, structure = jax.tree.flatten(output)
-                try:
-                    names = list(flatten_output(output, key))
-                except ParityError:
-                    return output
-                if len(names) != len(arrays) or isinstance(output, dict):
-                    return output
-                arrays = [
-                    forced(("output", key), name, own, self._outputs.get(name))
-                    for name, own in zip(names, arrays, strict=True)
-                ]
-                return jax.tree.unflatten(structure, arrays)
+                return map_output(
+                    lambda own, name: forced(("output", key), name, own, self._outputs.get(name)), output, key
+                )
 
             return wrapper
 
         with patched_calls((module for _, module in named_modules(model)), wrap):
-            outputs = model(self._inputs)
+            outputs = called(model, self._inputs, train=self._train)
         seen["output "] = flatten_output(outputs, OUTPUT)
         return seen
 

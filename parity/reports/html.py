@@ -52,6 +52,7 @@ def as_html(report: Report) -> str:
         f"<h1>{html.escape(str(settings.get('architecture', title)))}: the two networks {verdict}</h1>",
         f"<p>{html.escape(title)}, computed in {settings['precision']}.{_tolerance(settings)}</p>",
         _findings(report),
+        _warnings(report),
         _summary(report),
         *_plots(report),
         _failures(report),
@@ -71,6 +72,11 @@ def _findings(report: Report) -> str:
     return f"<h2>Where they part, and why</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
+def _warnings(report: Report) -> str:
+    items = [f"<li>{html.escape(warning)}</li>" for warning in report.warnings]
+    return f"<h2>What the verdict does not cover</h2><ul>{''.join(items)}</ul>" if items else ""
+
+
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
@@ -85,8 +91,10 @@ def _summary(report: Report) -> str:
         groups.setdefault((row.check, row.mode), []).append(row)
     rows = []
     for (check, mode), members in groups.items():
-        failed, top = sum(not row.passed for row in members), worst(members)
+        failed, top = sum(row.decides and not row.passed for row in members), worst(members)
+        noted = sum(not row.passed for row in members) - failed
         verdict = f'<span class="bad">{failed} failed</span>' if failed else '<span class="ok">ok</span>'
+        verdict += f", {noted} noted" if noted else ""
         figures = map(figure, (top.error.relative, top.floor, top.tolerance))
         rows.append([check, mode, str(len(members)), f"<code>{html.escape(top.name)}</code>", *figures, verdict])
     headings = ["check", "mode", "tensors", "nearest the limit", "error", "PyTorch's own", "allowed", ""]
@@ -163,7 +171,7 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
         )
         panel.set(yscale="log", title=f"{mode} mode" if mode else "", xlabel=axis_label)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        failed = [(index, row) for index, row in enumerate(members) if not row.passed]
+        failed = [(index, row) for index, row in enumerate(members) if row.decides and not row.passed]
         if failed:
             index, row = failed[0]
             panel.annotate(

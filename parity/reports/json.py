@@ -33,6 +33,7 @@ def as_dict(report: Report) -> dict[str, Any]:
             "findings": [asdict(finding) for finding in report.findings],
             "curves": report.curves,
             "notes": report.notes,
+            "warnings": report.warnings,
         }
     )
 

@@ -19,6 +19,8 @@ class Comparison:
         tolerance: the relative error allowed.
         step: of an optimiser or a trajectory, counted from 1.
         note: anything else worth knowing; for a comparison that could not be made, the reason.
+        decides: whether the verdict depends on it; it does not on a difference inside two networks that agree in what
+            was asked for.
     """
 
     check: str
@@ -29,6 +31,7 @@ class Comparison:
     tolerance: float = 0.0
     step: int | None = None
     note: str = ""
+    decides: bool = True
 
     @property
     def passed(self) -> bool:
@@ -70,6 +73,7 @@ class Report:
         findings: where the two part and why; empty if everything passed.
         curves: {name: loss at each step}, from the trajectory check.
         notes: what was not compared, and why.
+        warnings: what the verdict does not cover, although the two may differ in it.
         seconds: time taken by each check.
     """
 
@@ -78,16 +82,18 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and all of it agreed."""
-        return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
+        """Whether something was compared and all of it that decides agreed."""
+        return any(comparison.decides for comparison in self.comparisons) and not self.failures
 
     @property
     def failures(self) -> list[Comparison]:
-        return [comparison for comparison in self.comparisons if not comparison.passed]
+        """The comparisons that decide and did not pass."""
+        return [comparison for comparison in self.comparisons if comparison.decides and not comparison.passed]
 
     def of(self, check: str) -> list[Comparison]:
         """The comparisons of one check."""

@@ -38,6 +38,7 @@ def as_renderable(report: Report) -> Group:
         # Text, not markup: names have brackets.
         parts += [Text(f"\n{printable(finding.where or 'the network')}", style="bold")]
         parts += [Padding(Text(printable(finding)), (0, 0, 0, 2))]
+    parts += [Text(f"warning: {printable(warning)}", style="yellow") for warning in report.warnings]
     parts += [Text(f"note: {printable(note)}", style="dim") for note in report.notes]
     return Group(*parts)
 
@@ -54,11 +55,18 @@ def figure(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
 
 
+def sizes(inputs: Any) -> str:
+    """4x32x32x3; of several inputs each with its name."""
+    if isinstance(inputs, dict):
+        return ", ".join(f"{name} {sizes(shape)}" for name, shape in inputs.items())
+    return "x".join(map(str, inputs))
+
+
 def _title(report: Report) -> Text:
     settings = report.settings
     ours, theirs = settings.get("frameworks", ("Flax", "PyTorch"))
     networks = f"{settings['flax network']} in {ours} and {settings['torch network']} in {theirs}"
-    inputs = "x".join(map(str, settings["inputs"]))
+    inputs = sizes(settings["inputs"])
     verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
     return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
 
@@ -71,7 +79,8 @@ def _summary(report: Report) -> Table:
     for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):
         rows = list(group)
         top = worst(rows)
-        failed = sum(not row.passed for row in rows)
+        failed = sum(row.decides and not row.passed for row in rows)
+        noted = sum(not row.passed for row in rows) - failed
         table.add_row(
             check,
             mode,
@@ -81,7 +90,7 @@ def _summary(report: Report) -> Table:
             figure(top.error.relative),
             figure(top.floor),
             figure(top.tolerance),
-            Text("FAILED", "bold red") if failed else Text("ok", "green"),
+            Text("FAILED", "bold red") if failed else Text(f"ok, {noted} noted" if noted else "ok", "green"),
         )
     return table
 

@@ -1,8 +1,10 @@
 """A network in JAX, as a compiled function of its parameters and statistics."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from parity.conversion.naming import Leaf, leaves, renamed
+from parity.conversion.naming import Leaf, leaves, named_modules, renamed
 from parity.conversion.trees import Tree, is_tree
+from parity.errors import ParityError
+from parity.sides import dropout
+from parity.sides.arguments import map_arrays, named_arrays, with_arrays
 from parity.sides.base import (
     ARRANGEMENTS,
     INPUTS,
@@ -22,12 +27,13 @@ from parity.sides.base import (
     Loss,
     Run,
     Train,
-    jittered,
+    arranged,
+    in_order,
 )
-from parity.sides.linen import called
+from parity.sides.linen import called, modes_of
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
-from parity.sides.recording import flatten_output, recording_flax
+from parity.sides.recording import flatten_output, map_output, recording_flax
 from parity.sides.trainers import FlaxTrainer
 
 
@@ -60,13 +66,20 @@ class FlaxSide:
             self.framework = "JAX" if isinstance(model, Tree) else "Linen"
         with self.arithmetic():
             self._model = at_precision(nnx.clone(model), precision)
+        dropout.turn_off(module for _, module in named_modules(self._model))
         self.leaves: dict[str, Leaf] = {}
         for leaf in sorted(leaves(self._model, self.names), key=lambda leaf: leaf.torch_name not in torch_names):
-            if not any(leaf.variable is other.variable for other in self.leaves.values()):
-                self.leaves[leaf.torch_name] = leaf
+            if any(leaf.variable is other.variable for other in self.leaves.values()):
+                continue
+            if other := self.leaves.get(leaf.torch_name):
+                raise ParityError(
+                    f"{other.path} and {leaf.path} of the {self.framework} network both meet PyTorch's "
+                    f"{leaf.torch_name}: names= gives each a path of its own"
+                )
+            self.leaves[leaf.torch_name] = leaf
         self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
         self.values = {name: leaf.value() for name, leaf in self.leaves.items()}
-        self._compiled: dict[tuple[bool, int | None], Callable] = {}
+        self._compiled: dict[tuple, Callable] = {}
 
     def arithmetic(self) -> AbstractContextManager:
         """In which this network computes: with float64 where that is its precision, whatever the other side's is."""
@@ -92,8 +105,9 @@ class FlaxSide:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: leaf.torch_shape for name, leaf in self.leaves.items()}
 
-    def step_floors(self, step: int) -> dict[str, dict[str, float]]:
-        return {}
+    def at(self, precision: str) -> "FlaxSide":
+        """The same network, with the values that it has now, in another precision."""
+        return FlaxSide(self.model(train=False), precision, self.names, self.leaves)
 
     def trainer(self, optimizer: Optimizer) -> FlaxTrainer:
         return FlaxTrainer(self, optimizer)
@@ -132,10 +146,12 @@ class FlaxSide:
         }
 
     def array(self, array: Any) -> Any:
-        if isinstance(array, Mapping):
-            return {name: self.array(value) for name, value in array.items()}
-        array = np.asarray(array)
-        return jnp.array(array, dtype=self.dtype if np.issubdtype(array.dtype, np.floating) else None)
+        def converted(value: Any) -> jax.Array:
+            value = np.asarray(value)
+            kinds = {"f": self.dtype, "c": jnp.result_type(self.dtype, jnp.complex64)}
+            return jnp.array(value, dtype=kinds.get(value.dtype.kind))
+
+        return map_arrays(converted, array)
 
     def model(self, values: Mapping[str, Any] | None = None, *, train: bool) -> nnx.Module:
         """A new module with these values, in that mode; dropout stays off."""
@@ -150,121 +166,142 @@ class FlaxSide:
                 leaf.set_value(values[leaf.torch_name])
         return model
 
-    def _pass(self, train: bool, loss: Callable | None) -> Callable:
-        """The compiled pass, and one back where there is a loss."""
-        key = train, id(loss) if loss else None
-        if key in self._compiled:
-            return self._compiled[key]
+    def mode_arguments(self, inputs: Any) -> dict[str, bool]:
+        """The switches by which the network's call takes its mode, and their values in train mode."""
+        return modes_of(self._model, inputs)
+
+    def _forward(self, inputs: Any, train: bool, loss: Callable | None) -> Callable:
+        """The pass as a pure function: (parameters, statistics, float inputs, other inputs, targets, back, added)."""
         graphdef, state = nnx.split(self.model(train=train))
         names = self.names  # without `self`, which then goes with its arrays as soon as nothing else holds it
+        structure = map_arrays(lambda array: None, inputs)
 
-        def forward(parameters, statistics, inputs, targets, back):
+        def forward(parameters, statistics, floats, others, targets, back, added):
             model = nnx.merge(graphdef, state, copy=True)
             ours = {leaf.torch_name: leaf for leaf in leaves(model, names)}
             values = parameters | statistics
             for name, value in values.items():
                 ours[name].set_value(value)
-            with recording_flax(model) as recorder:
-                outputs = in_order(called(model, inputs, train=train), back)
+            with recording_flax(model, partial(renamed, names=names), added) as recorder:
+                outputs = called(model, with_arrays(structure, floats | others), train=train)
+            outputs = map_output(lambda array, _: in_order(array, back), outputs)
             value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
             after = {name: ours[name].value() for name in statistics}
-            return value, (flatten_output(outputs, OUTPUT), in_order(recorder.outputs, back), after)
+            taken = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
+            activations = {name: in_order(value, back) for name, value in recorder.outputs.items()}
+            return value, (flatten_output(outputs, OUTPUT), activations, taken, after)
+
+        return forward
+
+    def _pass(self, inputs: Any, train: bool, loss: Callable | None) -> Callable:
+        """The compiled pass, and one back where there is a loss."""
+        key = train, id(loss) if loss else None, repr(map_arrays(lambda array: "array", inputs))
+        if key in self._compiled:
+            return self._compiled[key]
+        forward = self._forward(inputs, train, loss)
+
+        def run(*arguments):
+            value, (outputs, activations, _, after) = forward(*arguments)
+            return value, (outputs, activations, after)
 
         if loss is None:
-            compiled = jax.jit(lambda *arguments: (forward(*arguments), ({}, None)))
+            compiled = jax.jit(lambda *arguments: (run(*arguments), ({}, {}, {})))
         else:
-            compiled = jax.jit(self._with_gradients(forward))
+            # Parameters, inputs and what is added to the outputs of submodules.
+            compiled = jax.jit(jax.value_and_grad(run, argnums=(0, 2, 6), has_aux=True))
         # The loss is kept alive with its entry, so that no other can get its id.
         self._compiled[key] = lambda *arguments, _loss=loss: compiled(*arguments)
         return self._compiled[key]
 
-    @staticmethod
-    def _with_gradients(forward: Callable) -> Callable:
-        def run(parameters, statistics, inputs, targets, back):
-            argnums = (0, 2) if _is_float(inputs.dtype) else (0,)
-            result, gradients = jax.value_and_grad(forward, argnums=argnums, has_aux=True)(
-                parameters, statistics, inputs, targets, back
-            )
-            return result, (*gradients, None)[:2]
-
-        return run
+    def _arguments(self, inputs: Any, targets: Any = None, back: np.ndarray | None = None) -> tuple:
+        """What a pass takes, without what is added: the inputs with a gradient apart from the others."""
+        arrays = named_arrays(self.array(inputs))
+        floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
+        others = {name: array for name, array in arrays.items() if name not in floats}
+        return *self.parts(), floats, others, None if targets is None else self.array(targets), back
 
     def run(
         self,
-        inputs: np.ndarray,
+        inputs: Any,
         targets: Any = None,
         loss: Loss | None = None,
         *,
         train: bool,
+        activation_gradients: bool = False,
         arrangement: Arrangement = PLAIN,
         record: bool = True,
     ) -> Run:
         """A pass over inputs in Flax's layout, and one back where there is a loss; `values` are left unchanged."""
-        parameters, statistics = self.parts()
-        order = back = None
-        if arrangement.permutation_seed is not None:
-            order = np.random.default_rng(arrangement.permutation_seed).permutation(len(inputs))
-            back = np.argsort(order)
-        inputs = jittered(inputs, arrangement.noise_seed, self.dtype)
+        inputs, back = arranged(inputs, arrangement, self.dtype)
         with self.arithmetic():
-            (value, (outputs, activations, after)), (gradients, input_gradient) = self._pass(train, loss and loss.jax)(
-                parameters,
-                statistics,
-                self.array(inputs if order is None else inputs[order]),
-                None if targets is None else self.array(targets),
-                back,
+            arguments = self._arguments(inputs, targets, back)
+            added = self._zeros(inputs, arguments, train) if loss and activation_gradients else {}
+            (value, (outputs, activations, after)), gradients = self._pass(inputs, train, loss and loss.jax)(
+                *arguments, added
             )
-            input_gradient = in_order(input_gradient, back)
+            # Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows.
+            parameters, of_inputs, of_outputs = jax.tree.map(jnp.conj, gradients)
         wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
+        ordered = lambda arrays: {name: in_order(array, back) for name, array in wide(arrays).items()}  # noqa: E731
         return Run(
             outputs=wide(outputs),
-            activations={self.torch_path(name): array for name, array in wide(activations if record else {}).items()},
+            activations=wide(activations if record else {}),
             statistics=self.state(after),
             loss=float(value) if loss else float("nan"),
-            gradients=self.state(gradients) | ({} if input_gradient is None else {INPUTS: _wide(input_gradient)}),
+            gradients=self.state(parameters)
+            | {f"{INPUTS}.{name}" if name else INPUTS: array for name, array in ordered(of_inputs).items()},
+            activation_gradients=ordered(of_outputs),
         )
 
-    def submodule_inputs(self, inputs: np.ndarray, *, train: bool) -> Arrays:
-        """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
-        graphdef, state = nnx.split(self.model(train=train))
+    def _zeros(self, inputs: Any, arguments: tuple, train: bool) -> dict[str, jax.Array]:
+        """One for each output of a submodule that has a gradient: what is added to it."""
+        shapes = jax.eval_shape(self._forward(inputs, train, None), *arguments, {})[1][1]
+        return {
+            name: jnp.zeros(value.shape, value.dtype)
+            for name, value in shapes.items()
+            if jnp.issubdtype(value.dtype, jnp.inexact)
+        }
 
-        def forward(state, x):
-            model = nnx.merge(graphdef, state, copy=True)
-            with recording_flax(model) as recorder:
-                called(model, x, train=train)
-            return {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
-
-        taken = jax.jit(forward)(state, self.array(inputs))
-        return {self.torch_path(name): _wide(array) for name, array in taken.items()}
-
-    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
-        """The shapes of the outputs in eval mode; nothing is computed."""
+    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
+        """Whether both modes trace to one program; nothing is computed."""
         with self.arithmetic():
-            arguments = *self.parts(), self.array(inputs), None, None
-            _, (outputs, _, _) = jax.eval_shape(self._pass(False, None), *arguments)[0]
-        return {name: array.shape for name, array in outputs.items()}
+            arguments = *self._arguments(inputs), {}
+            programs = [jax.make_jaxpr(self._forward(inputs, train, None))(*arguments) for train in (False, True)]
+        texts = {re.sub(r"0x[0-9a-f]+", "", str(program)) for program in programs}
+        constants = [program.consts for program in programs]
+        return len(texts) == 1 and all(map(np.array_equal, *constants))
 
-    def parts(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def submodule_inputs(self, inputs: Any, *, train: bool) -> Arrays:
+        """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
+        forward = self._forward(inputs, train, None)
+        with self.arithmetic():
+            taken = jax.jit(lambda *arguments: forward(*arguments, {})[1][2])(*self._arguments(inputs))
+        return {name: _wide(array) for name, array in taken.items()}
+
+    def submodule_input_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
+        """The shapes of the same in eval mode; nothing is computed."""
+        return self._shapes(inputs, 2)
+
+    def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
+        """The shapes of the outputs in eval mode; nothing is computed."""
+        return self._shapes(inputs, 0)
+
+    def _shapes(self, inputs: Any, part: int) -> dict[str, tuple[int, ...]]:
+        with self.arithmetic():
+            traced = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})
+        return {name: array.shape for name, array in traced[1][part].items()}
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters, and everything else."""
         parameters = {name: self.values[name] for name in self.parameters}
         return parameters, {name: value for name, value in self.values.items() if name not in parameters}
 
+    def module_paths(self) -> list[str]:
+        """The submodules' paths in PyTorch, in order of definition."""
+        return list(dict.fromkeys(self.torch_path(path) for path, _ in named_modules(self._model) if path))
+
     def torch_path(self, path: str) -> str:
         return renamed(path, self.names)
-
-
-def in_order(values: Any, back: np.ndarray | None) -> Any:
-    """Arrays whose first axis, or the first part of it, is a permuted batch, put back; any others as they are."""
-    if back is None:
-        return values
-    size = len(back)
-
-    def one(array: jax.Array) -> jax.Array:
-        if not array.ndim or len(array) % size:
-            return array
-        return array.reshape(size, -1, *array.shape[1:])[back].reshape(array.shape)
-
-    return jax.tree.map(one, values)
 
 
 def _is_float(dtype: Any) -> bool:
@@ -272,12 +309,15 @@ def _is_float(dtype: Any) -> bool:
 
 
 def _wide(array: jax.Array) -> np.ndarray:
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return np.asarray(array).astype(np.complex128)
     return np.asarray(array).astype(np.float64) if _is_float(array.dtype) else np.array(array)
 
 
 def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
     """Changes a module's parameters, statistics and compute dtype in place; bfloat16 keeps float32 parameters."""
     dtype = jnp.float64 if precision == "float64" else jnp.float32
+    kinds = {jnp.floating: dtype, jnp.complexfloating: jnp.result_type(dtype, jnp.complex64)}
     compute = jnp.bfloat16 if precision == "bfloat16" else dtype
     for _, module in nnx.iter_modules(model):
         for attribute, value in (("dtype", compute), ("param_dtype", dtype)):
@@ -286,8 +326,11 @@ def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
         if precision == "float64" and getattr(module, "attention_fn", None) is nnx.dot_product_attention:
             setattr(module, "attention_fn", _attention_in_its_own_dtype)  # noqa: B010
     for _, variable in nnx.iter_graph(model):
-        if isinstance(variable, nnx.Variable) and _is_float(variable.dtype):
-            variable.set_value(jnp.array(variable.get_value(), dtype))
+        if not isinstance(variable, nnx.Variable):
+            continue
+        for kind, wanted in kinds.items():
+            if jnp.issubdtype(variable.dtype, kind):
+                variable.set_value(jnp.array(variable.get_value(), wanted))
     return model
 
 

@@ -35,15 +35,18 @@ def _torch_cross_entropy(outputs: "torch.Tensor", labels: "torch.Tensor") -> "to
 def _mean_squares(outputs: Any, targets: Any) -> jax.Array:
     outputs, targets = flatten_output(outputs), flatten_output(targets)
     wide = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in outputs.items()}
-    return jnp.stack([jnp.square(wide[name] - targets[name]).mean() for name in wide]).sum()
+    # An infinite output, as a mask leaves it, has no distance from anything.
+    errors = [jnp.where(jnp.isinf(value), 0, value - targets[name]) for name, value in wide.items()]
+    return jnp.stack([(error * error.conj()).real.mean() for error in errors]).sum()
 
 
 def _torch_mean_squares(outputs: Any, targets: Any) -> "torch.Tensor":
     import torch
 
     outputs, targets = flatten_output(outputs), flatten_output(targets)
-    errors = [(_at_least_float32(outputs[name]) - targets[name]).square().mean() for name in outputs]
-    return torch.stack(errors).sum()
+    wide = {name: _at_least_float32(torch.as_tensor(value)) for name, value in outputs.items()}
+    errors = [torch.where(torch.isinf(value), 0, value - targets[name]) for name, value in wide.items()]
+    return torch.stack([(error * error.conj()).real.mean() for error in errors]).sum()
 
 
 def _at_least_float32(tensor: "torch.Tensor") -> "torch.Tensor":

@@ -1,7 +1,8 @@
 """A reference that another process wrote to a file: what it gave, and its noise floors, without the network.
 
 The file is a safetensors file. Its metadata hold the format's name, the number of its schema and one JSON object,
-"about"; its tensors are `inputs`, `targets`, `state/NAME`, `pass/KEY/GROUP/NAME` and `step/NUMBER/GROUP/NAME`.
+"about"; its tensors are `inputs/NAME`, `targets/NAME`, `state/NAME`, `pass/KEY/GROUP/NAME` and
+`step/NUMBER/GROUP/NAME`.
 """
 
 import hashlib
@@ -15,17 +16,51 @@ import numpy as np
 from parity.conversion.checkpoints import RECORDING as FORMAT
 from parity.conversion.checkpoints import read_checkpoint
 from parity.errors import ParityError
-from parity.sides.base import OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run, Side, Train
+from parity.sides.arguments import map_arrays, named_arrays
+from parity.sides.base import (
+    GROUPS,
+    LOSS,
+    OUTPUT,
+    PLAIN,
+    AnsweredByRunning,
+    Arrangement,
+    Arrays,
+    Loss,
+    Run,
+    Side,
+    Train,
+)
 from parity.sides.optimizers import Moments, Optimizer
 
 SCHEMA = "1"
-GROUPS = ("outputs", "activations", "statistics", "gradients")
 
 
-def digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's type, shape and values."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + array.tobytes()).hexdigest()
+def digest(inputs: Any) -> str:
+    """SHA-256 of an array's type, shape and values; of several in tuples and dicts, and of what is beside them."""
+    whole = hashlib.sha256()
+    for name, array in named_arrays(inputs).items():
+        whole.update(f"{name}{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    whole.update(json.dumps(structure(inputs)).encode())
+    return whole.hexdigest()
+
+
+def structure(tree: Any, name: str = "") -> Any:
+    """Nested tuples and dicts of arrays and Python's own values as JSON, without the arrays' values."""
+    path = f"{name}." if name else ""
+    if isinstance(tree, Mapping):
+        return {"dict": {str(key): structure(child, f"{path}{key}") for key, child in tree.items()}}
+    if isinstance(tree, tuple):
+        return {"tuple": [structure(child, f"{path}{index}") for index, child in enumerate(tree)]}
+    return {"array": name} if named_arrays(tree) else {"value": tree}
+
+
+def rebuilt(built: Mapping[str, Any], arrays: Arrays) -> Any:
+    """The inverse of `structure`, with the arrays of those names."""
+    if "dict" in built:
+        return {key: rebuilt(child, arrays) for key, child in built["dict"].items()}
+    if "tuple" in built:
+        return tuple(rebuilt(child, arrays) for child in built["tuple"])
+    return arrays[built["array"]] if "array" in built else built["value"]
 
 
 def weights_digest(array: np.ndarray) -> str:
@@ -80,11 +115,12 @@ class Recording:
         Raises:
             ParityError: if one is not an array.
         """
-        tensors = {"inputs": np.asarray(inputs), "targets": np.zeros(0)}
+        inputs, targets = map_arrays(np.asarray, inputs), np.zeros(0)
+        tensors = {f"inputs/{name}": array for name, array in named_arrays(inputs).items()} | {"targets/": targets}
         for name, output in outputs.items():
             own = name if name == OUTPUT or name.startswith(f"{OUTPUT}.") else f"{OUTPUT}.{name}"
             tensors[f"pass/eval 1/outputs/{own}"] = np.asarray(output)
-        one = {"mode": "eval", "inputs": digest(tensors["inputs"]), "loss": float("nan"), "floors": {}}
+        one = {"mode": "eval", "inputs": digest(inputs), "floors": {}}
         about = {
             "network": "the outputs given",
             "checks": ["forward"],
@@ -102,6 +138,8 @@ class Recording:
             "has_train_mode": False,
             "shapes": candidate.shapes(),
             "digests": {name: weights_digest(array) for name, array in candidate.state().items()},
+            "mode_arguments": {},
+            "given": {"inputs": structure(inputs), "targets": structure(targets)},
             "passes": {"eval 1": one},
             "steps": [],
         }
@@ -145,7 +183,8 @@ class Recording:
         known = self.about["checks"]
         if missing := [name for name in checks if name not in known]:
             raise ParityError(f"{self.path} was not recorded for {', '.join(missing)}, but for {', '.join(known)}")
-        if {"gradients", "optimizer"} & set(checks) and (self.about["loss"] == "given") != (loss is not None):
+        has_loss = self.about["loss"] == "given"
+        if {"gradients", "activation_gradients", "optimizer"} & set(checks) and has_loss != (loss is not None):
             raise ParityError(
                 f"{self.path} was recorded with "
                 + ("a loss of its own, which no file can hold: pass loss=" if loss is None else "the default loss")
@@ -167,12 +206,12 @@ class Recording:
         start = f"{prefix}/"
         return {name.removeprefix(start): array for name, array in self.tensors.items() if name.startswith(start)}
 
-    def nested(self, name: str) -> Any:
-        """One array, or {name: array}; None where there is neither."""
-        return self.tensors.get(name, self.part(name) or None)
+    def given(self, name: str) -> Any:
+        """The "inputs" or the "targets", as they were."""
+        return rebuilt(self.about["given"][name], self.part(name))
 
 
-class RecordedSide:
+class RecordedSide(AnsweredByRunning):
     """The reference of a recording: it answers what was asked when it was made, and refuses anything else."""
 
     arrangements: Sequence[Arrangement] = ()  # their floors are in the file
@@ -189,6 +228,14 @@ class RecordedSide:
         self.takes_tokens, self.has_train_mode = about["takes_tokens"], about["has_train_mode"]
         self.modes = {one["mode"] for one in about["passes"].values()}
         self.step: int | None = None  # the optimiser step after which it stands
+
+    def at(self, precision: str) -> "RecordedSide":
+        """Itself.
+
+        Raises:
+            ParityError: for a precision that was not recorded.
+        """
+        return RecordedSide(self.recording, precision)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(shape) for name, shape in self.recording.about["shapes"].items()}
@@ -208,16 +255,21 @@ class RecordedSide:
     def array(self, array: Any) -> Any:
         return array
 
-    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in self.run(inputs, train=False).outputs.items()}
+    def mode_arguments(self, inputs: Any) -> dict[str, bool]:
+        return self.recording.about["mode_arguments"]
+
+    def computes_alike_in_both_modes(self, inputs: Any) -> bool:
+        """As recorded; a network that was recorded in one mode only is not known to differ in the other."""
+        return len(self.modes) < 2 or super().computes_alike_in_both_modes(inputs)
 
     def run(
         self,
-        inputs: np.ndarray,
+        inputs: Any,
         targets: Any = None,
         loss: Loss | None = None,
         *,
         train: bool,
+        activation_gradients: bool = False,
         arrangement: Arrangement = PLAIN,
         record: bool = True,
     ) -> Run:
@@ -236,10 +288,8 @@ class RecordedSide:
                 "leave the inputs out to take those that were recorded"
             )
         groups = {group: self.recording.part(f"pass/{key}/{group}") for group in GROUPS}
-        return Run(**groups, loss=passes[key]["loss"], floors=passes[key]["floors"])
-
-    def step_floors(self, step: int) -> Mapping[str, Mapping[str, float]]:
-        return self.recording.about["steps"][step]["floors"]
+        its_loss = self.recording.part(f"pass/{key}/loss").get(LOSS, np.nan)
+        return Run(**groups, loss=float(its_loss), floors=passes[key]["floors"])
 
     def trainer(self, optimizer: Optimizer) -> "RecordedTrainer":
         return RecordedTrainer(self)
@@ -260,11 +310,12 @@ class RecordedTrainer:
         Raises:
             ParityError: if it was not recorded.
         """
-        known = len(self.side.recording.about["steps"])
-        if step >= known:
-            raise ParityError(f"{self.side.recording.path} has {known} optimiser steps: check with steps={known}")
+        known = self.side.recording.about["steps"]
+        if step >= len(known):
+            count = len(known)
+            raise ParityError(f"{self.side.recording.path} has {count} optimiser steps: check with steps={count}")
         self.side.step = step
-        return Run({}, {}, {}, floors={group: dict(floors) for group, floors in self.side.step_floors(step).items()})
+        return Run({}, {}, {}, floors=known[step]["floors"])
 
     def moments(self) -> Moments:
         kept: Moments = {}

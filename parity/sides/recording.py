@@ -1,6 +1,8 @@
 """What every submodule took and gave during a forward pass, on either side."""
 
 import contextlib
+import copy
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from flax import nnx
+from flax.nnx.tracers import TraceState
 
 from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
@@ -22,25 +25,58 @@ Record = dict[str, Any]
 
 
 def flatten_output(output: Any, name: str = "") -> dict[str, Any]:
-    """The arrays or tensors in an output, which may be nested tuples, lists and mappings, by dotted name.
+    """The arrays or tensors in an output by dotted name: of nested tuples, lists, mappings and dataclasses.
+
+    A named tuple's parts go by their numbers, as any tuple's.
 
     Raises:
         ParityError: if there is anything else in it.
     """
     if output is None:
         return {}
-    if isinstance(output, Mapping):
-        children = output.items()
-    elif isinstance(output, tuple | list):
-        children = enumerate(output)
-    elif isinstance(output, jax.Array | np.ndarray) or is_tensor(output):
+    if isinstance(output, jax.Array | np.ndarray) or is_tensor(output):
         return {name: output}
-    else:
-        raise ParityError(f"an output of type {type(output).__name__} is neither an array nor a structure of arrays")
+    if isinstance(output, bool | int | float | complex | np.generic):
+        return {name: np.asarray(output)}
     flat: dict[str, Any] = {}
-    for key, child in children:
+    for key, child in _children(output).items():
         flat |= flatten_output(child, f"{name}.{key}" if name else str(key))
     return flat
+
+
+def _children(output: Any) -> dict[Any, Any]:
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, tuple | list):
+        return dict(enumerate(output))
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    raise ParityError(
+        f"an output of type {type(output).__name__} is neither an array nor a structure of arrays: return a tuple, a "
+        "dict or a dataclass of arrays"
+    )
+
+
+def map_output(function: Callable[[Any, str], Any], output: Any, name: str = "") -> Any:
+    """A copy of an output, built alike, with `function` of each of its arrays or tensors and its dotted name."""
+    if isinstance(output, jax.Array | np.ndarray) or is_tensor(output):
+        return function(output, name)
+    try:
+        children = _children(output)
+    except ParityError:
+        return output
+    mapped = {
+        key: map_output(function, child, f"{name}.{key}" if name else str(key)) for key, child in children.items()
+    }
+    if isinstance(output, tuple | list):
+        return type(output)(*mapped.values()) if hasattr(output, "_fields") else type(output)(mapped.values())
+    changed: Any = copy.copy(output)
+    for key, child in mapped.items():
+        if isinstance(output, Mapping):
+            changed[key] = child
+        else:
+            object.__setattr__(changed, key, child)  # a dataclass may be frozen
+    return changed
 
 
 def is_tensor(value: Any) -> bool:
@@ -63,16 +99,17 @@ class Recorder:
         self.arguments: Record = {}
         self._calls: Counter[str] = Counter()
 
-    def add(self, path: str, inputs: tuple, output: Any) -> None:
+    def add(self, path: str, inputs: tuple, output: Any) -> str:
+        """Keeps what a call took and gave, and returns the name it is kept under."""
         self._calls[path] += 1
         key = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
         self.arguments[key] = inputs
         if len(inputs) == 1:
             self.inputs[key] = inputs[0]
-        if not path:  # the whole network's output is the caller's
-            return
-        with contextlib.suppress(ParityError):  # a module that returns something else has nothing to compare
-            self.outputs.update(flatten_output(output, key))
+        if path:  # the whole network's output is the caller's
+            with contextlib.suppress(ParityError):  # a module that returns something else has nothing to compare
+                self.outputs.update(flatten_output(output, key))
+        return key
 
 
 def _first_names(named: Iterable[tuple[str, Any]]) -> dict[int, str]:
@@ -84,12 +121,31 @@ def _first_names(named: Iterable[tuple[str, Any]]) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def recording_flax(model: nnx.Module) -> Generator[Recorder]:
-    """Records the calls of `model`'s submodules; works on tracers, inside the `jax.jit` that makes them."""
+def recording_flax(
+    model: nnx.Module, rename: Callable[[str], str] = str, added: Mapping[str, jax.Array] | None = None
+) -> Generator[Recorder]:
+    """Records the calls of `model`'s submodules; works on tracers, inside the `jax.jit` that makes them.
+
+    A call inside a transformation of its own (`jax.jit`, `jax.checkpoint`, a scan) is not recorded: its values do not
+    exist outside.
+
+    Args:
+        rename: from a module's path to the one it is recorded under.
+        added: what is added to the outputs recorded under these names: zeros, whose gradient is the output's.
+    """
     recorder = Recorder()
     named = list(named_modules(model))
-    paths = _first_names(named)
+    paths = _first_names((rename(path), module) for path, module in named)
     active: set[int] = set()
+    trace = TraceState()  # read from flax 0.12.8, which does not export it
+
+    def seen(path: str, args: tuple, output: Any) -> Any:
+        if not trace.is_valid():
+            return output
+        key = recorder.add(path, args, output)
+        if not added:
+            return output
+        return map_output(lambda array, name: array + added[name] if name in added else array, output, key)
 
     def wrap(call: Callable) -> Callable:
         def wrapper(self, *args, **kwargs):
@@ -100,8 +156,7 @@ def recording_flax(model: nnx.Module) -> Generator[Recorder]:
                 output = call(self, *args, **kwargs)
             finally:
                 active.remove(id(self))
-            recorder.add(paths[id(self)], args, output)
-            return output
+            return seen(paths[id(self)], args, output)
 
         return wrapper
 
@@ -109,13 +164,19 @@ def recording_flax(model: nnx.Module) -> Generator[Recorder]:
         stack.enter_context(patched_calls((module for _, module in named), wrap))
         for path, module in named:
             if isinstance(module, nnx.bridge.ToNNX):
-                stack.enter_context(recording_linen(recorder.add, path))
+                stack.enter_context(recording_linen(lambda inner, *call: seen(rename(inner), *call), path))
         yield recorder
 
 
 @contextlib.contextmanager
-def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
-    """Records the calls of `module`'s submodules."""
+def recording_torch(
+    module: "torch.nn.Module", gradients: "dict[str, torch.Tensor] | None" = None
+) -> Generator[Recorder]:
+    """Records the calls of `module`'s submodules.
+
+    Args:
+        gradients: where a backward pass leaves the gradient of every recorded output that has one.
+    """
     import torch
 
     from parity.sides.torch_private import tree_map_only
@@ -127,11 +188,18 @@ def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
     def clone(values: Any) -> Any:
         return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
 
+    def copied(tensor: Any, _name: str) -> Any:
+        return tensor.detach().clone() if is_tensor(tensor) else tensor
+
     def before(path: str) -> Callable:
         return lambda _module, args: inputs.update({path: clone(args)})
 
     def after(path: str) -> Callable:
-        return lambda _module, _args, output: recorder.add(path, inputs.pop(path), clone(output))
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            key = recorder.add(path, inputs.pop(path), map_output(copied, output))
+            return output if gradients is None or not path else _watched(output, key, gradients)
+
+        return hook
 
     handles = []
     paths = _first_names(module.named_modules(remove_duplicate=False))
@@ -143,3 +211,17 @@ def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _watched(output: Any, name: str, gradients: "dict[str, torch.Tensor]") -> Any:
+    """The output, as a tensor of its own for each module that gives it on, whose gradient is kept."""
+
+    def watch(tensor: Any, path: str) -> Any:
+        if not is_tensor(tensor) or not tensor.requires_grad:
+            return tensor
+        own = tensor.clone()  # a hook stays with this version, whatever is done to it in place
+        gradients[path] = own.new_zeros(own.shape)
+        own.register_hook(lambda gradient: gradients.update({path: gradient.detach().clone()}))
+        return own
+
+    return map_output(watch, output, name)

@@ -1,7 +1,7 @@
 """PyTorch's network, run in several arrangements that mean the same."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,26 +9,30 @@ import torch
 
 from parity.conversion.convert import as_numpy
 from parity.errors import ParityError
+from parity.sides import dropout
+from parity.sides.arguments import arguments_of, map_arrays, mode_arguments, named_arrays, with_arrays
 from parity.sides.base import (
     ARRANGEMENTS,
     INPUTS,
     OUTPUT,
     PLAIN,
+    AnsweredByRunning,
     Arrangement,
     Arrays,
     Loss,
     Run,
     Train,
-    jittered,
+    arranged,
+    in_order,
 )
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
-from parity.sides.recording import flatten_output, recording_torch
-from parity.sides.torch_private import Dropout, tree_map
+from parity.sides.recording import flatten_output, map_output, recording_torch
+from parity.sides.torch_private import Dropout
 from parity.sides.trainers import TorchTrainer
 
 
-class TorchSide:
+class TorchSide(AnsweredByRunning):
     """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
 
     framework, channels, arrangements = "PyTorch", 1, ARRANGEMENTS[1:]
@@ -44,16 +48,36 @@ class TorchSide:
                 f"the PyTorch network cannot be copied ({reason}): detach the tensors it stores"
             ) from error
         try:
-            self.module.to(self.device, self.dtype)
+            self.module.to(self.device)
+            for tensor in (*self.module.parameters(), *self.module.buffers()):
+                tensor.data = self._cast(tensor.data)
         except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
             raise ParityError(f"PyTorch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
+        dropout.turn_off(self.module.modules())
+
+    def at(self, precision: str) -> "TorchSide":
+        """The same network, with the values that it has now, in another precision."""
+        return TorchSide(self.module, precision, str(self.device))
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Floats and complex values in the run's precision, anything else as it is."""
+        if tensor.is_complex():
+            return tensor.to(self.dtype.to_complex())
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def array(self, array: Any) -> Any:
-        """A copy of an array (or of a dict of them) on the device; floats in the run's dtype."""
-        if isinstance(array, Mapping):
-            return {name: self.array(value) for name, value in array.items()}
-        tensor = torch.tensor(np.ascontiguousarray(array), device=self.device)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.long()
+        """A copy of an array, or of nested tuples and dicts of them, on the device; floats in the run's dtype."""
+
+        def converted(value: Any) -> torch.Tensor:
+            tensor = torch.tensor(np.ascontiguousarray(value), device=self.device)
+            kept = tensor.dtype is torch.bool or tensor.is_floating_point() or tensor.is_complex()
+            return self._cast(tensor) if kept else tensor.long()
+
+        return map_arrays(converted, array)
+
+    def mode_arguments(self, inputs: Any) -> dict[str, bool]:
+        """The switches by which the network's call takes its mode, and their values in train mode."""
+        return mode_arguments(self.module.forward, inputs)
 
     @property
     def parameters(self) -> list[str]:
@@ -77,9 +101,6 @@ class TorchSide:
         first = {id(parameter): name for name, parameter in self.module.named_parameters()}
         entries = self.module.state_dict(keep_vars=True)
         return {name: tuple(tensor.shape) for name, tensor in entries.items() if first.get(id(tensor), name) == name}
-
-    def step_floors(self, step: int) -> dict[str, dict[str, float]]:
-        return {}
 
     def trainer(self, optimizer: Optimizer) -> TorchTrainer:
         return TorchTrainer(self, optimizer)
@@ -109,53 +130,50 @@ class TorchSide:
             if isinstance(child, Dropout):
                 child.eval()
 
-    def forward(self, inputs: torch.Tensor) -> Any:
+    def forward(self, inputs: Any) -> Any:
+        """The network's output for tensors: one, a tuple of arguments or a dict of named ones."""
+        positional, named = arguments_of(inputs)
+        modes = {name: value == self.module.training for name, value in self.mode_arguments(inputs).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.module(inputs)
-
-    def output_shapes(self, inputs: np.ndarray) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in self.run(inputs, train=False, record=False).outputs.items()}
+            return self.module(*positional, **named, **modes)
 
     def run(
         self,
-        inputs: np.ndarray,
+        inputs: Any,
         targets: Any = None,
         loss: Loss | None = None,
         *,
         train: bool,
+        activation_gradients: bool = False,
         arrangement: Arrangement = PLAIN,
         record: bool = True,
     ) -> Run:
         """A pass over inputs in PyTorch's layout, and one back where there is a loss; the network is left unchanged."""
         statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         self.set_mode(train)
-        order = np.arange(len(inputs))
-        if arrangement.permutation_seed is not None:
-            order = np.random.default_rng(arrangement.permutation_seed).permutation(len(inputs))
-        back = np.argsort(order)
-        wide = np.float64 if self.precision == "float64" else np.float32
-        x = self.array(jittered(inputs, arrangement.noise_seed, wide)[order])
-        if arrangement.channels_last and x.ndim == 4:
-            self.module.to(memory_format=torch.channels_last)
-            x = x.contiguous(memory_format=torch.channels_last)
         differentiate = loss is not None
-        x.requires_grad_(differentiate and x.is_floating_point())
+        given, back = arranged(inputs, arrangement, np.float64 if self.precision == "float64" else np.float32)
 
-        def in_order(value: Any) -> Any:
-            permuted = arrangement.permutation_seed is not None and isinstance(value, torch.Tensor) and value.ndim
-            if permuted and len(value) % len(back) == 0:
-                return value.unflatten(0, (len(back), -1))[back].flatten(0, 1)
-            return value
+        def tensor_of(array: np.ndarray) -> torch.Tensor:
+            tensor = self.array(array)
+            if arrangement.channels_last and tensor.ndim == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            return tensor.requires_grad_(differentiate and (tensor.is_floating_point() or tensor.is_complex()))
+
+        tensors = {name: tensor_of(array) for name, array in named_arrays(given).items()}
+        if arrangement.channels_last and any(tensor.ndim == 4 for tensor in tensors.values()):
+            self.module.to(memory_format=torch.channels_last)
+        gradients_of_outputs: dict[str, torch.Tensor] | None = {} if differentiate and activation_gradients else None
 
         try:
             with (
-                recording_torch(self.module if record else torch.nn.Identity()) as recorder,
+                recording_torch(self.module if record else torch.nn.Identity(), gradients_of_outputs) as recorder,
                 torch.set_grad_enabled(differentiate),
             ):
-                outputs = tree_map(in_order, self.forward(x))
+                outputs = map_output(lambda value, _: in_order(value, back), self.forward(with_arrays(inputs, tensors)))
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
-                activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
+                activations={name: _numpy(in_order(value, back)) for name, value in recorder.outputs.items()},
                 statistics=self._statistics(),
             )
             if loss is not None:
@@ -167,8 +185,13 @@ class TorchSide:
                     for name, parameter in self.module.named_parameters()
                     if parameter.requires_grad
                 }
-                if x.grad is not None:
-                    result.gradients[INPUTS] = _numpy(in_order(x.grad))
+                for name, tensor in tensors.items():
+                    if tensor.requires_grad:
+                        gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+                        result.gradients[f"{INPUTS}.{name}" if name else INPUTS] = _numpy(in_order(gradient, back))
+                result.activation_gradients = {
+                    name: _numpy(in_order(gradient, back)) for name, gradient in (gradients_of_outputs or {}).items()
+                }
             return result
         finally:
             self.module.zero_grad(set_to_none=True)
@@ -178,5 +201,9 @@ class TorchSide:
                 self.module.to(memory_format=torch.contiguous_format)
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
+def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+    if not isinstance(tensor, torch.Tensor):  # a number of Python's among the outputs
+        return tensor
+    if tensor.is_complex():
+        return tensor.detach().resolve_conj().cpu().numpy().astype(np.complex128)
     return as_numpy(tensor).astype(np.float64, copy=False) if tensor.is_floating_point() else as_numpy(tensor).copy()

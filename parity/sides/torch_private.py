@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics
 from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.dropout import _DropoutNd as Dropout
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "BatchNorm",
@@ -16,7 +16,6 @@ __all__ = [
     "Dropout",
     "NormWithStatistics",
     "tree_leaves",
-    "tree_map",
     "tree_map_only",
     "without_functions",
 ]

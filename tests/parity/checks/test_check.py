@@ -69,7 +69,7 @@ def test_a_right_network_passes_everything(shape):
     for check in ("forward", "gradients", "batch_stats", "optimizer", "trajectory"):  # each arrangement starts alike
         assert all(row.floor < 1e-13 for row in report.of(check))
     names = {row.name for row in report.of("gradients")}
-    assert names == {"(inputs)", *dict(theirs.named_parameters())}
+    assert names == {"(loss)", "(inputs)", *dict(theirs.named_parameters())}
     assert {"conv1", "layer2.0.downsample.1", "layer2.0", "layer2", "fc"} <= {r.name for r in report.of("activations")}
 
 
@@ -348,7 +348,8 @@ def test_measures():
     assert error.relative == pytest.approx(1 / np.sqrt(34))
     assert error.ulp == 2.0**21  # at 5, float32 has 2**-21 between neighbours
     assert error.cosine == pytest.approx(29 / (5 * np.sqrt(34)))
-    assert measure(np.array([1e5, 1.0]), np.array([1e5, 2.0])).relative == pytest.approx(1e-5)
+    assert measure(np.array([100.0, 1.0]), np.array([100.0, 2.0])).relative == pytest.approx(1 / np.sqrt(10004))
+    assert measure(np.array([1e5, 1.0]), np.array([1e5, 2.0])).relative == 0.5  # far larger than all else: a mask too
     assert measure(np.array([-1e9, 1.0]), np.array([-1e9, 2.0])).relative == 0.5  # a mask's value counts for nothing
     assert measure(np.array([0.0, 2.0]), np.array([-1e9, 2.0])).relative == 1
     assert np.isnan(measure(np.array([np.nan]), np.array([1.0])).relative)
