@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -16,6 +17,9 @@ from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
 from resnet_flax.training.workdir import Workdir, latest_run
+
+if TYPE_CHECKING:
+    from resnet_flax.training.hosts import Hosts
 
 DESCRIPTION = """Trains a ResNet.
 
@@ -49,6 +53,17 @@ def main(arguments: list[str]) -> int:
             return compare.main(workdirs, console)
 
     config = parse(arguments)
+    if config.run.distributed:
+        from resnet_flax.training.devices import prepare_process
+        from resnet_flax.training.hosts import joined
+
+        prepare_process(config.run)
+        with joined(distributed=True) as hosts:
+            return _run(config, console, hosts)
+    return _run(config, console, None)
+
+
+def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
     if not config.run.dry_run:
         _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
@@ -61,7 +76,7 @@ def main(arguments: list[str]) -> int:
         return dry_run.main(config, console)
     from resnet_flax.training.loop import train
 
-    return train(config, console)
+    return train(config, console, hosts)
 
 
 def _require_libraries(what: str) -> None:
