@@ -13,6 +13,7 @@ HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "
 # What the modules under a path may import of this project; the first path that fits counts.
 MAY_IMPORT = {
     "parity/errors.py": (),
+    "parity/options.py": ("parity.errors",),
     "parity/conversion": ("parity.conversion", "parity.errors"),
     "parity/sides": ("parity.sides", "parity.conversion", "parity.errors"),
     "parity/checks": (
@@ -28,13 +29,13 @@ MAY_IMPORT = {
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.options"),
+    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "parity.options"),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
-    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors"),
+    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options"),
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.networks import identified
+from parity.options import parse
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m parity inspect", args=arguments)
+    args = parse(Arguments, arguments, prog="python -m parity inspect")
     with jax.enable_x64(True):
         weights = identified(args.source)
         rows = weights.rows()

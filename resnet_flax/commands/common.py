@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from resnet_flax.errors import UserError
+from parity.options import PositiveInt
 from resnet_flax.inference import Outputs, find_images, read_batches
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
@@ -35,7 +35,7 @@ class ModelArguments:
 class ImageArguments(ModelArguments):
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
     """Files, folders, patterns, or - for a list of files on stdin."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Images per batch."""
 
 
@@ -43,8 +43,6 @@ def run_on_images(
     args: ImageArguments, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
     """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
     paths = find_images(args.images)
     batches = read_batches(paths, pretrained, args.batch_size)
     total = -(-len(paths) // args.batch_size)

@@ -14,10 +14,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from parity.options import NonNegativeInt, check_ranges
 from resnet_flax.data.source import Source
 from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
-from resnet_flax.options import NonNegativeInt, check_ranges
 
 
 @dataclass(frozen=True)
@@ -127,4 +127,5 @@ def main(arguments: list[str]) -> int:
     chosen = tyro.extras.subcommand_cli_from_dict(
         {"show": Show, "write": Write}, args=arguments, prog="python -m resnet_flax data", description=__doc__
     )
+    check_ranges(chosen)
     return show(chosen) if isinstance(chosen, Show) else write(chosen)

@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from parity.options import PositiveInt, parse
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import make_apply, top_classes
@@ -21,7 +22,7 @@ class Arguments(ImageArguments):
     skipped, and the exit status is 1.
     """
 
-    top: int = 5
+    top: PositiveInt = 5
     """How many classes to show."""
     json: bool = False
     """Print one line of JSON per image."""
@@ -29,9 +30,7 @@ class Arguments(ImageArguments):
 
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
-    args = tyro.cli(Arguments, prog="python -m resnet_flax predict", args=arguments, config=config)
-    if args.top < 1:
-        raise UserError(f"--top is {args.top}; it must be at least 1")
+    args = parse(Arguments, arguments, prog="python -m resnet_flax predict", config=config)
     pretrained = args.load()
     if pretrained.model.fc is None:
         raise UserError(f"{args.weights} has no head, and so no classes; use `features` to write activations")

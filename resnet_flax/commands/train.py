@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from parity.errors import needs_extra
+from parity.errors import needs_extra, quits_on_interrupt
+from parity.options import options_of
 from resnet_flax.errors import UserError
-from resnet_flax.options import options_of
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
@@ -74,14 +74,15 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
         from resnet_flax.commands import dry_run
 
         return dry_run.main(config, console)
-    from resnet_flax.training.loop import train
+    with quits_on_interrupt():
+        from resnet_flax.training.loop import train
 
     return train(config, console, hosts)
 
 
 def _require_libraries(what: str) -> None:
     """All of them at the start, rather than each when a run first uses it."""
-    with needs_extra("train", what):
+    with needs_extra("train", what), quits_on_interrupt():
         for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboardX"):
             importlib.import_module(module)
 

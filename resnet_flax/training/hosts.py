@@ -1,12 +1,13 @@
 """What the hosts of one run know of each other: who is ready, and who has stopped and why.
 
-Of itself JAX leaves the others waiting for a host that has stopped, or aborts them with a C++ trace. Here a thread on each
-host reads what the others have to say from the key-value store of JAX's coordination service, and ends the process with
-one sentence. The store is private (`jax._src.distributed.global_state.client`, read from JAX 0.10.2;
-`test_the_store` in tests/resnet_flax/training/test_hosts.py fails first if it changes), and so is the text of the errors
-that a collective raises when a peer is gone. Under SLURM and Open MPI `jax.distributed.initialize` hides all GPUs but one,
-by setting the option `jax_cuda_visible_devices`; a test in tests/resnet_flax/training/test_sharding.py fails first if that
-changes.
+Of itself JAX leaves the others waiting for a host that has stopped, or aborts them with a C++ trace. Here a thread on
+each host reads what the others have put into the key-value store of JAX's coordination service, and ends the process
+with one sentence.
+
+Read from JAX 0.10.2, and not documented: the store (`jax._src.distributed.global_state.client`; `test_the_store` in
+tests/resnet_flax/training/test_hosts.py fails first if it changes), the text of the errors that a collective raises
+when a peer is gone, and that `jax.distributed.initialize` hides all GPUs but one under SLURM and Open MPI, by setting
+the option `jax_cuda_visible_devices` (a test in tests/resnet_flax/training/test_sharding.py).
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Hosts:
     def __init__(self, store: Any, index: int, count: int):
         self.index, self.count = index, count
         self.way_on = "start all hosts again"
+        self._status = LOST
         self._store = store
         self._ending = threading.Lock()
         self._errors = _Errors()
@@ -94,6 +96,7 @@ class Hosts:
         with contextlib.suppress(Exception):
             self._set(f"stopped/{self.index}", json.dumps([status, message]))
         self._ending.acquire()  # for good: only one thread ends the process
+        self._status = status
         self._errors.write("interrupted\n" if status == 130 else f"error: {message}\n")
         until = time.monotonic() + SEEN_SECONDS
         with contextlib.suppress(Exception):  # the first host may be gone, and its store with it
@@ -146,17 +149,18 @@ class Hosts:
         if not self._ending.acquire(blocking=False):
             self._left.wait()  # the main thread is ending it
             return
+        self._status = 2 if status == 2 else LOST
         self._errors.write(f"error: host {host} has stopped: {message}; {self.way_on}\n")
         with contextlib.suppress(Exception):
             self._set(f"seen/{self.index}", "")
-        self._exit(2 if status == 2 else LOST)
+        self._exit(self._status)
 
     def _aborted(self, number: int) -> None:
         """The handler of SIGABRT: JAX has found, before the watch, that the first host is gone."""
-        if self._ending.acquire(blocking=False):
+        if self._ending.acquire(blocking=False):  # or it is ending already
             host = "host 0" if self.index else "another host"
             self._errors.write(f"error: {host} has stopped: it is gone, without a message; {self.way_on}\n")
-        self._exit(LOST)
+        self._exit(self._status)
 
     def _exit(self, status: int) -> NoReturn:
         sys.stdout.flush()
@@ -171,12 +175,15 @@ class Hosts:
 
 
 class _Errors:
-    """The error output of this process, without what JAX's C++ prints about a host that is gone."""
+    """The error output of this process, without what JAX's C++ prints about a host that is gone.
+
+    It goes through a file: who writes to a pipe would wait for the Python thread that reads it.
+    """
 
     def __init__(self):
         sys.stderr.flush()
         self._screen = os.dup(2)
-        self._file = tempfile.TemporaryFile()  # not a pipe, whose writers would wait for a thread of Python's
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._lock = threading.Lock()
         os.dup2(self._file.fileno(), 2)
         self._shown = 0

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """In this context, SIGTERM, SIGHUP and the first Ctrl-C request a stop; a Ctrl-C after that ends the process at once.
+    """In this context, SIGTERM, SIGHUP and the first Ctrl-C request a stop; another Ctrl-C ends the process at once.
 
     At once means like a kill: an exception could surface anywhere, also in Orbax's threads and JAX's callbacks. A
     run can be resumed after a kill.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import shlex
 import time
 from contextlib import nullcontext
@@ -411,7 +410,7 @@ def _agree(hosts: Hosts, setup: Setup, source: Source, test: Source) -> None:
         changed.append("training images, test images, classes {} there, {} here".format(first["images"], images))
     if changed:
         raise UserError(
-            f"this host and host 0 do not have the same run ({'; '.join(changed)}); give all hosts the same command and data"
+            f"this host and host 0 do not have the same run ({'; '.join(changed)}); give all the same command and data"
         )
     # Gloo allows 30 seconds from one host's first collective to another's: it comes now, when all are here.
     multihost_utils.sync_global_devices("all hosts are ready")

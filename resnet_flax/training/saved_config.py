@@ -6,10 +6,10 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from parity.options import options_of
 from resnet_flax.data.specs import is_path, scheme_of
 from resnet_flax.data.transforms import TRANSFORMS
 from resnet_flax.errors import UserError
-from resnet_flax.options import options_of
 from resnet_flax.training.config import TrainConfig
 
 PATHS = ("workdir", "data_dir")  # the fields that are paths; JSON has strings
