@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -115,8 +115,14 @@ def _walk(config: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
         if is_dataclass(value):
             yield from _walk(value, here, f"{prefix}{name}." if name else prefix)
         else:
-            ranges = tuple(mark for mark in metadata if isinstance(mark, Range))
-            yield Option(here, f"--{prefix}{name}", value, ranges)
+            yield Option(here, f"--{prefix}{name}", value, tuple(_ranges_in(hints[field.name])))
+
+
+def _ranges_in(hint: Any) -> Iterator[Range]:
+    """Of an annotation and its parts, such as those of `Pixels | None`."""
+    yield from (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Range))
+    for part in get_args(hint):
+        yield from _ranges_in(part)
 
 
 def check_ranges(config: Any) -> None:
