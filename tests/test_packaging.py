@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "parity.options"),
+    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "parity.errors", "parity.options"),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",

@@ -8,6 +8,7 @@ import pytest
 
 from parity.errors import ParityError, UsageError, dispatch
 from resnet_flax.errors import UserError
+from tests import ROOT
 
 
 @pytest.fixture
@@ -83,3 +84,22 @@ dispatch("package", {"work": ("a_command", "")}, ["work"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+def hook(event, details):
+    if event == "import" and details[0] == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+from resnet_flax.__main__ import main
+sys.exit(main(["train", "--list"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["resnet_flax.commands.train", "jax", "numpy.linalg", "tyro"])
+def test_ctrl_c_during_an_import(module):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
