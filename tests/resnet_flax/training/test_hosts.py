@@ -69,7 +69,7 @@ def whole(tmp_path_factory):
 
 
 def result_of(workdir):
-    """The checksum over all bits of the final state, and the best weights: Orbax restores no state of two hosts here."""
+    """The checksum over all bits of the final state, and the best weights; Orbax restores no state of two hosts."""
     progress = json.loads((workdir / "checkpoints" / str(STEPS) / "progress" / "metadata").read_text())
     return progress["fingerprint"], (workdir / "best.safetensors").read_bytes()
 
