@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 import parity
-import parity.conversion.rules as rules_module
 from parity.conversion.convert import copied, to_flax, to_torch
 from parity.conversion.naming import _renamed, find_prefix, leaves
 from parity.errors import ParityError
