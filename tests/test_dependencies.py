@@ -132,7 +132,6 @@ LACKS = {
     "parity inspect {folder}": ("reading {folder} with Orbax needs orbax", "train"),
     "parity convert {folder}/a.safetensors {folder}/c": ("writing {folder}/c with Orbax needs orbax", "train"),
     "parity check resnet18": ("checking against PyTorch needs torch", "torch"),
-    "import parity:check": ("parity.check needs torch", "torch"),
     "import parity.reports.html": ("a report with plots needs matplotlib", "torch"),
     "import resnet_flax.training.loop": ("training needs orbax", "train"),
 }

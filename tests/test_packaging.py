@@ -24,12 +24,18 @@ MAY_IMPORT = {
         "parity.errors",
         "parity.diagnosis.diagnose",
     ),
-    "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.errors"),
+    "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
     "parity": ("parity",),
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
-    "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "parity.errors", "parity.options"),
+    "resnet_flax/models": (
+        *("parity.errors", "parity.options"),
+        *(f"resnet_flax.{part}" for part in ("errors", "layers", "models")),
+    ),
+    "resnet_flax/data": (
+        *("parity.conversion.files", "parity.errors", "parity.options"),
+        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures")),
+    ),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",

@@ -5,7 +5,9 @@ import json
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,10 @@ from parity.conversion.files import require_readable, write_whole
 from parity.errors import ParityError, needs_extra
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+LARGEST_EXPANSION = 4  # tensors that share memory, such as tied weights, are more bytes than the file has
+SMALL = 2**20  # bytes: a file that unpacks to no more may be of any size
 # What training scripts wrap a state_dict in; the first one present is used.
+RECORDING = "parity-recording"  # in the metadata of what parity.record writes
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 
 
@@ -40,20 +45,26 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a .safetensors file (PyTorch is not needed) or a .pth file, as numpy arrays.
 
+    Of a recording (`parity.record`), the weights in it.
+
     Raises:
         ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
     """
-    return read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    if checkpoint.metadata.get("format") != RECORDING:
+        return checkpoint.tensors
+    names = [name for name in checkpoint.tensors if name.startswith("state/")]
+    if not names:
+        raise ParityError(f"{path} is a recording with digests of the weights only; record it with weights='values'")
+    return {name.removeprefix("state/"): checkpoint.tensors[name] for name in names}
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """As `load_checkpoint`, with the metadata kept beside the tensors."""
     path = Path(path)
+    require_readable(path)
     if path.is_dir():
         raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
-    if not path.exists():
-        raise ParityError(f"{path} does not exist")
-    require_readable(path)
     if path.stat().st_size == 0:
         raise ParityError(f"{path} is empty (0 bytes)")
     if path.suffix == ".safetensors":
@@ -80,6 +91,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _read_torch(path: Path) -> Checkpoint:
     with needs_extra("torch", f"reading {path}", "use a .safetensors file"):
         import torch
+    _require_stored(path)
     try:
         # Training scripts store their arguments in the file; a Namespace is plain data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -102,6 +114,7 @@ def _read_torch(path: Path) -> Checkpoint:
         reason = f" ({reason})" if reason else ""
         raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
     tensors, notes = _unwrap(content, path, torch.Tensor)
+    _require_no_larger(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     arrays = {}
     for name, tensor in tensors.items():
         try:
@@ -112,6 +125,27 @@ def _read_torch(path: Path) -> Checkpoint:
             kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
             raise ParityError(f"{path}: {name} is a tensor ({kind}) that has no numpy type") from error
     return Checkpoint(arrays, notes=notes)
+
+
+def _require_stored(path: Path) -> None:
+    """Raises ParityError for a zip archive that unpacks to a multiple of its size: PyTorch compresses nothing."""
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            promised = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error):
+        return  # PyTorch's own reader names what is wrong with it
+    _require_no_larger(path, promised)
+
+
+def _require_no_larger(path: Path, promised: int) -> None:
+    size = path.stat().st_size
+    if promised > LARGEST_EXPANSION * size + SMALL:
+        raise ParityError(
+            f"{path} has {size:,} bytes but unpacks to {promised:,}, which no checkpoint saved by PyTorch does; "
+            "nothing was unpacked"
+        )
 
 
 def _is_zip(path: Path) -> bool:
@@ -128,8 +162,11 @@ def _require_no_safetensors(path: Path, error: Exception) -> None:
 
 
 def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
-    notes = []
+    notes, opened = [], set()
     while isinstance(content, Mapping):  # the best accuracy stored beside it may be a tensor as well
+        if id(content) in opened:
+            raise ParityError(f"{path} holds a dictionary that contains itself, and no state_dict")
+        opened.add(id(content))
         wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not wrappers:
             break

@@ -7,6 +7,7 @@ import tyro
 
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
+from parity.errors import printable
 from parity.options import Pixels, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
@@ -47,10 +48,10 @@ def main(arguments: list[str]) -> int:
             raise UserError("the weights' preprocessing has no crop, hence no size of images; give --size HEIGHT WIDTH")
         export_stablehlo(pretrained.model, args.out, size)
         shape = ", ".join(map(str, ("N", *size, pretrained.model.in_channels)))
-        print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")
+        print(printable(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda"))
     else:
         state_dict = to_torch(pretrained.model)
         metadata = metadata_of(pretrained.architecture, pretrained.preprocessing, pretrained.class_names)
         write_checkpoint(args.out, state_dict, metadata)
-        print(f"{args.out}: {len(state_dict)} entries")
+        print(printable(f"{args.out}: {len(state_dict)} entries"))
     return 0

@@ -7,12 +7,12 @@ import importlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 
+from parity import options
 from parity.errors import needs_extra, quits_on_interrupt
-from parity.options import options_of
 from resnet_flax.errors import UserError
+from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
@@ -36,7 +36,7 @@ DESCRIPTION = """Trains a ResNet.
 
 def main(arguments: list[str]) -> int:
     """Trains or resumes, or runs the command that an option names; returns the exit status."""
-    console = Console(markup=False, emoji=False)  # names of files may look like markup
+    console = PlainConsole()
     match arguments:
         case ["--list", *rest]:
             if rest:
@@ -103,10 +103,10 @@ def parse(arguments: list[str]) -> TrainConfig:
     else:
         default = RECIPES["digits"].config
     program = invocation()
-    return tyro.cli(
+    return options.parse(
         TrainConfig,
+        arguments,
         default=default,
-        args=arguments,
         prog=f"{program} {default.recipe}",
         description=DESCRIPTION.format(program=program),
     )
@@ -142,6 +142,6 @@ def show(name: str, recipe: Recipe, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for option in options_of(recipe.config):
+    for option in options.options_of(recipe.config):
         if option.path[0] not in ("recipe", "run"):
             console.print(f"  {option.name} {option.value}", highlight=False, soft_wrap=True)

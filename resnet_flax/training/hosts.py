@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from parity.errors import UsageError
+from parity.errors import UsageError, printable
 from resnet_flax.errors import UserError
 
 JOIN_SECONDS = 600  # for all hosts to start; JAX's default is 300
@@ -201,7 +201,7 @@ class _Errors:
     def write(self, text: str) -> None:
         self.show()
         with contextlib.suppress(OSError):
-            os.write(self._screen, text.encode(errors="backslashreplace"))
+            os.write(self._screen, printable(text).encode(errors="backslashreplace"))
 
     def close(self) -> None:
         sys.stderr.flush()

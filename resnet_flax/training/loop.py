@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import shlex
 import time
 from contextlib import nullcontext
@@ -14,12 +13,11 @@ import jax
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from parity.conversion.checkpoints import read_checkpoint, write_checkpoint
-from parity.conversion.convert import to_torch
 from parity.errors import ParityError
 from resnet_flax.data import Source, open_source
-from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
+from resnet_flax.figures import drawn
+from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
@@ -36,13 +34,10 @@ from resnet_flax.training.saved_config import as_json, differences, from_json
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
-from resnet_flax.weights.metadata import metadata_of
 
 PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
 SPREAD = ("cosine", "poly")  # schedules that depend on the number of epochs
 PLOT_SECONDS = 60.0  # the least time between two plots during the run
-
-logger = logging.getLogger("resnet_flax.training")
 
 
 class Run:
@@ -78,6 +73,7 @@ class Run:
         self.saved = saved or setup.config
         self.journal = Journal(workdir, start) if self.first else None
         self.display = Display(console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
+        self.best = BestWeights(setup, source, workdir, progress)
         self.backlog = Backlog()
         self.stepped = False
         self._began = time.monotonic() - progress.seconds
@@ -93,13 +89,12 @@ class Run:
             if note:
                 self.display.say(note)
         try:
-            if self.first:
-                self._replace_damaged_weights(state)
-                if self.saved.schedule.epochs != setup.config.schedule.epochs:
-                    self.workdir.change_epochs(setup.config.schedule.epochs)
+            self.best.replace_damaged(state, self.start)
+            if self.first and self.saved.schedule.epochs != setup.config.schedule.epochs:
+                self.workdir.change_epochs(setup.config.schedule.epochs)
             with Interruption(self.display.say) as interruption:
                 state = self._steps(state, interruption)
-                if int(state["step"]) < setup.total_steps:
+                if int(state["step"]) < setup.total_steps and not self._has_waited():
                     return self._interrupted(state, interruption)
             self._finish(state)
         except (OSError, ParityError) as error:  # a ParityError is about the file of the best weights, and names it
@@ -119,10 +114,13 @@ class Run:
         setup, facts = self.setup, self.setup.facts
         resumed = f", resumed after step {self.start:,}" if self.start else ""
         steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
-        data = f"{facts.images:,} training and {len(self.test):,} test images, {facts.num_classes} classes"
+        data = f"{facts.images:,} training and {len(self.test):,} {self.test.split} images, {facts.num_classes} classes"
+        notes = "".join(f"\nnote: {note}" for note in _notes(self.source, self.test))
         return (
             f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
-            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
+            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
+            f"train is {self.source.origin}; {self.test.split}, by which the best weights are chosen, is "
+            f"{self.test.origin}{notes}"
         )
 
     def _epochs_note(self) -> str:
@@ -153,34 +151,13 @@ class Run:
             "(docs/training.md, What is deterministic)"
         )
 
-    def _replace_damaged_weights(self, state: TrainState) -> None:
-        """Of the best weights: by those of the checkpoint, where it was evaluated, or else by the next ones."""
-        accuracy = {
-            row["weights"]: row["accuracy"]
-            for row in read_metrics(self.workdir)
-            if row["kind"] == "evaluation" and row["step"] == self.start
-        }
-        for weights in list(self.progress.best):
-            path = self.workdir.weights(weights)
-            try:
-                read_checkpoint(path)
-                continue
-            except ParityError as error:
-                reason = str(error)
-            if path.exists():
-                path.replace(path.with_name(f"{path.name}.damaged"))
-            del self.progress.best[weights]
-            if weights in accuracy:
-                self.progress.best[weights] = accuracy[weights]
-                self._export(model_arrays(state, ema=weights == "ema"), weights, accuracy[weights], self.start)
-            instead = f"the weights of step {self.start:,}" if weights in accuracy else "those of the next evaluation"
-            logger.warning("%s; %s take its place", reason, instead)
-
     def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
         setup, per_epoch, start = self.setup, self.setup.steps_per_epoch, self.start
         every = self.config.checkpoint_every or per_epoch
         batches = setup.training_batches(self.source, start)
         for step in range(start + 1, setup.total_steps + 1):
+            if self._has_waited():
+                break
             batch = next(batches)
             self._profile(step - start)
             try:
@@ -278,6 +255,7 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> None:
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
         train = progress.train
+        improved = False
         parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
         if skipped := per_epoch - progress.steps:
             parts.append(f"{skipped:,} of {counted(per_epoch, 'update')} skipped")
@@ -293,32 +271,25 @@ class Run:
                     loss=result.loss,
                     accuracy=result.accuracy,
                     top5=result.top5,
+                    macro_f1=result.macro_f1,
+                    split=self.test.split,
                     **train,
                     seconds=self._seconds(),
                 )
-            name = "test" if weights == "model" else "EMA"
+            name = self.test.split if weights == "model" else f"{self.test.split} (EMA)"
             parts.append(f"{name} {result.loss:.4f} {result.accuracy:.2%}")
-            if result.accuracy > progress.best.get(weights, -1.0):
-                progress.best[weights] = result.accuracy
+            if self.best.offer(arrays, weights, result, step):
+                improved = True
                 parts[-1] += " (best)"
-                self._export(arrays, weights, result.accuracy, step)
         epoch = f"epoch {step // per_epoch}/{self.setup.config.schedule.epochs}"
         self.display.say(f"{epoch}  " + "  ".join(parts) + f"  [{duration(self._seconds())}]")
         progress.loss = progress.accuracy = progress.steps = 0
+        progress.waited = 0 if improved else progress.waited + 1
         self._plot()
 
-    def _export(self, arrays: dict[str, jax.Array], weights: str, accuracy: float, step: int) -> None:
-        """Writes the weights under torchvision's names, with preprocessing and class names."""
-        if not self.first:
-            return
-        config = self.setup.config
-        preprocessing = Preprocessing(config.data.eval_transform, config.data.mean, config.data.std)
-        metadata = {
-            **metadata_of(config.model.name, preprocessing, self.source.class_names),
-            "accuracy": f"{accuracy:.4f}",
-            "step": str(step),
-        }
-        write_checkpoint(self.workdir.weights(weights), to_torch(self.setup.network.model(arrays)), metadata)
+    def _has_waited(self) -> bool:
+        """Whether `--patience` is at its end."""
+        return self.config.patience is not None and self.progress.waited >= self.config.patience
 
     def _save(self, state: TrainState) -> None:
         self.progress.seconds = self._seconds()
@@ -328,7 +299,10 @@ class Run:
 
     def _plot(self, *, now: bool = False) -> None:
         if self.first and (now or time.monotonic() - self._plotted > PLOT_SECONDS):
-            plot_curves({self.setup.config.recipe: read_metrics(self.workdir)}, self.workdir.curves)
+            rows, path = read_metrics(self.workdir), self.workdir.curves
+            is_drawn, note = drawn(path, lambda: plot_curves({self.setup.config.recipe: rows}, path))
+            if not is_drawn:
+                self.display.say(f"note: {note}")
             self._plotted = time.monotonic()
 
     def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
@@ -347,17 +321,28 @@ class Run:
             f"{'best' if weights == 'model' else 'best of the moving average'} {accuracy:.2%}"
             for weights, accuracy in self.progress.best.items()
         )
-        if self.start == self.setup.total_steps:
-            command = resume_command(self.setup.config, self.workdir)
+        schedule, command = self.setup.config.schedule, resume_command(self.setup.config, self.workdir)
+        if (step := int(state["step"])) < self.setup.total_steps:
+            self.display.say(
+                f"stopped after {step // self.setup.steps_per_epoch} of {counted(schedule.epochs, 'epoch')}: "
+                f"{schedule.best_by} has not improved for {counted(self.progress.waited, 'epoch')}; to continue:\n"
+                f"  {command} --patience N"
+            )
+        elif self.start == step:
             self.display.say(f"this run is finished; for more epochs:\n  {command} --epochs N")
         if last:
             self.display.say(
-                f"test accuracy {last[-1]['accuracy']:.2%} ({best}) after {duration(self.progress.seconds)}\n"
+                f"{self.test.split} accuracy {last[-1]['accuracy']:.2%} ({best}) after "
+                f"{duration(self.progress.seconds)}\n"
                 f"  weights     {', '.join(str(self.workdir.weights(name)) for name in self.progress.best)}\n"
                 f"  checkpoint  {self.workdir.checkpoints / str(self.checkpoints.steps[-1])}\n"
                 f"  metrics     {self.workdir.metrics}\n"
                 f"  curves      {self.workdir.curves}"
             )
+
+
+def _notes(source: Source, test: Source) -> list[str]:
+    return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
 def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
@@ -379,9 +364,11 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> 
         console.quiet = True
     data = config.data
     # Many hosts would all prepare a data set at once, in the same place.
-    open_split = partial(open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed)
-    source, test = open_split("train"), open_split("test")
-    setup = Setup(config, mesh, facts_of(source))
+    open_split = partial(
+        open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed, options=data.source
+    )
+    source, test = open_split("train"), open_split("val")
+    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights))
     if config.run.resume:
         workdir.check_same_data(source)
     if config.model.cache_features:

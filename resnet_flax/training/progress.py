@@ -11,13 +11,17 @@ class Progress:
     """What a checkpoint contains besides the state, so that the metrics of a resumed run continue too.
 
     Attributes:
-        best: {"model" or "ema": the best accuracy so far}.
+        best: {"model" or "ema": the accuracy of the best weights so far}.
+        scores: {"model" or "ema": their `--best-by`, to be maximised}.
+        waited: evaluations since the last of these improved.
         loss, accuracy, steps: sums over the current epoch.
         interval_loss, interval_accuracy, interval_steps: sums since the last row of metrics.jsonl.
         seconds: of training, without what was lost when the run was killed.
     """
 
     best: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
     steps: int = 0

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def load_pretrained(
     num_classes: int | None = None,
     in_channels: int | None = None,
     rngs: nnx.Rngs | None = None,
+    class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Pretrained:
     """A network with weights, together with its preprocessing and class names.
@@ -95,12 +97,13 @@ def load_pretrained(
             cached; "hf-hub:OWNER/REPOSITORY" for a model.safetensors on the Hugging Face hub; or a file that
             `python -m parity inspect` can read.
         num_classes, in_channels, rngs, options: as in `create_model`.
+        class_names: of the logits, in place of those that came with the weights.
 
     Raises:
         UserError, ParityError: as `create_model`.
     """
     row = get_architecture(name) if name is not None else None
-    loaded, preprocessing, class_names, notes = _find(name, str(weights))
+    loaded, preprocessing, names, notes = _find(name, str(weights))
     theirs = ARCHITECTURES[loaded.identity.architecture]
     if row is None:
         row = theirs
@@ -109,15 +112,18 @@ def load_pretrained(
 
     rngs = rngs or nnx.Rngs(0)
     loaded, changes = adapted(loaded, num_classes, in_channels, rngs)
-    if "fc" in changes:
-        class_names = None
+    names = tuple(class_names) if class_names is not None else None if "fc" in changes else names
     identity = replace(loaded.identity, architecture=row.name)
+    if names is not None and len(names) != identity.num_classes:
+        origin = "given" if class_names is not None else f"in the metadata of {weights}"
+        way_on = "" if class_names is not None else "; give theirs with --class-names FILE"
+        raise UserError(f"{len(names):,} class names are {origin}, but it has {identity.num_classes:,} classes{way_on}")
     used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
         notes.append(f"no preprocessing came with {weights}; assumed: {used}")
     model = replace(loaded, identity=identity).to_model(rngs, **options)
     notes += changes.values()
-    return Pretrained(model, row.name, str(weights), used, preprocessing is not None, class_names, tuple(notes))
+    return Pretrained(model, row.name, str(weights), used, preprocessing is not None, names, tuple(notes))
 
 
 def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
-from resnet_flax.weights.entries import entries
+from resnet_flax.weights.entries import first_entries, representatives
 
 
 def _torchvision(name: str) -> str:
@@ -72,7 +72,7 @@ def _family_names() -> tuple[str, ...]:
     """Every entry name in the family, with as many blocks in each stage as the deepest stage of any network has."""
     deepest = max(max(row.layers) for row in ARCHITECTURES.values())
     names: dict[str, None] = {}
-    for name in (name for architecture in ARCHITECTURES for name in entries(architecture)):
+    for name in (name for architecture in representatives() for name in first_entries(architecture)):
         if match := re.fullmatch(r"(layer\d)\.0\.(.*)", name):  # block 0 has all that any block of its stage has
             names.update(dict.fromkeys(f"{match[1]}.{block}.{match[2]}" for block in range(deepest)))
         elif not name.startswith("layer"):

@@ -54,6 +54,8 @@ def test_a_misspelt_command_is_guessed(command, capsys):
         (UsageError("no such file"), "error: no such file\n"),
         (ParityError("no such file"), "error: no such file\n"),
         (UserError("no such file"), "error: no such file\n"),
+        (UsageError("no file \x1b[31mred\udcff\u202e"), r"error: no file \x1b[31mred\udcff\u202e"),
+        (OSError(36, "File name too long", "x\x07"), r"error: x\x07: File name too long"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 5 bytes"), "error: out of memory ("),
     ],
 )

@@ -1,16 +1,14 @@
-"""Files are whole or absent, also where a writer was killed, and have the same bytes for the same content."""
+"""Files are whole or absent, also where a writer was killed; only regular ones are read."""
 
 import errno
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from parity import ParityError
-from parity.conversion.checkpoints import read_checkpoint, write_checkpoint
-from parity.conversion.files import INCOMPLETE, write_text, write_whole
+from parity.conversion.files import INCOMPLETE, open_regular, read_regular, write_text, write_whole
 from tests import ROOT
 
 KILLED = """
@@ -74,15 +72,25 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_safetensors_files_have_the_same_bytes(tmp_path):
-    """The library itself orders the metadata at random: with twelve entries, five equal files would be chance."""
-    metadata = {f"key {i}": 'ü\x01\x7f\u2028"\\/' * i for i in range(12)}
-    tensors = {"b": np.arange(5.0), "a": np.ones((2, 2), np.float16)}
-    path, found = tmp_path / "a.safetensors", set()
-    for _ in range(5):
-        write_checkpoint(path, tensors, metadata)
-        found.add(path.read_bytes())
-    assert len(found) == 1
-    read = read_checkpoint(path)
-    assert {key: read.metadata[key] for key in metadata} == metadata
-    np.testing.assert_array_equal(read.tensors["b"], tensors["b"])
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    """/dev/stdout and /dev/null, which renaming would replace."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_text(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "pipe"]
+
+
+def test_regular_files_are_read_up_to_a_limit(tmp_path):
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with open_regular(tmp_path / "link") as file:
+        content = file.read()
+    assert content == b"content"
+    assert read_regular(tmp_path / "link", len(content)) == content
+    with pytest.raises(OSError, match="bytes, more than"):
+        read_regular(tmp_path / "link", len(content) - 1)
