@@ -30,7 +30,7 @@ from resnet_flax.training.metrics import Backlog, Journal, read_metrics
 from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.recipes import scaling_note
-from resnet_flax.training.saved_config import as_json, differences, from_json
+from resnet_flax.training.saved_config import OF_A_HOST, as_json, differences, from_json
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
@@ -82,13 +82,13 @@ class Run:
     def execute(self, state: TrainState) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
-        self.display.say(self._headline())
-        if self.config.resume and not self.start:
-            self.display.say("no checkpoint yet: starting from the first step")
-        for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
-            if note:
-                self.display.say(note)
         try:
+            self.display.say(self._headline())
+            if self.config.resume and not self.start:
+                self.display.say("no checkpoint yet: starting from the first step")
+            for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
+                if note:
+                    self.display.say(note)
             self.best.replace_damaged(state, self.start)
             if self.first and self.saved.schedule.epochs != setup.config.schedule.epochs:
                 self.workdir.change_epochs(setup.config.schedule.epochs)
@@ -392,7 +392,7 @@ def _agree(hosts: Hosts, setup: Setup, source: Source, test: Source) -> None:
     """
     images = [len(source), len(test), setup.facts.num_classes]
     first = hosts.agree({"config": as_json(setup.config), "images": images})
-    changed = differences(from_json(first["config"]), setup.config)
+    changed = differences(from_json(first["config"]), setup.config, OF_A_HOST)
     if first["images"] != images:
         changed.append("training images, test images, classes {} there, {} here".format(first["images"], images))
     if changed:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from parity.conversion.files import write_text
+from parity.conversion.files import open_regular, write_text
 from resnet_flax.errors import UserError
 from resnet_flax.training.tensorboard import EventFile
 from resnet_flax.training.workdir import Workdir
@@ -72,7 +72,8 @@ def _parse(workdir: Workdir) -> tuple[list[dict[str, Any]], list[bytes]]:
     """The rows, and the damaged lines; a last line that was cut off when the run was killed is in neither."""
     rows, damaged = [], []
     try:
-        content = workdir.metrics.read_bytes()
+        with open_regular(workdir.metrics) as file:
+            content = file.read()
     except FileNotFoundError:
         return [], []
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -10,9 +11,13 @@ from parity.options import options_of
 from resnet_flax.data.specs import is_path, scheme_of
 from resnet_flax.data.transforms import TRANSFORMS
 from resnet_flax.errors import UserError
-from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.config import RunConfig, TrainConfig
 
 PATHS = ("workdir", "data_dir", "classes")  # the fields that are paths; JSON has strings
+
+Field = tuple[str, ...]  # its path, as in `Option`
+RESUMED: frozenset[Field] = frozenset({("schedule", "epochs"), *(("run", field.name) for field in fields(RunConfig))})
+OF_A_HOST: frozenset[Field] = frozenset({("run", "workers"), ("run", "workdir")})
 
 # Fields that earlier versions had, and the values with which a run does not depend on them.
 REMOVED: dict[str, tuple[Any, ...]] = {"decoupled_decay": (None,)}
@@ -101,16 +106,19 @@ def _conforms(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def differences(saved: TrainConfig, config: TrainConfig) -> list[str]:
-    """The settings that a resumed run may not change and that differ, one "OPTION SAVED there, NEW here" each.
+def differences(saved: TrainConfig, config: TrainConfig, may_differ: Collection[Field] = RESUMED) -> list[str]:
+    """The settings that differ although they may not, one "OPTION SAVED there, NEW here" each.
 
-    The settings of `RunConfig` may change, and so may the number of epochs and the directory of the data.
+    The directory of the data may always differ.
+
+    Args:
+        may_differ: `RESUMED` between the processes of a run, `OF_A_HOST` between its hosts.
     """
     there, here = ({option.path: option for option in options_of(_without_places(x))} for x in (saved, config))
     rows = []
     for path in {**there, **here}:
         old, new = (options[path].value if path in options else None for options in (there, here))
-        if path[0] != "run" and path != ("schedule", "epochs") and old != new:
+        if path not in may_differ and old != new:
             name = "recipe" if path == ("recipe",) else {**there, **here}[path].name
             rows.append(f"{name} {old} there, {new} here")
     return rows

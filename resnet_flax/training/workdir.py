@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from parity.conversion.files import remove_incomplete, write_text
+from parity.conversion.files import read_regular, remove_incomplete, write_text
 from parity.conversion.orbax import require_orbax_name
 from parity.errors import ParityError
 from resnet_flax.data import Source
@@ -29,6 +29,7 @@ from resnet_flax.training.saved_config import as_json, differences, from_json
 
 RUNS = Path("runs")
 LIBRARIES = ("resnet-flax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+LARGEST_CONFIG = 2**26  # bytes of config.json, which has the names of all classes
 WEIGHTS = {"model": "best.safetensors", "ema": "best_ema.safetensors"}
 
 
@@ -145,7 +146,7 @@ class Workdir:
     def _saved(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The configuration, and all of config.json."""
         try:
-            content = json.loads(self.config.read_bytes())
+            content = json.loads(read_regular(self.config, LARGEST_CONFIG))
             return from_json(content["config"]), content
         except UserError:
             raise

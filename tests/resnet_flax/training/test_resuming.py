@@ -17,6 +17,7 @@ from resnet_flax.training.optimizers import make_schedule
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.workdir import Workdir
 from tests import ROOT
+from tests.conftest import CACHE
 from tests.resnet_flax.training.small import OPTIONS, run, use_small_network
 from tests.resnet_flax.training.test_loop import assert_same_state, final_state, interrupt  # noqa: F401
 
@@ -84,13 +85,19 @@ def test_means_are_over_what_both_processes_saw(interrupt):  # noqa: F811
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])])
-def test_damaged_best_weights_are_replaced(damage, caplog):
-    assert run("digits", *OPTIONS, "--workdir", "here") == 0
+@pytest.mark.parametrize("best_by", ["accuracy", "loss"])
+def test_damaged_best_weights_are_replaced(damage, best_by, caplog):
+    assert run("digits", *OPTIONS, "--workdir", "here", "--best-by", best_by) == 0
     damage(Path("here/best.safetensors"))
     assert run("--resume", "--workdir", "here") == 0
     assert "best.safetensors" in caplog.text
     assert "the weights of step 12 take its place" in caplog.text
     assert read_checkpoint("here/best.safetensors").metadata["step"] == "12"
+    damage(Path("here/best.safetensors"))
+    assert run("--resume", "--workdir", "here", "--epochs", "4") == 0
+    late = [row for row in rows("here") if row["kind"] == "evaluation"][-2:]
+    best = max(late, key=lambda row: -row["loss"] if best_by == "loss" else row["accuracy"])
+    assert read_checkpoint("here/best.safetensors").metadata["step"] == str(best["step"])
 
 
 TRAIN = """
@@ -108,7 +115,13 @@ def test_another_number_of_devices():
 
     def train(devices, *arguments):
         flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": flags,
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        }
         command = [sys.executable, "-c", TRAIN, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.training import loop, workdir
 from resnet_flax.training.config import ScheduleConfig
 from resnet_flax.training.recipes import RECIPES
-from resnet_flax.training.saved_config import as_json, from_json
+from resnet_flax.training.saved_config import OF_A_HOST, as_json, differences, from_json
 from resnet_flax.training.workdir import Workdir
 from tests.resnet_flax.training.small import OPTIONS, make_folder, run, use_small_network
 
@@ -136,6 +137,22 @@ def test_data_in_the_configuration_that_is_damaged():
         Path("here/config.json").write_text(json.dumps({**content, "data": data}))
         with pytest.raises(UserError, match='is damaged .its "data" is not'):
             run("--resume", "--workdir", "here")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name):
+    assert run("digits", *OPTIONS, "--workdir", "here", "--epochs", "1") == 0
+    Path("here", name).unlink()
+    os.mkfifo(Path("here", name))
+    with pytest.raises(UserError, match=rf"here/{name} cannot be read: it is a named pipe, not a file"):
+        run("--resume", "--workdir", "here")
+
+
+def test_what_may_differ_between_processes_and_between_hosts():
+    config = RECIPES["digits"].config
+    other = replace(config, run=replace(config.run, patience=3, workers=2), schedule=replace(config.schedule, epochs=7))
+    assert differences(config, other) == []
+    assert [row.split()[0] for row in differences(config, other, OF_A_HOST)] == ["--epochs", "--patience"]
 
 
 def test_the_saved_configuration_is_the_one_that_was_given():
