@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.errors import UsageError, needs_extra, printable
+from parity.conversion.files import write_whole
+from parity.errors import MissingPackageError, ParityError, needs_extra, printable
 
 LONGEST = 40  # characters of a name that are shown
 BOXES = ("Last Resort High-Efficiency",)  # a font with a picture of its Unicode block for every character
@@ -84,19 +85,15 @@ def drawn(path: Path, draw: Callable[[], str | None]) -> tuple[bool, str | None]
     """Calls `draw`, which writes a figure to `path`: (whether it did, its note or why not)."""
     try:
         return True, draw()
-    except UsageError:  # matplotlib is not installed, which has its own sentence
+    except MissingPackageError:  # matplotlib is not installed, which has its own sentence
         raise
     except Exception as error:  # of matplotlib, a font or the disk
+        if isinstance(error, ParityError):  # of `write_whole`, which names the file
+            return False, f"{error}; nothing else depends on it"
         reason = " ".join(str(error).split()) or type(error).__name__
         return False, f"{path} could not be drawn ({reason}); nothing else depends on it"
 
 
 def save(figure: Any, path: Path, **options: Any) -> None:
-    """Writes a PNG to a temporary name first, so that the file is complete whenever it is opened."""
-    temporary = path.with_suffix(".tmp.png")
-    try:
-        figure.savefig(temporary, **options)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Writes a figure, in the format of its ending, so that the file is complete whenever it is opened."""
+    write_whole(path, lambda temporary: figure.savefig(temporary, **options))

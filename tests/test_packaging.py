@@ -13,6 +13,7 @@ HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "
 # What the modules under a path may import of this project; the first path that fits counts.
 MAY_IMPORT = {
     "parity/errors.py": (),
+    "parity/options.py": ("parity.errors",),
     "parity/conversion": ("parity.conversion", "parity.errors"),
     "parity/sides": ("parity.sides", "parity.conversion", "parity.errors"),
     "parity/checks": (
@@ -23,24 +24,24 @@ MAY_IMPORT = {
         "parity.errors",
         "parity.diagnosis.diagnose",
     ),
-    "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.errors"),
+    "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
     "parity": ("parity",),
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
     "resnet_flax/models": (
-        "parity.errors",
-        *(f"resnet_flax.{part}" for part in ("errors", "layers", "models", "options")),
+        *("parity.errors", "parity.options"),
+        *(f"resnet_flax.{part}" for part in ("errors", "layers", "models")),
     ),
     "resnet_flax/data": (
-        *("parity.conversion.files", "parity.errors"),
-        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures", "options")),
+        *("parity.conversion.files", "parity.errors", "parity.options"),
+        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures")),
     ),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
-    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors"),
+    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options"),
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

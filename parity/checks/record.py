@@ -11,7 +11,7 @@ import numpy as np
 from parity.checks.check import CHECKS, DEFAULT, make_pair, settings
 from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise
-from parity.conversion.files import write_whole
+from parity.conversion.checkpoints import write_checkpoint
 from parity.errors import ParityError
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import Arrays, Loss, Run, Side
@@ -100,10 +100,7 @@ def record(
             **writer.about(weights),
         }
     metadata = {"format": FORMAT, "schema": SCHEMA, "about": json.dumps(about)}
-    from safetensors.numpy import save_file
-
-    contiguous = {name: np.array(array, order="C") for name, array in writer.tensors.items()}
-    write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata))
+    write_checkpoint(path, {name: np.array(array, order="C") for name, array in writer.tensors.items()}, metadata)
 
 
 class _Writer:

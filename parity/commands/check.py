@@ -18,6 +18,7 @@ from parity.commands.targets import load_target
 from parity.conversion.matching import read_names
 from parity.errors import ParityError, needs_extra
 from parity.networks import Family, family_of, named_pair
+from parity.options import NonNegative, Pixels, PositiveInt, Seed, parse
 
 if TYPE_CHECKING:
     from parity.reports.results import Report
@@ -52,23 +53,23 @@ class Arguments:
     """Which modes, eval or train or both, separated by commas; by default those that compute something of their own."""
     precision: Literal["float64", "float32", "bfloat16"] = "float64"
     """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
-    batch: int = 4
+    batch: PositiveInt = 4
     """Images in the batch."""
-    size: int = 64
+    size: Pixels = 64
     """Height and width of the images."""
     image: Path | None = None
     """Real input: an image file, from which the batch is cut."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """For the checks optimizer and trajectory; sgd has momentum 0.9."""
-    learning_rate: float = 0.05
+    learning_rate: NonNegative = 0.05
     """Base learning rate: it rises over two steps, then follows a cosine (trajectory) or halves each step
     (optimizer)."""
-    weight_decay: float = 1e-2
-    steps: int = 5
+    weight_decay: NonNegative = 1e-2
+    steps: PositiveInt = 5
     """Steps of optimizer and trajectory. The trajectory trains on real images, scikit-learn's digits."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where both frameworks compute."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random weights and inputs."""
     json: Path | None = None
     """Write everything measured to this file."""
@@ -82,8 +83,6 @@ def main(arguments: list[str]) -> int:
     family = family_of(name) if named else None  # before anything slow
     args = _parse(arguments, family)
     _require_writable(args.json, args.html)
-    if min(args.batch, args.size, args.steps) < 1:
-        raise ParityError(f"--batch {args.batch}, --size {args.size} and --steps {args.steps} must be positive")
     if named or args.device == "gpu":
         with needs_extra("torch", "checking against PyTorch"):
             import torch
@@ -198,7 +197,7 @@ def _parse(arguments: list[str], family: Family | None) -> Any:
     together = make_dataclass("Arguments", options, bases=(Arguments,), frozen=True)
     together.__doc__ = Arguments.__doc__
     config = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(together, prog="python -m parity check", args=arguments, config=config)
+    return parse(together, arguments, prog="python -m parity check", config=config)
 
 
 def _options(family: Family | None) -> tuple[Field, ...]:

@@ -12,6 +12,7 @@ import tyro
 from parity.conversion.orbax import read_orbax
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
+from parity.options import parse
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m parity convert", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    args = parse(Arguments, arguments, prog="python -m parity convert", config=(tyro.conf.FlagCreatePairsOff,))
     source, destination = args.source, args.destination
     if destination.exists() and not args.force:
         raise ParityError(f"{destination} exists; --force overwrites a checkpoint")

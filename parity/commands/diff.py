@@ -13,6 +13,7 @@ from rich.text import Text
 from parity.checks.relations import relation
 from parity.conversion.checkpoints import read_checkpoint
 from parity.errors import ParityError
+from parity.options import parse
 
 SHOWN = 40
 
@@ -28,7 +29,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m parity diff", args=arguments)
+    args = parse(Arguments, arguments, prog="python -m parity diff")
     ours, theirs = read_checkpoint(args.first), read_checkpoint(args.second)
     if ours.metadata.get("format") != theirs.metadata.get("format") and "parity-recording" in (
         ours.metadata.get("format"),

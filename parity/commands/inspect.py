@@ -12,6 +12,7 @@ from rich.text import Text
 
 from parity.errors import printable
 from parity.networks import identified
+from parity.options import parse
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m parity inspect", args=arguments)
+    args = parse(Arguments, arguments, prog="python -m parity inspect")
     with jax.enable_x64(True):
         weights = identified(args.source)
         rows = weights.rows()

@@ -10,6 +10,7 @@ import tyro
 from parity.commands.targets import load_target
 from parity.errors import ParityError, needs_extra
 from parity.networks import named_pair
+from parity.options import Pixels, PositiveInt, Seed, parse
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,20 @@ class Arguments:
     """Keep only activations and gradients whose names match one of these patterns, separated by commas."""
     weights: Literal["values", "digest"] = "values"
     """Keep the weights, or their SHA-256."""
-    steps: int = 5
+    steps: PositiveInt = 5
     """Of the check optimizer."""
-    batch: int = 4
+    batch: PositiveInt = 4
     """Images in the batch of a registered network."""
-    size: int = 64
+    size: Pixels = 64
     """Their height and width."""
     checkpoint: Path | None = None
     """Weights of a registered network; random ones by default."""
-    seed: int = 0
+    seed: Seed = 0
     """Of random weights and inputs."""
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m parity record", args=arguments)
+    args = parse(Arguments, arguments, prog="python -m parity record")
     jax.config.update("jax_platforms", "cpu")
     from parity.checks.record import record
 

@@ -1,6 +1,7 @@
 """Reading and writing weights: .pth, .safetensors, and Orbax directories."""
 
 import argparse
+import json
 import os
 import pickle
 import re
@@ -185,6 +186,26 @@ def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any]
     return tensors, tuple(notes)
 
 
+def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """The same bytes for the same content: the library writes the metadata in another order each time.
+
+    The file begins with the length of its header, 8 bytes little-endian, and the header, a JSON object padded with
+    spaces (https://huggingface.co/docs/safetensors, "Format").
+    """
+    from safetensors.numpy import save_file
+
+    save_file(dict(tensors), path, dict(metadata))
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > length:
+            raise ValueError("the header does not fit where the library wrote it")
+        file.seek(8)
+        file.write(ordered.ljust(length))
+
+
 def write_checkpoint(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -197,9 +218,8 @@ def write_checkpoint(
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        write_whole(path, lambda temporary: save_file(dict(tensors), temporary, {"format": "pt", **(metadata or {})}))
+        content = {"format": "pt", **(metadata or {})}
+        write_whole(path, lambda temporary: _write_safetensors(temporary, tensors, content))
     elif path.suffix in (".pth", ".pt"):
         with needs_extra("torch", f"writing {path}", "use a .safetensors file"):
             import torch

@@ -1,29 +1,50 @@
 """Files that appear whole or not at all, and the one way in which files are opened: only regular ones, at once."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
 
 from parity.errors import ParityError
 
 LEAST_FREE = 2**20  # bytes; a disk with less counts as full
+INCOMPLETE = ".incomplete-"  # begins the name of a folder with a file that is being written
+KINDS = (
+    (stat.S_ISDIR, errno.EISDIR, "it is a directory"),
+    (stat.S_ISFIFO, errno.EINVAL, "it is a named pipe, not a file"),
+    (stat.S_ISSOCK, errno.EINVAL, "it is a socket, not a file"),
+    (stat.S_ISCHR, errno.EINVAL, "it is a device, not a file"),
+    (stat.S_ISBLK, errno.EINVAL, "it is a device, not a file"),
+)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames: the file appears whole or not at all.
+def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = False) -> None:
+    """Calls `write` with a temporary path, then renames that to `path`: the file appears whole or not at all.
+
+    The bytes are on the disk before the name is, so this holds through a loss of power too. What writers that were
+    killed have left in the folder is removed. What is no file, such as /dev/stdout, is written to as it is.
+
+    Args:
+        new: fail if there is a file already, also if another process has just made it.
 
     Raises:
+        FileExistsError: with `new`, if there is a file.
         ParityError: if it cannot be written; nothing is left behind.
     """
-    target = path.resolve()  # a link stays one
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / path.name
+        if not new and path.exists() and not (path.is_file() or path.is_dir()):
+            write(path)
+            return
+        target = path.resolve()  # a link stays one
+        remove_incomplete(target.parent)
+        with _incomplete_folder(target.parent) as folder:
+            temporary = folder / path.name
             try:
                 write(temporary)
             except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
@@ -33,19 +54,75 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # safetensors makes its files private
-            temporary.replace(target)
+            _sync(temporary)
+            if new:
+                _link(temporary, target)
+            else:
+                temporary.replace(target)
+            _sync(target.parent)
+    except FileExistsError:
+        raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or error  # without the temporary file's name
         raise ParityError(f"cannot write {path}: {reason}") from error
 
 
-KINDS = (
-    (stat.S_ISDIR, errno.EISDIR, "it is a directory"),
-    (stat.S_ISFIFO, errno.EINVAL, "it is a named pipe, not a file"),
-    (stat.S_ISSOCK, errno.EINVAL, "it is a socket, not a file"),
-    (stat.S_ISCHR, errno.EINVAL, "it is a device, not a file"),
-    (stat.S_ISBLK, errno.EINVAL, "it is a device, not a file"),
-)
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
+    """`write_whole` for text in UTF-8."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), new=new)
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Removes what writers that were killed have left in `folder`. Those of living processes hold a lock."""
+    for abandoned in folder.glob(f"{INCOMPLETE}*"):
+        with contextlib.suppress(OSError), _locked(abandoned, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(abandoned)
+
+
+@contextlib.contextmanager
+def _incomplete_folder(parent: Path) -> Generator[Path]:
+    """A temporary folder in `parent`, locked for as long as it is used."""
+    with tempfile.TemporaryDirectory(dir=parent, prefix=INCOMPLETE, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a file system without locks; `remove_incomplete` leaves it alone too
+                stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+            folder.mkdir(exist_ok=True)  # another process may have removed it before it was locked
+            yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, operation: int) -> Generator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a directory
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Gives the file its name unless that is taken."""
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        temporary.replace(target)
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:

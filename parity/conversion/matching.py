@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parity.conversion.files import write_whole
+from parity.conversion.files import read_regular, write_text
 from parity.conversion.naming import leaves, mismatch_message, named_modules
 from parity.conversion.trees import as_module
 from parity.errors import ParityError
@@ -15,6 +15,7 @@ Shape = tuple[int, ...]
 Layers = dict[str, dict[str, Shape]]
 """{path of a layer: {its parameter or statistic: shape}}, in order of definition."""
 COUNTER = "num_batches_tracked"
+LARGEST = 2**26  # bytes of a file with names
 
 
 def match_names(network: Any, original: Any, path: str | Path | None = None) -> dict[str, str]:
@@ -54,8 +55,7 @@ def match_names(network: Any, original: Any, path: str | Path | None = None) -> 
     # A part that the rule of a whole layer covers has no path of its own in Flax, and follows that layer.
     names = {path: matched[path] for path in ours if matched[path] != path and path in known}
     if path is not None:
-        text = json.dumps(names, indent=1) + "\n"
-        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(Path(path), json.dumps(names, indent=1) + "\n")
     return names
 
 
@@ -66,10 +66,10 @@ def read_names(path: Path) -> dict[str, str]:
         ParityError: if it cannot be read or is anything else.
     """
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(read_regular(path, LARGEST))
     except OSError as error:
         raise ParityError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParityError(f"{path} is not JSON: {error}") from error
     if not isinstance(names, dict) or not all(isinstance(value, str) for value in names.values()):
         raise ParityError(f"{path} must hold one JSON object {{Flax path: PyTorch path}}")

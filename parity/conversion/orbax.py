@@ -124,14 +124,19 @@ def write_orbax(path: str | os.PathLike, state: Mapping[str, Any], metadata: Map
 
     path = Path(path).absolute()
     require_orbax_name(path)
+    _remove_incomplete(path)  # of a process that was killed while it wrote
     try:
         with quiet_abandoned_work(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             args = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(dict(metadata)))
             checkpointer.save(path, args=args)
     except Exception as error:
-        for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_incomplete(path)
         raise ParityError(f"cannot write {path}: {orbax_reason(error)}") from error
+
+
+def _remove_incomplete(path: Path) -> None:
+    for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,8 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from parity.conversion.files import write_text
 from parity.errors import needs_extra
-from parity.reports.json import write_text
 from parity.reports.results import Comparison, Report
 from parity.reports.terminal import figure, worst
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from parity.errors import ParityError
+from parity.conversion.files import write_text
 from parity.reports.results import Report
 
 SCHEMA = 1
@@ -45,11 +45,3 @@ def write_json(report: Report, path: Path) -> None:
         ParityError: if it cannot be written.
     """
     write_text(path, json.dumps(as_dict(report), indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a report's text, or raises a ParityError that says why not."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ParityError(f"cannot write {path}: {error.strerror}") from error

@@ -10,13 +10,13 @@ import tyro
 from rich.progress import track
 
 from parity.errors import printable
+from parity.options import Pixels, PositiveInt, Range
 from resnet_flax.data.class_list import read_class_names
 from resnet_flax.data.decoding import Decoding
-from resnet_flax.data.preprocessing import LARGEST, Preprocessing
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.models.options import ModelOptions
-from resnet_flax.options import PositiveInt, Range, check_ranges
 from resnet_flax.text import PlainConsole
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
@@ -30,9 +30,9 @@ class ModelArguments(ModelOptions):
     """Architecture; by default that of the weights."""
     class_names: Path | None = None
     """A file with the name of a class on each line, or a .json list of them, in place of the weights' own."""
-    resize: Annotated[int | None, Range(ge=1, le=LARGEST)] = None
+    resize: Pixels | None = None
     """Resize the shorter side of images to this, in place of the weights' own preprocessing."""
-    crop: Annotated[int | None, Range(ge=1, le=LARGEST)] = None
+    crop: Pixels | None = None
     """Then cut out the central square of this side."""
     mean: Annotated[tuple[float, ...] | None, Range()] = None
     """Per-channel mean of images in [0, 1], or one for all channels."""
@@ -46,7 +46,6 @@ class ModelArguments(ModelOptions):
         Raises:
             UserError: for weights that cannot be used, or options that do not fit them.
         """
-        check_ranges(self)
         names = None if self.class_names is None else read_class_names(self.class_names)
         pretrained = load_pretrained(self.model, self.weights, class_names=names, **self.arguments())
         for note in pretrained.notes:

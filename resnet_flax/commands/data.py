@@ -12,12 +12,13 @@ from typing import Annotated
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from parity.conversion.files import write_text
 from parity.errors import needs_extra, printable
+from parity.options import NonNegativeInt, check_ranges
 from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
-from resnet_flax.options import NonNegativeInt, check_ranges
 from resnet_flax.text import PlainConsole, to_json
 
 _Options = Annotated[SourceOptions, tyro.conf.arg(name="")]
@@ -76,7 +77,6 @@ def summary(source: Source) -> str:
 def show(arguments: Show) -> int:
     from resnet_flax.data.describe import contact_sheet, describe
 
-    check_ranges(arguments)
     if arguments.sheet is not None:
         with needs_extra("train", "a contact sheet"):
             import matplotlib  # noqa: F401
@@ -107,7 +107,7 @@ def show(arguments: Show) -> int:
         say(f"damaged: {message}")
     if arguments.json:
         row = {"data": source.spec, "split": source.split, "images": len(source), **asdict(figures)}
-        arguments.json.write_text(to_json(row, indent=1) + "\n")
+        write_text(arguments.json, to_json(row, indent=1) + "\n")
     if (sheet := arguments.sheet) is not None:
         is_drawn, note = drawn(sheet, lambda: contact_sheet(source, sheet))
         if is_drawn:
@@ -129,8 +129,6 @@ def numbers(values: tuple[float, ...]) -> str:
 def write(arguments: Write) -> int:
     from resnet_flax.data.prepare import write_tfds
 
-    check_ranges(arguments)
-
     def opened(split: str) -> Source:
         return open_source(arguments.data, split, data_dir=arguments.data_dir, options=arguments.options)
 
@@ -151,4 +149,5 @@ def main(arguments: list[str]) -> int:
     chosen = tyro.extras.subcommand_cli_from_dict(
         {"show": Show, "write": Write}, args=arguments, prog="python -m resnet_flax data", description=__doc__
     )
+    check_ranges(chosen)
     return show(chosen) if isinstance(chosen, Show) else write(chosen)

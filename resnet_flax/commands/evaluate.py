@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from parity.conversion.files import write_text
 from resnet_flax.data import Source, open_source
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.data.source import SourceOptions
@@ -84,7 +85,7 @@ def main(config: TrainConfig, console: Console) -> int:
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()
         _print(result, test, console)
-        workdir.evaluation.write_text(to_json(_as_json(result, test), indent=2) + "\n")
+        write_text(workdir.evaluation, to_json(_as_json(result, test), indent=2) + "\n")
         is_drawn, note = drawn(
             workdir.confusion, lambda: plot_confusion(result.confusion, test.class_names, workdir.confusion)
         )

@@ -8,6 +8,7 @@ import tyro
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.errors import printable
+from parity.options import Pixels, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
@@ -25,7 +26,7 @@ class Arguments(ModelArguments):
 
     out: Path
     """The file to write; its suffix sets the format."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width of the images that a .stablehlo artifact takes; by default the crop in the weights'
     preprocessing."""
     force: bool = False
@@ -34,7 +35,7 @@ class Arguments(ModelArguments):
 
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
-    args = tyro.cli(Arguments, prog="python -m resnet_flax export", args=arguments, config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax export", config=config)
     if args.out.suffix not in (".safetensors", ".pth", ".pt", ".stablehlo"):
         raise UserError(f"{args.out}: the name must end in .safetensors, .pth, .pt or .stablehlo")
     if args.out.exists() and not args.force:
@@ -45,8 +46,6 @@ def main(arguments: list[str]) -> int:
         size = args.size or ((crop, crop) if crop else None)
         if size is None:
             raise UserError("the weights' preprocessing has no crop, hence no size of images; give --size HEIGHT WIDTH")
-        if min(size) < 1:
-            raise UserError(f"--size {size[0]} {size[1]}: height and width must be at least 1")
         export_stablehlo(pretrained.model, args.out, size)
         shape = ", ".join(map(str, ("N", *size, pretrained.model.in_channels)))
         print(printable(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda"))

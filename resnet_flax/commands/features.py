@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from parity.conversion.files import write_whole
 from parity.errors import printable
+from parity.options import parse
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import find_images, make_apply
@@ -29,7 +29,7 @@ class Arguments(ImageArguments):
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, prog="python -m resnet_flax features", args=arguments)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax features")
     if args.out.suffix != ".npz":
         raise UserError(f"{args.out}: the name must end in .npz")
     if not args.out.absolute().parent.is_dir():

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from parity.options import parse
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, published_weights, timm_tags
@@ -102,7 +103,7 @@ Each is `weights="hf-hub:timm/MODEL.TAG"`.
 
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
-    args = tyro.cli(Arguments, prog="python -m resnet_flax models", args=arguments, config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax models", config=config)
     if args.markdown:
         print(markdown(), end="")
         return 0

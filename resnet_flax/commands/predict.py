@@ -7,10 +7,10 @@ import tyro
 from rich.table import Table
 
 from parity.errors import printable
+from parity.options import PositiveInt, parse
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import find_images, make_apply, top_classes
-from resnet_flax.options import PositiveInt
 from resnet_flax.text import PlainConsole, to_json
 
 
@@ -30,7 +30,7 @@ class Arguments(ImageArguments):
 
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
-    args = tyro.cli(Arguments, prog="python -m resnet_flax predict", args=arguments, config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax predict", config=config)
     images = find_images(args.images)
     pretrained = args.load()
     if pretrained.model.fc is None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 
-from parity.errors import needs_extra
+from parity import options
+from parity.errors import needs_extra, quits_on_interrupt
 from resnet_flax.errors import UserError
-from resnet_flax.options import options_of
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
 from resnet_flax.training.workdir import Workdir, latest_run
+
+if TYPE_CHECKING:
+    from resnet_flax.training.hosts import Hosts
 
 DESCRIPTION = """Trains a ResNet.
 
@@ -50,6 +53,17 @@ def main(arguments: list[str]) -> int:
             return compare.main(workdirs, console)
 
     config = parse(arguments)
+    if config.run.distributed:
+        from resnet_flax.training.devices import prepare_process
+        from resnet_flax.training.hosts import joined
+
+        prepare_process(config.run)
+        with joined(distributed=True) as hosts:
+            return _run(config, console, hosts)
+    return _run(config, console, None)
+
+
+def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
     if not config.run.dry_run:
         _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
@@ -60,14 +74,15 @@ def main(arguments: list[str]) -> int:
         from resnet_flax.commands import dry_run
 
         return dry_run.main(config, console)
-    from resnet_flax.training.loop import train
+    with quits_on_interrupt():
+        from resnet_flax.training.loop import train
 
-    return train(config, console)
+    return train(config, console, hosts)
 
 
 def _require_libraries(what: str) -> None:
     """All of them at the start, rather than each when a run first uses it."""
-    with needs_extra("train", what):
+    with needs_extra("train", what), quits_on_interrupt():
         for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboardX"):
             importlib.import_module(module)
 
@@ -88,10 +103,10 @@ def parse(arguments: list[str]) -> TrainConfig:
     else:
         default = RECIPES["digits"].config
     program = invocation()
-    return tyro.cli(
+    return options.parse(
         TrainConfig,
+        arguments,
         default=default,
-        args=arguments,
         prog=f"{program} {default.recipe}",
         description=DESCRIPTION.format(program=program),
     )
@@ -127,6 +142,6 @@ def show(name: str, recipe: Recipe, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for option in options_of(recipe.config):
+    for option in options.options_of(recipe.config):
         if option.path[0] not in ("recipe", "run"):
             console.print(f"  {option.name} {option.value}", highlight=False, soft_wrap=True)

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from parity.options import Range
 from resnet_flax.errors import UserError
-from resnet_flax.options import PositiveInt
 
 PIXELS = 178_956_970
 """Twice Pillow's `MAX_IMAGE_PIXELS`, where it refuses an image: half a gigabyte of RGB."""
@@ -33,7 +34,7 @@ class Decoding:
     """Turn each image as its EXIF orientation tells, which torchvision does not."""
     scale_16_bit: bool = False
     """Read grey images of 16 bits as 8, 0 to 65535 becoming 0 to 255; by default they are refused."""
-    max_pixels: PositiveInt = PIXELS
+    max_pixels: Annotated[int, Range(ge=1, le=2**62)] = PIXELS  # a PNG has up to 2**31 on a side
     """The largest image, in pixels, that is decoded: a small file may hold a huge one."""
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from parity.options import Range
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.source import Source
 from resnet_flax.data.stream import BatchStream, cores
 from resnet_flax.data.transforms import BatchTransform
 from resnet_flax.errors import UserError
-from resnet_flax.options import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

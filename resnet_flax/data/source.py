@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import numpy as np
 import tyro
 
+from parity.options import Range
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.splits import SplitBy
-from resnet_flax.options import Range
 
 if TYPE_CHECKING:
     from resnet_flax.data.transforms import EvaluationTransform

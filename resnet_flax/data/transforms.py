@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, runtime_ch
 import numpy as np
 from PIL import Image
 
+from parity.options import Fraction, NonNegativeInt, Pixels, Range
 from resnet_flax.data.augment import BINS, rand_augment, trivial_augment_wide
 from resnet_flax.errors import UserError
-from resnet_flax.options import Fraction, NonNegativeInt, PositiveInt, Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -129,8 +129,8 @@ class EvaluationTransform:
     unchanged.
     """
 
-    resize_size: Annotated[int | None, Range(ge=1)] = 232
-    crop_size: Annotated[int | None, Range(ge=1)] = 224
+    resize_size: Pixels | None = 232
+    crop_size: Pixels | None = 224
     interpolation: Interpolation = "bilinear"
 
     is_random = False
@@ -200,7 +200,7 @@ class TrainingTransform:
     one of 31 bins; `rand_augment_ops` operations are applied one after another.
     """
 
-    crop_size: PositiveInt = 224
+    crop_size: Pixels = 224
     scale: Annotated[tuple[float, float], Range(gt=0, le=1)] = (0.08, 1.0)
     ratio: Annotated[tuple[float, float], Range(gt=0)] = (3 / 4, 4 / 3)
     flip: Fraction = 0.5
@@ -250,8 +250,8 @@ class SmallImageTransform:
     random. Digits and letters must not be mirrored: use `flip=0` for them.
     """
 
-    size: Annotated[int | None, Range(ge=1)] = None
-    padding: NonNegativeInt = 4
+    size: Pixels | None = None
+    padding: Annotated[int, Range(ge=0, le=2**14)] = 4
     flip: Fraction = 0.5
 
     @property

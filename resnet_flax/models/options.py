@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from resnet_flax.options import Range
+from parity.options import Range
 
 
 @dataclass(frozen=True, kw_only=True)

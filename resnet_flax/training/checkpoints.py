@@ -75,6 +75,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # the process ends, and the other hosts may never come to where this would wait for them
         with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
             self.close()
 

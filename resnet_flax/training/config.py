@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from parity.options import Fraction, NonNegative, NonNegativeInt, Pixels, PositiveInt, Range, Seed
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.specs import FORMS
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
 from resnet_flax.models.options import ModelOptions
-from resnet_flax.options import Fraction, NonNegative, NonNegativeInt, PositiveInt, Range
 
 # Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
 _Flat = tyro.conf.arg(name="")
@@ -60,7 +60,7 @@ class DataConfig:
         default_factory=TrainingTransform
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
-    image_size: Annotated[int | None, Range(ge=1)] = None
+    image_size: Pixels | None = None
     """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
     then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
     mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
@@ -191,7 +191,7 @@ class TrainConfig:
     recipe: tyro.conf.Suppress[str] = "custom"
     batch_size: PositiveInt = 256
     """Images per step, over all devices."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     model: Annotated[ModelConfig, _Flat] = field(default_factory=ModelConfig)
     data: Annotated[DataConfig, _Flat] = field(default_factory=DataConfig)
     loss: Annotated[LossConfig, _Flat] = field(default_factory=LossConfig)

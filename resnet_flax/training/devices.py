@@ -1,9 +1,7 @@
 """The devices of a run: platform, hosts, memory, and the cache of compiled programs.
 
-`open_devices` changes the process: its environment, JAX's configuration and, on a CPU, malloc's. It is for the train,
-evaluate and dry-run commands, which call it once. Read from JAX 0.10.2, and not documented: under SLURM and Open MPI
-`jax.distributed.initialize` hides all GPUs but one, by setting the option `jax_cuda_visible_devices`; a test in
-tests/resnet_flax/training/test_sharding.py fails first if that changes. `mallopt` is a function of glibc.
+`prepare_process` and `open_devices` change the process: its environment, JAX's configuration and, on a CPU, malloc's.
+They are for the train, evaluate and dry-run commands. `mallopt` is a function of glibc.
 """
 
 from __future__ import annotations
@@ -26,23 +24,24 @@ from resnet_flax.training.sharding import data_mesh
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
-def open_devices(config: RunConfig) -> Mesh:
-    """Chooses the platform, joins the other processes with `--distributed`, and makes a mesh of all devices.
-
-    Call it before anything that uses a device. For a command: it changes the process for good.
-
-    Raises:
-        UserError: if there is no such device, or the other processes cannot be joined.
-    """
+def prepare_process(config: RunConfig) -> None:
+    """Chooses the platform and its settings, before JAX starts its threads. It changes the process for good."""
     use_compilation_cache()
     if config.device == "cpu" or (config.device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
         keep_freed_memory()
-    if config.deterministic:
+    if config.deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if config.device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda", "cpu": "cpu"}[config.device])
-    if config.distributed:
-        _join()
+
+
+def open_devices(config: RunConfig) -> Mesh:
+    """A mesh of all devices, after `prepare_process`. Call it before anything that uses a device.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    prepare_process(config)
     try:
         return data_mesh()
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no GPU plugin at all
@@ -68,26 +67,6 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             for parameter, value in ((trim_threshold, -1), (mmap_max, 0), (arena_max, 1)):
                 mallopt(parameter, value)
-
-
-def _join() -> None:
-    """Joins the other processes; JAX finds them under SLURM, Open MPI and Kubernetes, elsewhere by these variables.
-
-    Under SLURM and Open MPI JAX assumes one process per GPU and hides the other GPUs. Here a process uses all GPUs of
-    its host, unless JAX_LOCAL_DEVICE_IDS or CUDA_VISIBLE_DEVICES selects some.
-    """
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-    try:
-        jax.distributed.initialize(
-            num_processes=None if count is None else int(count), process_id=None if index is None else int(index)
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--distributed could not join the other processes: {' '.join(str(error).split())[:200]}; outside SLURM, "
-            "Open MPI and Kubernetes, set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-        ) from error
-    if "JAX_LOCAL_DEVICE_IDS" not in os.environ:
-        jax.config.update("jax_cuda_visible_devices", os.environ.get("JAX_CUDA_VISIBLE_DEVICES", "all"))
 
 
 def use_compilation_cache() -> None:

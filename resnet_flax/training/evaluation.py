@@ -63,9 +63,15 @@ class Evaluation:
         return float(f1.mean()) if f1.size else float("nan")
 
     def score(self, metric: str) -> float:
-        """The figure to maximise: "accuracy", "top5" or "macro-f1", or the negative "loss"; NaN counts as the worst."""
-        value = -self.loss if metric == "loss" else getattr(self, metric.replace("-", "_"))
-        return float("-inf") if np.isnan(value) else value
+        """What to maximise for "accuracy", "top5", "macro-f1" or "loss"."""
+        return score(getattr(self, metric.replace("-", "_")), metric)
+
+
+def score(figure: float | None, metric: str) -> float:
+    """What to maximise for the figure of a metric: itself, or the negative loss; NaN and None are the worst."""
+    if figure is None or np.isnan(figure):
+        return float("-inf")
+    return -figure if metric == "loss" else figure
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import errno
-import math
 import shlex
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 
 import jax
+from jax.experimental import multihost_utils
 from rich.console import Console
 
-from parity.conversion.checkpoints import write_checkpoint
-from parity.conversion.convert import to_torch
 from parity.errors import ParityError
 from resnet_flax.data import Source, open_source
-from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
+from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
 from resnet_flax.training.display import Display, counted, duration, invocation
 from resnet_flax.training.feature_cache import cache_features
+from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
 from resnet_flax.training.plots import plot_curves
+from resnet_flax.training.progress import Progress
 from resnet_flax.training.recipes import scaling_note
+from resnet_flax.training.saved_config import OF_A_HOST, as_json, differences, from_json
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
-from resnet_flax.weights.metadata import metadata_of
 
 PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
+SPREAD = ("cosine", "poly")  # schedules that depend on the number of epochs
 PLOT_SECONDS = 60.0  # the least time between two plots during the run
-
-
-@dataclass
-class Progress:
-    """What a checkpoint contains besides the state, so that the metrics of a resumed run continue too.
-
-    Attributes:
-        best: {"model" or "ema": the accuracy of the best weights so far}.
-        scores: {"model" or "ema": their `--best-by`, to be maximised}.
-        waited: evaluations since the last of these improved.
-        loss, accuracy, steps: sums over the current epoch.
-        seconds: of training, without what was lost when the run was killed.
-    """
-
-    best: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    waited: int = 0
-    loss: float = 0.0
-    accuracy: float = 0.0
-    steps: int = 0
-    seconds: float = 0.0
-
-    @property
-    def train(self) -> dict[str, float]:
-        """Means over the current epoch, NaN if all its updates were skipped."""
-        loss, accuracy = (x / self.steps if self.steps else math.nan for x in (self.loss, self.accuracy))
-        return {"train_loss": loss, "train_accuracy": accuracy}
 
 
 class Run:
@@ -76,6 +50,7 @@ class Run:
         checkpoints: of the workdir.
         progress: of the steps already taken.
         start: the number of these.
+        saved: the configuration that the run had until now, which differs at most in the number of epochs.
     """
 
     def __init__(
@@ -89,28 +64,34 @@ class Run:
         checkpoints: Checkpoints,
         progress: Progress,
         start: int,
+        saved: TrainConfig | None = None,
     ):
         self.setup, self.source, self.test = setup, source, test
         self.config = setup.config.run
         self.workdir, self.checkpoints, self.progress, self.start = workdir, checkpoints, progress, start
         self.first = jax.process_index() == 0
+        self.saved = saved or setup.config
         self.journal = Journal(workdir, start) if self.first else None
         self.display = Display(console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
+        self.best = BestWeights(setup, source, workdir, progress)
         self.backlog = Backlog()
         self.stepped = False
-        self._interval: list[dict[str, float]] = []
         self._began = time.monotonic() - progress.seconds
         self._plotted = time.monotonic()
 
     def execute(self, state: TrainState) -> int:
         """Trains to the end or until stopped; returns the exit status."""
         setup = self.setup
-        self.display.say(self._headline())
-        if self.config.resume and not self.start:
-            self.display.say("no checkpoint yet: starting from the first step")
-        if note := scaling_note(setup.config):
-            self.display.say(note)
         try:
+            self.display.say(self._headline())
+            if self.config.resume and not self.start:
+                self.display.say("no checkpoint yet: starting from the first step")
+            for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
+                if note:
+                    self.display.say(note)
+            self.best.replace_damaged(state, self.start)
+            if self.first and self.saved.schedule.epochs != setup.config.schedule.epochs:
+                self.workdir.change_epochs(setup.config.schedule.epochs)
             with Interruption(self.display.say) as interruption:
                 state = self._steps(state, interruption)
                 if int(state["step"]) < setup.total_steps and not self._has_waited():
@@ -140,6 +121,34 @@ class Run:
             f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
             f"train is {self.source.origin}; {self.test.split}, by which the best weights are chosen, is "
             f"{self.test.origin}{notes}"
+        )
+
+    def _epochs_note(self) -> str:
+        """What another number of epochs means for the learning rate.
+
+        Raises:
+            UserError: if the run has already trained for more.
+        """
+        schedule, before = self.setup.config.schedule, self.saved.schedule.epochs
+        if schedule.epochs == before:
+            return ""
+        if self.setup.total_steps < self.start:
+            done = f"{self.start / self.setup.steps_per_epoch:.4g}"
+            raise UserError(f"--epochs {schedule.epochs} is less than the {done} that {self.workdir} has; pass more")
+        rate = (
+            f"from step {self.start + 1:,} on, the {schedule.schedule} schedule is that of a run of {schedule.epochs}"
+            if schedule.schedule in SPREAD
+            else f"the {schedule.schedule} schedule continues as it was"
+        )
+        return f"epochs: {before} before, {schedule.epochs} now; {rate}"
+
+    def _devices_note(self) -> str:
+        before, now = self.workdir.devices, self.setup.mesh.size
+        if not self.config.resume or before in (None, now):
+            return ""
+        return (
+            f"devices: {before} at the start of the run, {now} now; the batch is the same, and results differ a little "
+            "(docs/training.md, What is deterministic)"
         )
 
     def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
@@ -207,10 +216,7 @@ class Run:
             raise self._not_finite(step, metrics)
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
         if metrics["finite"]:
-            self._interval.append(metrics)
-            progress.loss += metrics["loss"]
-            progress.accuracy += metrics["accuracy"]
-            progress.steps += 1
+            progress.add(metrics["loss"], metrics["accuracy"])
         self.display.step(
             step,
             epoch=f"{-(-step // per_epoch)}/{self.setup.config.schedule.epochs}",
@@ -218,22 +224,20 @@ class Run:
             accuracy=progress.train["train_accuracy"],
             memory=memory_in_use(),
         )
-        if self.journal and (step % self.config.log_every == 0 or step % per_epoch == 0):
-            means = {
-                name: sum(row[name] for row in self._interval) / len(self._interval) if self._interval else math.nan
-                for name in ("loss", "accuracy")
-            }
+        if step % self.config.log_every and step % per_epoch:
+            return
+        if self.journal:
             self.journal.write(
                 "train",
                 step,
                 epoch=step / per_epoch,
-                **means,
+                **progress.interval,
                 learning_rate=metrics["learning_rate"],
                 gradient_norm=metrics["gradient_norm"],
                 images_per_second=self.display.rate,
                 seconds=self._seconds(),
             )
-            self._interval.clear()
+        progress.interval_loss = progress.interval_accuracy = progress.interval_steps = 0
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._began, 3)
@@ -251,7 +255,7 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> None:
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
         train = progress.train
-        best_by, improved = self.setup.config.schedule.best_by, False
+        improved = False
         parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
         if skipped := per_epoch - progress.steps:
             parts.append(f"{skipped:,} of {counted(per_epoch, 'update')} skipped")
@@ -274,13 +278,9 @@ class Run:
                 )
             name = self.test.split if weights == "model" else f"{self.test.split} (EMA)"
             parts.append(f"{name} {result.loss:.4f} {result.accuracy:.2%}")
-            # A checkpoint of an earlier version has the accuracy alone.
-            best = progress.scores.get(weights, progress.best.get(weights) if best_by == "accuracy" else None)
-            if best is None or result.score(best_by) > best:
-                progress.best[weights], progress.scores[weights] = result.accuracy, result.score(best_by)
+            if self.best.offer(arrays, weights, result, step):
                 improved = True
                 parts[-1] += " (best)"
-                self._export(arrays, weights, result.accuracy, step)
         epoch = f"epoch {step // per_epoch}/{self.setup.config.schedule.epochs}"
         self.display.say(f"{epoch}  " + "  ".join(parts) + f"  [{duration(self._seconds())}]")
         progress.loss = progress.accuracy = progress.steps = 0
@@ -291,22 +291,10 @@ class Run:
         """Whether `--patience` is at its end."""
         return self.config.patience is not None and self.progress.waited >= self.config.patience
 
-    def _export(self, arrays: dict[str, jax.Array], weights: str, accuracy: float, step: int) -> None:
-        """Writes the weights under torchvision's names, with preprocessing and class names."""
-        if not self.first:
-            return
-        config = self.setup.config
-        data = config.data
-        preprocessing = Preprocessing(data.eval_transform, data.mean, data.std, data.source.decoding)
-        metadata = {
-            **metadata_of(config.model.name, preprocessing, self.source.class_names),
-            "accuracy": f"{accuracy:.4f}",
-            "step": str(step),
-        }
-        write_checkpoint(self.workdir.weights(weights), to_torch(self.setup.network.model(arrays)), metadata)
-
     def _save(self, state: TrainState) -> None:
         self.progress.seconds = self._seconds()
+        if self.journal:  # or a loss of power could leave a checkpoint without the rows before it
+            self.journal.sync()
         self.checkpoints.save(state, asdict(self.progress))
 
     def _plot(self, *, now: bool = False) -> None:
@@ -320,8 +308,7 @@ class Run:
     def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
         self.checkpoints.wait()
         self._plot(now=True)
-        command = f"{invocation()} --resume --workdir {shlex.quote(str(self.workdir))}"
-        command += " --distributed" if self.config.distributed else ""
+        command = resume_command(self.setup.config, self.workdir)
         self.display.say(f"Saved after step {int(state['step']):,}. To resume:\n  {command}")
         return interruption.exit_status
 
@@ -334,6 +321,15 @@ class Run:
             f"{'best' if weights == 'model' else 'best of the moving average'} {accuracy:.2%}"
             for weights, accuracy in self.progress.best.items()
         )
+        schedule, command = self.setup.config.schedule, resume_command(self.setup.config, self.workdir)
+        if (step := int(state["step"])) < self.setup.total_steps:
+            self.display.say(
+                f"stopped after {step // self.setup.steps_per_epoch} of {counted(schedule.epochs, 'epoch')}: "
+                f"{schedule.best_by} has not improved for {counted(self.progress.waited, 'epoch')}; to continue:\n"
+                f"  {command} --patience N"
+            )
+        elif self.start == step:
+            self.display.say(f"this run is finished; for more epochs:\n  {command} --epochs N")
         if last:
             self.display.say(
                 f"{self.test.split} accuracy {last[-1]['accuracy']:.2%} ({best}) after "
@@ -349,15 +345,20 @@ def _notes(source: Source, test: Source) -> list[str]:
     return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
-def train(config: TrainConfig, console: Console) -> int:
+def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
     """Runs a configuration to its end; returns the exit status.
+
+    Args:
+        hosts: those of the run, where there are several.
 
     Raises:
         UserError: for anything that the user can fix.
     """
     config, workdir = choose_workdir(resolve(config))
+    saved = None
     if config.run.resume:
         workdir.check_same_run(config)
+        saved = workdir.load_config()
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
@@ -372,10 +373,39 @@ def train(config: TrainConfig, console: Console) -> int:
         workdir.check_same_data(source)
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
-    return _train_in(workdir, setup, source, test, console)
+    if hosts:
+        _agree(hosts, setup, source, test)
+        hosts.way_on = f"resume with {resume_command(config, workdir)}"
+    return _train_in(workdir, saved, setup, source, test, console)
 
 
-def _train_in(workdir: Workdir, setup: Setup, source: Source, test: Source, console: Console) -> int:
+def resume_command(config: TrainConfig, workdir: Workdir) -> str:
+    distributed = " --distributed" if config.run.distributed else ""
+    return f"{invocation()} --resume --workdir {shlex.quote(str(workdir))}{distributed}"
+
+
+def _agree(hosts: Hosts, setup: Setup, source: Source, test: Source) -> None:
+    """Waits for all hosts, before anything is written or computed together.
+
+    Raises:
+        UserError: if this one has other settings or data than the first.
+    """
+    images = [len(source), len(test), setup.facts.num_classes]
+    first = hosts.agree({"config": as_json(setup.config), "images": images})
+    changed = differences(from_json(first["config"]), setup.config, OF_A_HOST)
+    if first["images"] != images:
+        changed.append("training images, test images, classes {} there, {} here".format(first["images"], images))
+    if changed:
+        raise UserError(
+            f"this host and host 0 do not have the same run ({'; '.join(changed)}); give all the same command and data"
+        )
+    # Gloo allows 30 seconds from one host's first collective to another's: it comes now, when all are here.
+    multihost_utils.sync_global_devices("all hosts are ready")
+
+
+def _train_in(
+    workdir: Workdir, saved: TrainConfig | None, setup: Setup, source: Source, test: Source, console: Console
+) -> int:
     config, first = setup.config, jax.process_index() == 0
     claims = first and not config.run.resume
     state = setup.state(setup.initial_arrays())  # most mistakes in the settings show here, before anything is written
@@ -387,8 +417,8 @@ def _train_in(workdir: Workdir, setup: Setup, source: Source, test: Source, cons
             with Checkpoints(workdir.checkpoints, config.run.keep) as checkpoints:
                 progress = Progress()
                 if config.run.resume and (restored := checkpoints.restore(state)):
-                    state, saved = restored
-                    progress = Progress(**{name: x for name, x in saved.items() if name != "fingerprint"})
+                    state, kept = restored
+                    progress = Progress(**{name: x for name, x in kept.items() if name != "fingerprint"})
                 run = Run(
                     setup,
                     source,
@@ -398,6 +428,7 @@ def _train_in(workdir: Workdir, setup: Setup, source: Source, test: Source, cons
                     checkpoints=checkpoints,
                     progress=progress,
                     start=int(state["step"]),
+                    saved=saved,
                 )
                 return run.execute(state)
         finally:

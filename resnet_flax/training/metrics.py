@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
+from parity.conversion.files import open_regular, write_text
+from resnet_flax.errors import UserError
 from resnet_flax.training.tensorboard import EventFile
 from resnet_flax.training.workdir import Workdir
+
+logger = logging.getLogger("resnet_flax.training")
 
 
 class Backlog:
@@ -50,15 +56,47 @@ class Backlog:
         return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
+NUMBERS = {
+    "train": ("epoch", "loss", "accuracy", "learning_rate"),
+    "evaluation": ("epoch", "loss", "accuracy", "train_loss", "seconds"),
+}
+"""{kind of row: the numbers that are read from it again}; a number that was not finite is null."""
+
+
 def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; an incomplete last line is ignored."""
-    rows = []
-    for line in workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []:
+    """The rows of a run's metrics.jsonl, without lines that are damaged or incomplete."""
+    return _parse(workdir)[0]
+
+
+def _parse(workdir: Workdir) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The rows, and the damaged lines; a last line that was cut off when the run was killed is in neither."""
+    rows, damaged = [], []
+    try:
+        with open_regular(workdir.metrics) as file:
+            content = file.read()
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise UserError(f"{workdir.metrics} cannot be read: {error.strerror}") from error
+    for line in content.splitlines(keepends=True):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if _is_row(row):
+            rows.append(row)
+        elif line.strip() and (line.endswith(b"\n") or not line.startswith(b'{"kind"')):
+            damaged.append(line.rstrip(b"\n"))
+    return rows, damaged
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or type(row.get("step")) is not int:
+        return False
+    numbers = [row.get(name, "absent") for name in NUMBERS.get(row["kind"], ())]
+    return all(number is None or isinstance(number, int | float) for number in numbers) and (
+        row["kind"] != "evaluation" or isinstance(row.get("weights"), str)
+    )
 
 
 class Journal:
@@ -70,11 +108,15 @@ class Journal:
     """
 
     def __init__(self, workdir: Workdir, step: int):
-        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-        replacement = workdir.metrics.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        replacement.replace(workdir.metrics)
-        self._file = workdir.metrics.open("a")
+        rows, damaged = _parse(workdir)
+        if damaged:
+            aside = workdir.metrics.with_suffix(".jsonl.damaged")
+            with aside.open("ab") as file:
+                file.writelines(line + b"\n" for line in damaged)
+            what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
+            logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
+        write_text(workdir.metrics, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        self._file = workdir.metrics.open("a", encoding="utf-8")
         self._events = EventFile(workdir.tensorboard, step)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
@@ -87,6 +129,10 @@ class Journal:
                 self._events.scalar(f"{kind}/{name}", step, value)
         if kind == "evaluation":  # not for every row: it waits for the disk
             self._events.flush()
+
+    def sync(self) -> None:
+        """Waits until the rows so far are on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes both; on a full disk the last rows are lost, without another error."""

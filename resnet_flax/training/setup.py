@@ -15,12 +15,12 @@ from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jax.stages import Wrapped
 
+from parity.options import check_ranges
 from resnet_flax.data import Source, evaluation_batches, prefetch_to_device, steps_per_epoch, training_batches
 from resnet_flax.data.on_device import normalize
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet
-from resnet_flax.options import check_ranges
 from resnet_flax.training.class_weights import class_weights
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
@@ -42,7 +42,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """The configuration with `--image-size` applied to its transforms.
 
     Raises:
-        UserError: for a setting out of range, or settings that contradict each other.
+        UsageError: for a setting out of range, or settings that contradict each other.
     """
     check_ranges(config)
     schedule, data = config.schedule, config.data

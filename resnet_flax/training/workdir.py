@@ -17,7 +17,9 @@ from typing import Any
 
 import jax
 
+from parity.conversion.files import read_regular, remove_incomplete, write_text
 from parity.conversion.orbax import require_orbax_name
+from parity.errors import ParityError
 from resnet_flax.data import Source
 from resnet_flax.data.specs import absolute
 from resnet_flax.errors import UserError
@@ -27,6 +29,7 @@ from resnet_flax.training.saved_config import as_json, differences, from_json
 
 RUNS = Path("runs")
 LIBRARIES = ("resnet-flax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+LARGEST_CONFIG = 2**26  # bytes of config.json, which has the names of all classes
 WEIGHTS = {"model": "best.safetensors", "ema": "best_ema.safetensors"}
 
 
@@ -41,6 +44,7 @@ class Workdir:
         curves, confusion: plots.
         evaluation: the result of `--evaluate`.
         tensorboard, profile: directories for TensorBoard and xprof.
+        lock: held by the process that trains here.
     """
 
     def __init__(self, path: Path | str):
@@ -53,6 +57,7 @@ class Workdir:
         self.evaluation = self.path / "evaluation.json"
         self.tensorboard = self.path / "tensorboard"
         self.profile = self.path / "profile"
+        self.lock = self.path / ".lock"
         self._is_new = False
 
     def __str__(self) -> str:
@@ -91,17 +96,13 @@ class Workdir:
             "devices": jax.device_count(),
         }
         try:
-            file = self.config.open("x")
+            write_text(self.config, json.dumps(content, indent=2) + "\n", new=True)
         except FileExistsError as error:
             raise UserError(f"another run has just claimed {self}; start this one again") from error
-        except OSError as error:
-            raise UserError(f"cannot write to {self}: {error.strerror}; choose another --workdir") from error
-        try:
-            with file:
-                file.write(json.dumps(content, indent=2) + "\n")
-        except OSError:  # a full disk: an incomplete file would block the workdir for good
-            self.config.unlink()
-            raise
+        except ParityError as error:
+            if self._is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise UserError(f"{error.message}; choose another --workdir") from error
 
     def release(self) -> None:
         """Undoes `claim`, for a run that has left nothing to resume."""
@@ -113,44 +114,86 @@ class Workdir:
     def locked(self) -> Generator[None]:
         """Keeps other processes from training here; the lock ends with the process, however that ends.
 
+        What a run that was killed has left half written is removed.
+
         Raises:
             UserError: if another process has the lock.
         """
-        with self.config.open("r+") as file:
+        try:
+            file = self.lock.open("a")
+        except OSError as error:
+            raise UserError(f"cannot write to {self}: {error.strerror}; copy it to where you may write") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     raise UserError(f"another process is training in {self}; wait for it to end, or stop it") from error
                 # A file system without locks: the run continues without one.
+            remove_incomplete(self.path)
             yield
 
     def load_config(self) -> TrainConfig:
         """The configuration of the run.
 
         Raises:
-            UserError: if there is no run here.
+            UserError: if there is no run here, or config.json is damaged.
         """
         if not self.has_run:
             raise UserError(f"nothing to resume: {self} has no run (no config.json)")
-        return from_json(self._saved()["config"])
+        return self._saved()[0]
 
-    def _saved(self) -> dict[str, Any]:
-        return json.loads(self.config.read_text())
+    def _saved(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """The configuration, and all of config.json."""
+        try:
+            content = json.loads(read_regular(self.config, LARGEST_CONFIG))
+            return from_json(content["config"]), content
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(self._damaged(f"lacks {error}" if isinstance(error, KeyError) else str(error))) from error
+
+    def _damaged(self, reason: str) -> str:
+        best = self.weights("model")
+        way_on = f"start a new run from its weights with --weights {best}" if best.exists() else "start a new run"
+        return f"{self.config} is damaged ({reason}); restore it from a copy, or {way_on} in another --workdir"
 
     def check_same_run(self, config: TrainConfig) -> None:
-        """Raises UserError if the run has other settings, apart from `RunConfig` and the directory of the data."""
+        """Raises UserError if the run has other settings.
+
+        `RunConfig`, the number of epochs and the directory of the data may differ.
+        """
         if changed := differences(self.load_config(), config):
             raise UserError(
-                f"the run in {self} has other settings ({'; '.join(changed)}); use the same, or start a new run"
+                f"the run in {self} has other settings ({'; '.join(changed)}); use the same, or start a new run from "
+                f"its weights with --weights {self.weights('model')}"
             )
+
+    def change_epochs(self, epochs: int) -> None:
+        """Sets the number of epochs in config.json, for this and later processes of the run."""
+        config, content = self._saved()
+        content["config"] = as_json(replace(config, schedule=replace(config.schedule, epochs=epochs)))
+        write_text(self.config, json.dumps(content, indent=2) + "\n")
+
+    @property
+    def devices(self) -> int | None:
+        """The number of devices that the run started with, where config.json has it."""
+        devices = self._saved()[1].get("devices")
+        return devices if isinstance(devices, int) else None
 
     def check_same_data(self, source: Source) -> None:
         """Raises UserError if the number of training images or the classes have changed since the run started."""
-        then = self._saved().get("data")
+        then = self._saved()[1].get("data")
         if then is None:  # a run of an earlier version
             return
-        images, classes = then["images"], then["class_names"]
+        try:
+            images, classes = int(then["images"]), [str(name) for name in then["class_names"]]
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(
+                self._damaged('its "data" is not {"images": NUMBER, "class_names": [NAME, ...]}')
+            ) from error
         changed = [] if images == len(source) else [f"{images:,} images then, {len(source):,} now"]
         for word, names in (
             ("missing classes", set(classes) - set(source.class_names)),

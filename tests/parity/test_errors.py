@@ -8,6 +8,7 @@ import pytest
 
 from parity.errors import ParityError, UsageError, dispatch
 from resnet_flax.errors import UserError
+from tests import ROOT
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def test_a_misspelt_command_is_guessed(command, capsys):
         (UsageError("no such file"), "error: no such file\n"),
         (ParityError("no such file"), "error: no such file\n"),
         (UserError("no such file"), "error: no such file\n"),
+        (UsageError("no file \x1b[31mred\udcff\u202e"), r"error: no file \x1b[31mred\udcff\u202e"),
+        (OSError(36, "File name too long", "x\x07"), r"error: x\x07: File name too long"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 5 bytes"), "error: out of memory ("),
     ],
 )
@@ -83,3 +86,22 @@ dispatch("package", {"work": ("a_command", "")}, ["work"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+def hook(event, details):
+    if event == "import" and details[0] == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+from resnet_flax.__main__ import main
+sys.exit(main(["train", "--list"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["rich.console", "jax", "numpy.linalg", "tyro"])
+def test_ctrl_c_during_an_import(module):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

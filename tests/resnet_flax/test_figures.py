@@ -69,4 +69,4 @@ def test_a_figure_that_fails_is_a_note(tmp_path):
         tmp_path / "none" / "c.png", lambda: plot_confusion(np.eye(2, dtype=int), "ab", tmp_path / "none" / "c.png")
     )
     assert not is_drawn
-    assert re.search(r"c\.png could not be drawn \(.*No such file.*\); nothing else depends on it", note)
+    assert re.search(r"cannot write .*c\.png: No such file.*; nothing else depends on it", note)

@@ -1,123 +1,96 @@
-"""Files that are none, and archives that promise more than they have: refused with a sentence, unpacking nothing."""
+"""Files are whole or absent, also where a writer was killed; only regular ones are read."""
 
+import errno
 import os
-import pickle
-import resource
+import subprocess
 import sys
-import zipfile
 
-import numpy as np
 import pytest
 
-from parity.conversion.checkpoints import load_checkpoint, write_checkpoint
-from parity.conversion.files import open_regular, read_regular
-from parity.errors import ParityError, UsageError, dispatch
+from parity import ParityError
+from parity.conversion.files import INCOMPLETE, open_regular, read_regular, write_text, write_whole
+from tests import ROOT
 
-torch = pytest.importorskip("torch")
-
-
-def pipe(path):
-    os.mkfifo(path)
-
-
-def directory(path):
-    path.mkdir()
-
-
-def circle(path):
-    path.symlink_to(path)
+KILLED = """
+import os, sys
+from pathlib import Path
+from parity.conversion.files import write_whole
+def die(temporary):
+    temporary.write_text("half")
+    os._exit(9)
+write_whole(Path(sys.argv[1]), die)
+"""
 
 
-def device(path):
-    path.symlink_to("/dev/zero")
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "whole")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=False)
+    assert killed.returncode == 9
+    assert path.read_text() == "whole"
+    assert len(list(tmp_path.glob(f"{INCOMPLETE}*"))) == 1
+    write_text(tmp_path / "b.txt", "whole too")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "b.txt"]
 
 
-def itself(path):
-    """A dictionary that holds itself under the name of a wrapper."""
-    content = {}
-    content["model"] = {"state_dict": content}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/data.pkl", pickle.dumps(content, 2))
-        archive.writestr("a/version", "3\n")
-        archive.writestr("a/byteorder", "little")
+def test_a_writer_that_is_alive_is_left_alone(tmp_path):
+    def write(temporary):
+        temporary.write_text("outer")
+        write_text(tmp_path / "inner", "inner")
+
+    write_whole(tmp_path / "outer", write)
+    assert (tmp_path / "outer").read_text() == "outer"
+    assert (tmp_path / "inner").read_text() == "inner"
 
 
-def compressed(path):
-    """A checkpoint whose entries are packed, and unpack to a thousand times the file's size."""
-    torch.save({"w": torch.zeros(2**24)}, path.with_suffix(".raw"))
-    with zipfile.ZipFile(path.with_suffix(".raw")) as raw, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for entry in raw.infolist():
-            packed.writestr(entry.filename, raw.read(entry))
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none(tmp_path, monkeypatch, links):
+    def refuse(*args, **options):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a"
+    write_text(path, "first", new=True)
+    with pytest.raises(FileExistsError):
+        write_text(path, "second", new=True)
+    assert path.read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def expanded(path):
-    """One number, as a tensor of a thousand million."""
-    torch.save({"w": torch.zeros(1).expand(2**30)}, path)
+def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    write_text(path, "before")
+
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ParityError, match=r"cannot write .*/a: Input/output error"):
+        write_text(path, "after")
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-BAD = {
-    pipe: "it is a named pipe, not a file",
-    directory: "is a directory",
-    circle: "too many levels of symbolic links",
-    device: "it is a device, not a file",
-    itself: "a dictionary that contains itself",
-    compressed: r"has [\d,]+ bytes but unpacks to 67,\d+,\d+, .*; nothing was unpacked",
-    expanded: r"unpacks to 4,294,967,296",
-}
-
-
-@pytest.mark.parametrize("make", BAD)
-def test_bad_checkpoints_are_a_sentence(tmp_path, make):
-    make(tmp_path / "x.pth")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ParityError, match=BAD[make]):
-        load_checkpoint(tmp_path / "x.pth")
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
-    )  # KiB: half of what would be unpacked
-
-
-@pytest.mark.parametrize("name", ["x" * 300 + ".pth", "a\0b.pth", "none.pth", "none/x.safetensors"])
-def test_names_that_no_file_has(name):
-    with pytest.raises(ParityError, match="cannot be read|does not exist"):
-        load_checkpoint(name)
-
-
-def test_tied_weights_are_no_bomb(tmp_path):
-    """PyTorch stores a tensor once that has several names."""
-    shared = torch.ones(2**18)
-    torch.save({f"w{number}": shared for number in range(4)}, tmp_path / "x.pth")
-    assert len(load_checkpoint(tmp_path / "x.pth")) == 4
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    """/dev/stdout and /dev/null, which renaming would replace."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_text(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "pipe"]
 
 
 def test_regular_files_are_read_up_to_a_limit(tmp_path):
-    write_checkpoint(tmp_path / "x.safetensors", {"w": np.ones(3, np.float32)})
-    (tmp_path / "link").symlink_to(tmp_path / "x.safetensors")
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
     with open_regular(tmp_path / "link") as file:
         content = file.read()
+    assert content == b"content"
     assert read_regular(tmp_path / "link", len(content)) == content
     with pytest.raises(OSError, match="bytes, more than"):
         read_regular(tmp_path / "link", len(content) - 1)
-
-
-class Command:
-    """A module with a command that raises what it is given."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def main(self, arguments):
-        raise self.error
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (UsageError("no file \x1b[31mred\udcff\u202e"), r"error: no file \x1b[31mred\udcff\u202e"),
-        (OSError(36, "File name too long", "x\x07"), r"error: x\x07: File name too long"),
-    ],
-)
-def test_errors_reach_the_terminal_escaped(monkeypatch, capsys, error, line):
-    monkeypatch.setitem(sys.modules, "raising", Command(error))
-    assert dispatch("x", {"go": ("raising", "")}, ["go"]) == 2
-    assert capsys.readouterr().err == line + "\n"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from parity.errors import UsageError
 from resnet_flax.errors import UserError
 from resnet_flax.training import setup
 from resnet_flax.training.recipes import RECIPES
@@ -48,7 +49,7 @@ def small(monkeypatch, tmp_path):
     ],
 )
 def test_settings_that_cannot_work(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UsageError, match=message):
         run("digits", *OPTIONS, *arguments)
     assert not Path("runs").exists()
 

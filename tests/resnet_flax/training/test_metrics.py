@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,47 @@ def test_a_full_disk_reaches_the_caller_once(tmp_path, full):
         journal.close()
 
 
+def write_rows(workdir, steps):
+    journal = Journal(workdir, 0)
+    for step in steps:
+        journal.write("train", step, epoch=1.0, loss=float(step), accuracy=math.nan, learning_rate=0.1)
+    journal.close()
+
+
 def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     workdir = Workdir(tmp_path)
-    journal = Journal(workdir, 0)
-    for step in (1, 2, 3):
-        journal.write("train", step, loss=float(step))
-    journal.close()
+    write_rows(workdir, (1, 2, 3))
     with workdir.metrics.open("a") as file:
         file.write('{"kind": "train", "st')  # cut off when the run was killed
     Journal(workdir, 2).close()
     assert [row["step"] for row in map(json.loads, workdir.metrics.read_text().splitlines())] == [1, 2]
     assert read_metrics(workdir)[-1]["loss"] == 2
+
+
+DAMAGE = [
+    b'{"kind":',
+    b"\xff\xfe\x00",
+    b"[]",
+    b"5",
+    b'{"kind": "train", "step": 2}',
+    b"[" * 100_000,
+    b'{"kind": 1, "step": 2}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=range(len(DAMAGE)))
+@pytest.mark.parametrize("where", [0, 2, 3])
+def test_a_damaged_line_is_kept_aside_and_nothing_else_is_lost(tmp_path, caplog, damage, where):
+    workdir = Workdir(tmp_path)
+    write_rows(workdir, (1, 2, 3))
+    lines = workdir.metrics.read_bytes().splitlines(keepends=True)
+    workdir.metrics.write_bytes(b"".join([*lines[:where], damage + b"\n", *lines[where:]]))
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
+    Journal(workdir, 3).close()
+    assert workdir.metrics.read_bytes() == b"".join(lines)
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damage + b"\n"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("moved a line that is no JSON row from ")
 
 
 def test_tensorboard_interface():

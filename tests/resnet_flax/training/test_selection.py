@@ -94,9 +94,13 @@ def test_the_best_weights_are_those_of_the_chosen_figure(scripted, best_by, step
 def test_patience(scripted, capsys):
     assert run("digits", *OPTIONS, "--epochs", "20", "--patience", "2") == 0
     assert [row["step"] for row in evaluations()] == [4, 8, 12, 16]  # the second was the best
-    assert "accuracy 60.00% (best 70.00%)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "accuracy 60.00% (best 70.00%)" in text
+    assert "stopped after 4 of 20 epochs: accuracy has not improved for 2 epochs; to continue:\n" in text
     assert run("--resume", "--workdir", "runs/digits-1") == 0  # it has ended, and ends again at once
     assert len(evaluations()) == 4
+    assert run("--resume", "--workdir", "runs/digits-1", "--patience", "3") == 0
+    assert [row["step"] for row in evaluations()] == [4, 8, 12, 16, 20]
 
 
 def test_class_weights_reach_the_loss(capsys):

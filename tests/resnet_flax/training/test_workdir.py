@@ -1,8 +1,8 @@
 """Workdirs: one run each, claimed, locked, and resumed only with the same settings and data."""
 
 import errno
-import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.training import loop, workdir
 from resnet_flax.training.config import ScheduleConfig
 from resnet_flax.training.recipes import RECIPES
-from resnet_flax.training.saved_config import as_json, from_json
+from resnet_flax.training.saved_config import OF_A_HOST, as_json, differences, from_json
 from resnet_flax.training.workdir import Workdir
 from tests.resnet_flax.training.small import OPTIONS, make_folder, run, use_small_network
 
@@ -87,23 +87,72 @@ def test_a_workdir_taken_since_it_was_chosen(monkeypatch):
 
 
 def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    written = Path.write_text
 
-    opened = Path.open
+    def full(path, text, **options):
+        if path.name != "config.json":
+            return written(path, text, **options)
+        written(path, text[:50], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def open_full(path, mode="r", *args, **options):
-        file = opened(path, mode, *args, **options)
-        if mode != "x":
-            return file
-        file.close()
-        return Full()
-
-    monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"cannot write full/config.json: No space left on device; choose another"):
         run("digits", *OPTIONS, "--workdir", "full")
-    assert not Path("full/config.json").exists()
+    assert not Path("full").exists()
+
+
+DAMAGE = {
+    "empty": lambda text: b"",
+    "cut off": lambda text: text[: len(text) // 2],
+    "binary": lambda text: b"\xff\xfe\x00",
+    "deep": lambda text: b"[" * 100_000,
+    "no object": lambda text: b"5",
+    "nothing in it": lambda text: b"{}",
+    "no settings": lambda text: b'{"config": [1]}',
+    "another type": lambda text: text.replace(b'"batch_size": 16', b'"batch_size": "16"'),
+    "no group": lambda text: text.replace(b'"schedule": {', b'"schedule": 3, "x": {'),
+    "no such transform": lambda text: text.replace(b'"type": "EvaluationTransform"', b'"type": "os.system"'),
+    "no such choice": lambda text: text.replace(b'"dtype": "float32"', b'"dtype": "int3"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_configuration_is_one_sentence(damage):
+    here = Workdir("here")
+    here.create()
+    text = json.dumps({"config": as_json(replace(RECIPES["digits"].config, batch_size=16))}, indent=2).encode()
+    here.config.write_bytes(damaged := damage(text))
+    assert damaged != text
+    with pytest.raises(
+        UserError, match=r"here/config.json is damaged \(.*\); restore it from a copy, or start a new run"
+    ):
+        run("--resume", "--workdir", "here")
+    assert here.config.read_bytes() == damaged
+
+
+def test_data_in_the_configuration_that_is_damaged():
+    assert run("digits", *OPTIONS, "--workdir", "here", "--epochs", "1") == 0
+    content = json.loads(Path("here/config.json").read_text())
+    for data in (5, {}, {"images": "x", "class_names": []}, {"images": 64, "class_names": None}):
+        Path("here/config.json").write_text(json.dumps({**content, "data": data}))
+        with pytest.raises(UserError, match='is damaged .its "data" is not'):
+            run("--resume", "--workdir", "here")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name):
+    assert run("digits", *OPTIONS, "--workdir", "here", "--epochs", "1") == 0
+    Path("here", name).unlink()
+    os.mkfifo(Path("here", name))
+    with pytest.raises(UserError, match=rf"here/{name} cannot be read: it is a named pipe, not a file"):
+        run("--resume", "--workdir", "here")
+
+
+def test_what_may_differ_between_processes_and_between_hosts():
+    config = RECIPES["digits"].config
+    other = replace(config, run=replace(config.run, patience=3, workers=2), schedule=replace(config.schedule, epochs=7))
+    assert differences(config, other) == []
+    assert [row.split()[0] for row in differences(config, other, OF_A_HOST)] == ["--epochs", "--patience"]
 
 
 def test_the_saved_configuration_is_the_one_that_was_given():

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
-from resnet_flax.errors import UserError
+import tyro
+
+from parity.errors import UsageError
+
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38  # of int32 and float32, which JAX has
 
 
 @dataclass(frozen=True)
 class Range:
     """Annotates a number, an optional number or a tuple of numbers: `epochs: Annotated[int, Range(ge=1)]`.
 
-    NaN and infinity are never in range.
+    NaN, infinity and numbers that neither int32 nor float32 can hold are never in range.
 
     Attributes:
         ge, gt, le, lt: the value is at least, above, at most, below; None for no limit.
@@ -27,7 +31,8 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            abs(value) <= (math.inf if self.le is not None else _largest(value))
+            and math.isfinite(value)
             and (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)
@@ -42,25 +47,40 @@ class Range:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None) or "finite"
 
     def check(self, name: str, value: Any) -> None:
-        """Raises UserError, which calls the value `name`, unless every number in `value` is in range."""
+        """Raises UsageError, which calls the value `name`, unless every number in `value` is in range."""
         wrong = next((number for number in _numbers(value) if number not in self), None)
         if wrong is not None:
             finite = "" if math.isfinite(wrong) or str(self) == "finite" else "finite and "
-            raise UserError(f"{name} must be {finite}{self}; got {wrong}")
+            largest = _largest(wrong)
+            limit = f" and at most {largest:.9g}" if self.le is None and largest < abs(wrong) < math.inf else ""
+            raise UsageError(f"{name} must be {finite}{self}{limit}; got {wrong}")
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
+Pixels = Annotated[int, Range(ge=1, le=2**14)]  # the side of an image
+Seed = Annotated[int, Range(ge=0, le=2**32 - 1)]
 NonNegative = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
+
+
+def _largest(number: float) -> float:
+    return LARGEST_INT if isinstance(number, int) else LARGEST_FLOAT
 
 
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, tuple):
         for item in value:
             yield from _numbers(item)
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
+
+
+def parse(kind: Any, arguments: Sequence[str], *, prog: str, **options: Any) -> Any:
+    """The dataclass `kind` from a command line, by `tyro.cli` with these options; as `check_ranges` raises."""
+    parsed = tyro.cli(kind, args=arguments, prog=prog, **options)
+    check_ranges(parsed)
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -95,12 +115,18 @@ def _walk(config: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
         if is_dataclass(value):
             yield from _walk(value, here, f"{prefix}{name}." if name else prefix)
         else:
-            ranges = tuple(mark for mark in metadata if isinstance(mark, Range))
-            yield Option(here, f"--{prefix}{name}", value, ranges)
+            yield Option(here, f"--{prefix}{name}", value, tuple(_ranges_in(hints[field.name])))
+
+
+def _ranges_in(hint: Any) -> Iterator[Range]:
+    """Of an annotation and its parts, such as those of `Pixels | None`."""
+    yield from (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Range))
+    for part in get_args(hint):
+        yield from _ranges_in(part)
 
 
 def check_ranges(config: Any) -> None:
-    """Raises UserError, which names the option and its range, for the first field of the tree that is out of range."""
+    """Raises UsageError, which names the option and its range, for the first field of the tree that is out of range."""
     for option in options_of(config):
         for allowed in option.ranges:
             allowed.check(option.name, option.value)
