@@ -88,7 +88,7 @@ class IdentifiedWeights:
 
     @property
     def notes(self) -> tuple[Any, ...]:
-        return self.weights.notes
+        return self.weights.warnings()
 
     def describe(self) -> str:
         return str(self.weights.identity)
@@ -98,7 +98,9 @@ class IdentifiedWeights:
         weights.to_model()  # raises unless every entry fits
         parameters = sum(a.size for n, a in weights.state_dict.items() if n.endswith((".weight", ".bias")))
         dtypes = Counter(array.dtype.name for array in weights.state_dict.values())
-        prefix = f", prefix {weights.naming.prefix!r}" if weights.naming.prefix else ""
+        layout, before = weights.layout
+        prefix = f", prefix {before!r}" if before else ""
+        arithmetic = ", ".join(f"{option} {value}" for option, value in weights.options.items())
         return [
             ("architecture", identity.architecture),
             ("classes", str(identity.num_classes) if identity.num_classes else "none (no head)"),
@@ -106,7 +108,8 @@ class IdentifiedWeights:
             ("stem", "3x3, no max-pool" if identity.small_images else "7x7 stride 2, max-pool"),
             ("parameters", f"{parameters:,}"),
             ("entries", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())),
-            ("names", f"{weights.naming.scheme}{prefix}"),
+            ("names", f"{layout.name}{prefix}"),
+            *([("arithmetic", arithmetic)] if arithmetic else []),
             *((key, text if len(text) <= 60 else text[:57] + "...") for key, text in weights.metadata.items()),
         ]
 
@@ -128,8 +131,8 @@ class ResNets:
     def names(self) -> list[str]:
         return list(ARCHITECTURES)
 
-    def read(self, path: Path) -> IdentifiedWeights:
-        return IdentifiedWeights(read_weights(path))
+    def read(self, path: Path, prefix: str | None = None) -> IdentifiedWeights:
+        return IdentifiedWeights(read_weights(path, prefix))
 
     def pair(self, name: str, options: Options, *, weights: Path | None = None) -> ResNetPair:
         """A network in Flax and in PyTorch, with a checkpoint's weights; without one the Flax model is abstract.
@@ -149,6 +152,11 @@ class ResNets:
             if not row.has_shapes_of(get_architecture(identity.architecture)):
                 raise UserError(f"{weights} holds a {identity.architecture}, not a {name}")
             model = read.to_model()
+        if read.options:
+            needed = ", ".join(f"{option}={value}" for option, value in read.options.items())
+            raise UserError(
+                f"{weights} needs {needed}, which PyTorch's {name} here does not have; compare the two in Python"
+            )
         if not identity.num_classes:
             raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
         original = _original(name, identity.num_classes, identity.in_channels, identity.small_images)

@@ -22,10 +22,12 @@ class ModelArguments:
     Orbax directory."""
     model: str | None = None
     """Architecture; by default that of the weights."""
+    prefix: str | None = None
+    """What the names of the network begin with in a file that holds several, such as teacher."""
 
     def load(self) -> Pretrained:
         """Loads the model, and prints what was assumed or changed to stderr."""
-        pretrained = load_pretrained(self.model, self.weights)
+        pretrained = load_pretrained(self.model, self.weights, prefix=self.prefix)
         for note in pretrained.notes:
             print(note, file=sys.stderr)
         return pretrained

@@ -32,6 +32,7 @@ from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
+from resnet_flax.weights.arithmetic import arithmetic_of
 from resnet_flax.weights.metadata import metadata_of
 
 PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
@@ -276,12 +277,13 @@ class Run:
             return
         config = self.setup.config
         preprocessing = Preprocessing(config.data.eval_transform, config.data.mean, config.data.std)
+        model = self.setup.network.model(arrays)
         metadata = {
-            **metadata_of(config.model.name, preprocessing, self.source.class_names),
+            **metadata_of(config.model.name, preprocessing, self.source.class_names, options=arithmetic_of(model)),
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }
-        write_checkpoint(self.workdir.weights(weights), to_torch(self.setup.network.model(arrays)), metadata)
+        write_checkpoint(self.workdir.weights(weights), to_torch(model), metadata)
 
     def _save(self, state: TrainState) -> None:
         self.progress.seconds = self._seconds()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from resnet_flax.weights.names import SCHEMES, recognise_naming
 
 import parity.__main__
 from parity.conversion.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
@@ -20,7 +21,6 @@ from resnet_flax.models import ARCHITECTURES
 from resnet_flax.models.originals import ResidualNet
 from resnet_flax.weights.files import read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
-from resnet_flax.weights.names import SCHEMES, recognise_naming
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")

@@ -1,0 +1,157 @@
+"""What names show of arithmetic that no shape shows: each sign decides an option, or is a doubt and how to settle it."""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnet_flax.weights.identify import Identity
+from resnet_flax.weights.selection import Selection
+
+
+@dataclass(frozen=True)
+class Clues:
+    """Where signs are looked for.
+
+    Attributes:
+        path: of the file; its name and its folder's are read.
+        selection: how the network lies in the file.
+        identity: the network.
+        counted: whether the norms have num_batches_tracked.
+    """
+
+    path: Path
+    selection: Selection
+    identity: Identity
+    counted: bool
+
+    def named(self, pattern: str) -> bool:
+        """Whether the file's or its folder's name has a word of the pattern."""
+        words = f"{self.path.parent.name} {self.path.name}".lower()
+        return re.search(rf"(?<![a-z0-9])({pattern})(?![a-z])", words) is not None
+
+    @property
+    def others(self) -> Collection[str]:
+        return self.selection.dropped
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign.
+
+    Attributes:
+        applies: whether it is there.
+        text: what was seen, and what it means.
+        options: what it decides, as `resnet_flax.weights.arithmetic` has them; empty for a doubt.
+        settled_by: the arguments of `ResNet` that settle it: where one is given, there is no warning.
+    """
+
+    applies: Callable[[Clues], bool]
+    text: str
+    options: dict[str, Any] = field(default_factory=dict)
+    settled_by: tuple[str, ...] = ()
+
+
+_DILATE = "replace_stride_with_dilation"
+_SEGMENTATION = r"fcn|deeplabv?\d*\w*|pspnet|lraspp|upernet|segmentation|danet"
+_V1 = "with the stride in each block's first 1x1 convolution"
+
+
+def _has(clues: Clues, pattern: str) -> bool:
+    return any(re.search(pattern, name) for name in clues.others)
+
+
+def _is_segmentation(clues: Clues) -> bool:
+    return clues.selection.prefix.endswith("backbone.") and _has(clues, r"^(\w+\.)*(aux_)?classifier\.\d\.")
+
+
+def _is_bottleneck(clues: Clues) -> bool:
+    return clues.identity.architecture not in ("resnet18", "resnet34")
+
+
+SIGNS: tuple[Sign, ...] = (
+    Sign(
+        lambda c: _is_segmentation(c) and _is_bottleneck(c),
+        "backbone.* beside a classifier of convolutions: torchvision's segmentation networks, whose layer3 and layer4 "
+        "are dilated (output stride 8)",
+        {"output_stride": 8},
+        (_DILATE,),
+    ),
+    Sign(
+        lambda c: not _is_segmentation(c) and c.named(_SEGMENTATION),
+        "the file's name is that of a segmentation network, whose last stages are usually dilated; assumed: not dilated",
+        settled_by=(_DILATE,),
+    ),
+    Sign(
+        lambda c: c.selection.prefix == "backbone." and not c.others and not c.identity.num_classes and _is_bottleneck(c)
+        and not c.named(_SEGMENTATION),
+        "every name begins with backbone. and there is no head: torchvision's segmentation networks are saved so, and "
+        "their layer3 and layer4 are dilated; others' are not; assumed: not dilated",
+        settled_by=(_DILATE,),
+    ),
+    Sign(
+        lambda c: c.selection.prefix.endswith("backbone.body.") and c.named(r"\w*rcnn\w*_coco|retinanet\w*_coco|keypointrcnn\w*")
+        and re.search(r"_coco-[0-9a-f]{8}\.pth$", c.path.name) is not None,
+        "one of torchvision's published detection files: its frozen norms have epsilon 0",
+        {"norm_epsilon": 0.0},
+        ("norm_layer",),
+    ),
+    Sign(
+        lambda c: c.selection.prefix.endswith("body.") and not c.counted
+        and re.search(r"_coco-[0-9a-f]{8}\.pth$", c.path.name) is None,
+        "body.* without num_batches_tracked: frozen norms of a detection network, whose epsilon is 0 in torchvision's "
+        "published weights and 1e-5 elsewhere; assumed: 1e-5",
+        settled_by=("norm_layer",),
+    ),
+    Sign(
+        lambda c: c.named(r"caffe|caffe2|msra|r-50|r-101|detectron1?"),
+        f"the file's name hints at Caffe: a network {_V1}, images in BGR from 0 to 255; assumed: torchvision's arithmetic",
+        settled_by=("stride_in_1x1",),
+    ),
+    Sign(
+        lambda c: c.identity.num_classes == 8631,
+        f"8631 classes are VGGFace2's, whose published ResNet-50s come from Caffe: {_V1}, max-pooling that rounds up, and "
+        "images in BGR from 0 to 255; assumed: torchvision's arithmetic",
+    ),
+    Sign(
+        lambda c: c.selection.layout.name == "detectron2" and _is_bottleneck(c),
+        f"detectron2's names: its MSRA models are {_V1} (STRIDE_IN_1X1) and with images in BGR, its torchvision models "
+        "are not; assumed: torchvision's arithmetic",
+    ),
+    Sign(
+        lambda c: c.named(r"_?d2|detectron2|mask_?rcnn\w*|faster_?rcnn\w*|retinanet\w*|fpn"),
+        "the file's name is that of a detection network, whose norms are usually frozen (epsilon 0 in torchvision's) and "
+        "whose stride may be in the first 1x1 convolution; assumed: torchvision's classification arithmetic",
+        settled_by=("norm_layer",),
+    ),
+    Sign(
+        lambda c: c.named(r"blur|blurpool|aa|antialiased|lpf\d?|resnetaa\d*|resnetblur\d*"),
+        "the file's name hints at anti-aliasing, which has no weights; assumed: none",
+    ),
+    Sign(
+        lambda c: c.named(r"gelu|silu|swish|mish|elu|leaky|prelu|hardswish"),
+        "the file's name hints at another activation than ReLU; assumed: ReLU",
+        settled_by=("activation",),
+    ),
+    Sign(
+        lambda c: c.selection.layout.pads_same,
+        "these networks pad as TensorFlow's SAME does, on one side only where a layer with stride 2 meets an even size; "
+        "here both sides are padded: the outputs agree where every such size is odd (images of 32k + 1 pixels, such as "
+        "225), and differ otherwise",
+    ),
+    Sign(
+        lambda c: _has(c, r"(^|\.)(normali[sz]\w*|preprocess\w*)\.") or _has(c, r"(^|\.)(pixel_)?(mean|std)$"),
+        "the file has a mean and standard deviation of its own, which this network normalises images with itself; they "
+        "were dropped, so give images that are normalised with them",
+    ),
+    Sign(
+        lambda c: c.identity.num_classes > 0 and _has(c, r"(^|\.)(dropout|neck)\.\w*\.weight$"),
+        "layers between the body and the head were dropped",
+    ),
+)  # fmt: skip
+
+
+def signs(clues: Clues) -> list[Sign]:
+    """Those that are there."""
+    return [sign for sign in SIGNS if sign.applies(clues)]
