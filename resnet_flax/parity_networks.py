@@ -154,9 +154,7 @@ class ResNets:
             model = read.to_model()
         if read.options:
             needed = ", ".join(f"{option}={value}" for option, value in read.options.items())
-            raise UserError(
-                f"{weights} needs {needed}, which PyTorch's {name} here does not have; compare the two in Python"
-            )
+            raise UserError(f"{weights} needs {needed}, which PyTorch's {name} lacks; compare them in Python")
         if not identity.num_classes:
             raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
         original = _original(name, identity.num_classes, identity.in_channels, identity.small_images)

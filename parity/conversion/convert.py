@@ -17,6 +17,10 @@ from flax import nnx
 from parity.conversion.naming import NAMES_HINT, Leaf, find_prefix, homeless_counters, leaves, mismatch_message
 from parity.errors import ParityError
 
+LINEN = (
+    "parameters of Linen are not filled here; rebuild the network as an NNX module, or compare it as it is with "
+    "parity.check"
+)
 TILE_ROWS, TILE_WIDTH, ROOM = 64, 1024, 16  # elements
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -149,8 +153,12 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     """
     if not isinstance(state_dict, Mapping) or not isinstance(model, nnx.Module):
         found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
+        if isinstance(model, Mapping) or any(base.__module__.startswith("flax.linen") for base in type(model).__mro__):
+            raise ParityError(f"expected an NNX module, found a {type(model).__name__}: {LINEN}")
         raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then an NNX module, found {found}")
     _require_tensors(state_dict)
+    if isinstance(model, nnx.bridge.ToNNX):
+        raise ParityError(f"the model is a Linen network inside ToNNX: {LINEN}")
     matched = _match(state_dict, model, names)
 
     def converted(leaf: Leaf, key: str | None) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 
 from resnet_flax.errors import UserError
-from resnet_flax.layers import BatchNorm
+from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ResNet
 
 _exact_gelu = partial(nnx.gelu, approximate=False)
@@ -85,10 +85,9 @@ def arithmetic_of(model: ResNet) -> dict[str, Any]:
         text["norm_epsilon"] = float(epsilon)
     strides = [_stride(getattr(model, f"layer{number}")[0]) for number in (2, 3, 4)]
     dilated = tuple(stride == 1 for stride in strides)
-    text |= {"output_stride": out for out, flags in _DILATED.items() if flags == dilated and out != 32}
-    return text
+    output_stride = next((out for out, flags in _DILATED.items() if flags == dilated), 32)
+    return text | ({"output_stride": output_stride} if output_stride != 32 else {})
 
 
 def _stride(block: nnx.Module) -> int:
-    strides = [conv.strides for _, conv in nnx.iter_modules(block) if isinstance(conv, nnx.Conv)]
-    return max((stride[0] if isinstance(stride, tuple | list) else stride or 1 for stride in strides), default=1)
+    return max((conv.strides[0] for _, conv in nnx.iter_modules(block) if isinstance(conv, Conv)), default=1)

@@ -1,4 +1,4 @@
-"""The config.json beside weights, timm's or Hugging Face's: read, checked and obeyed, or refused by the field's name."""
+"""The config.json beside weights, timm's or Hugging Face's: checked and obeyed, or refused by the field's name."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_flax.data.preprocessing import Preprocessing
-from resnet_flax.data.transforms import RESAMPLING, EvaluationTransform
+from resnet_flax.data.transforms import RESAMPLING, EvaluationTransform, Interpolation
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.weights.arithmetic import activation_named
@@ -292,7 +292,7 @@ def _hugging_face_preprocessing(folder: Path) -> Preprocessing | None:
         raise fields.error("size", "a number of pixels or an object with shortest_edge")
     # ConvNextImageProcessor, which transformers' ResNets use, resizes to size / crop_pct below 384 pixels.
     resize = int(crop / fields.number("crop_pct", 0.875, low=0.01, high=1))
-    filters = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+    filters: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
     resample = fields.content.get("resample", 3)
     if resample not in filters:
         raise fields.lacks("resample", "there are 0 (nearest), 2 (bilinear) and 3 (bicubic)")

@@ -137,20 +137,20 @@ def read_weights(path: str | Path, prefix: str | None = None) -> Weights:
     """
     path = Path(path)
     if not path.is_dir() or weights_file(path):
-        return _from_checkpoint(read_checkpoint(path), path, prefix)
+        return from_checkpoint(read_checkpoint(path), path, prefix)
     try:
         state, kept = read_orbax(path)
     except ParityError as error:
         if (tree := read_orbax_tree(path)) is None:
             raise
         try:
-            return _from_checkpoint(from_tree(tree, path), path, prefix)
+            return from_checkpoint(from_tree(tree, path), path, prefix)
         except ParityError:
             raise error from None
     return _from_orbax(path, state, kept)
 
 
-def _from_checkpoint(checkpoint: Checkpoint, path: Path, prefix: str | None) -> Weights:
+def from_checkpoint(checkpoint: Checkpoint, path: Path, prefix: str | None) -> Weights:
     tensors, notes = computed(checkpoint.tensors)
     selection = select(tensors, prefix, source=str(path))
     names = selection.names
@@ -267,8 +267,8 @@ def _about(selection: Selection, folded: bool) -> list[Note]:
     if folded:
         notes.append(
             Note(
-                "there are biases of convolutions and no norms: these were folded into the convolutions. The outputs are "
-                "exact, with norms that change nothing; in training these would normalise again",
+                "there are biases of convolutions and no norms: these were folded into the convolutions. The outputs "
+                "are exact, with norms that change nothing; in training these would normalise again",
                 is_warning=True,
             )
         )

@@ -3,19 +3,21 @@
 import re
 from pathlib import Path
 
+from parity.conversion.checkpoints import NUMPY_SUFFIXES, TORCH_SUFFIXES
 from parity.conversion.folders import INDICES, WHOLE, shards
 from resnet_flax.errors import UserError
 
 HUB = "hf-hub:"
 
-_TIMM_TAG = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+_TIMM_TAG = re.compile(r"[a-z0-9_]*res[a-z0-9_]*\.[a-z0-9_]+")
+_FILES = (".safetensors", *TORCH_SUFFIXES, *NUMPY_SUFFIXES)
 
 
 def hub_name(weights: str) -> str | None:
     """OWNER/NAME[@REVISION] for "hf-hub:..." or for timm's "architecture.tag"; None for anything else."""
     if weights.startswith(HUB):
         return weights.removeprefix(HUB)
-    if _TIMM_TAG.fullmatch(weights) and not Path(weights).suffix.startswith((".pt", ".safetensors", ".bin", ".ckpt")):
+    if _TIMM_TAG.fullmatch(weights) and not weights.endswith(_FILES):
         return f"timm/{weights}"
     return None
 

@@ -125,6 +125,7 @@ _TORCHVISION: Rules = (
     (rf"(layer\d+\.\d+)\.shortcut\.{_ANY}", "{1}.downsample.{2}"),  # kuangliu/pytorch-cifar
     (rf"((?:conv1|bn1|layer\d+|fc)\.{_ANY})", "{1}"),
 )
+_HAIKU_BLOCK = r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?"
 _HF_BLOCK = r"encoder\.stages\.(\d+)\.layers\.(\d+)"
 
 TORCHVISION = Layout("torchvision", (("layer1.0.conv1.weight", ""),), _TORCHVISION)
@@ -263,11 +264,11 @@ LAYOUTS: tuple[Layout, ...] = (
         (
             *_haiku(r"(?:~\.)?initial_conv", "conv1"),
             *_haiku(r"(?:~\.)?initial_batchnorm", "bn1"),
-            *_haiku(r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?conv_(\d)", "layer{1+1}.{2}.conv{3+1}"),
-            *_haiku(r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?batchnorm_(\d)", "layer{1+1}.{2}.bn{3+1}"),
-            *_haiku(r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?shortcut_conv", "layer{1+1}.{2}.downsample.0"),
+            *_haiku(rf"{_HAIKU_BLOCK}conv_(\d)", "layer{1+1}.{2}.conv{3+1}"),
+            *_haiku(rf"{_HAIKU_BLOCK}batchnorm_(\d)", "layer{1+1}.{2}.bn{3+1}"),
+            *_haiku(rf"{_HAIKU_BLOCK}shortcut_conv", "layer{1+1}.{2}.downsample.0"),
             *_haiku(
-                r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?shortcut_batchnorm", "layer{1+1}.{2}.downsample.1"
+                rf"{_HAIKU_BLOCK}shortcut_batchnorm", "layer{1+1}.{2}.downsample.1"
             ),
             *_haiku(r"(?:~\.)?logits", "fc"),
         ),

@@ -1,4 +1,4 @@
-"""What names show of arithmetic that no shape shows: each sign decides an option, or is a doubt and how to settle it."""
+"""What names show of arithmetic that no shape shows: each sign decides an option or is a doubt."""
 
 import re
 from collections.abc import Callable, Collection
@@ -55,6 +55,7 @@ class Sign:
 
 _DILATE = "replace_stride_with_dilation"
 _SEGMENTATION = r"fcn|deeplabv?\d*\w*|pspnet|lraspp|upernet|segmentation|danet"
+_PUBLISHED = re.compile(r"\w*(rcnn|retinanet)\w*_coco-[0-9a-f]{8}\.pth")
 _V1 = "with the stride in each block's first 1x1 convolution"
 
 
@@ -80,39 +81,36 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         lambda c: not _is_segmentation(c) and c.named(_SEGMENTATION),
-        "the file's name is that of a segmentation network, whose last stages are usually dilated; assumed: not dilated",
+        "the file's name is that of a segmentation network, whose last stages are often dilated; assumed: not dilated",
         settled_by=(_DILATE,),
     ),
     Sign(
-        lambda c: c.selection.prefix == "backbone." and not c.others and not c.identity.num_classes and _is_bottleneck(c)
-        and not c.named(_SEGMENTATION),
+        lambda c: c.selection.prefix == "backbone." and not c.others and not c.identity.num_classes
+        and _is_bottleneck(c) and not c.named(_SEGMENTATION),
         "every name begins with backbone. and there is no head: torchvision's segmentation networks are saved so, and "
         "their layer3 and layer4 are dilated; others' are not; assumed: not dilated",
         settled_by=(_DILATE,),
     ),
     Sign(
-        lambda c: c.selection.prefix.endswith("backbone.body.") and c.named(r"\w*rcnn\w*_coco|retinanet\w*_coco|keypointrcnn\w*")
-        and re.search(r"_coco-[0-9a-f]{8}\.pth$", c.path.name) is not None,
+        lambda c: c.selection.prefix == "backbone.body." and _PUBLISHED.fullmatch(c.path.name) is not None,
         "one of torchvision's published detection files: its frozen norms have epsilon 0",
         {"norm_epsilon": 0.0},
         ("norm_layer",),
     ),
     Sign(
-        lambda c: c.selection.prefix.endswith("body.") and not c.counted
-        and re.search(r"_coco-[0-9a-f]{8}\.pth$", c.path.name) is None,
+        lambda c: c.selection.prefix.endswith("body.") and not c.counted and not _PUBLISHED.fullmatch(c.path.name),
         "body.* without num_batches_tracked: frozen norms of a detection network, whose epsilon is 0 in torchvision's "
         "published weights and 1e-5 elsewhere; assumed: 1e-5",
         settled_by=("norm_layer",),
     ),
     Sign(
         lambda c: c.named(r"caffe|caffe2|msra|r-50|r-101|detectron1?"),
-        f"the file's name hints at Caffe: a network {_V1}, images in BGR from 0 to 255; assumed: torchvision's arithmetic",
-        settled_by=("stride_in_1x1",),
+        f"the file's name hints at Caffe: a network {_V1} and images in BGR from 0 to 255; assumed: torchvision's",
     ),
     Sign(
         lambda c: c.identity.num_classes == 8631,
-        f"8631 classes are VGGFace2's, whose published ResNet-50s come from Caffe: {_V1}, max-pooling that rounds up, and "
-        "images in BGR from 0 to 255; assumed: torchvision's arithmetic",
+        f"8631 classes are VGGFace2's, whose published ResNet-50s come from Caffe: {_V1}, max-pooling that rounds up "
+        "and images in BGR from 0 to 255; assumed: torchvision's arithmetic",
     ),
     Sign(
         lambda c: c.selection.layout.name == "detectron2" and _is_bottleneck(c),
@@ -121,8 +119,8 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         lambda c: c.named(r"_?d2|detectron2|mask_?rcnn\w*|faster_?rcnn\w*|retinanet\w*|fpn"),
-        "the file's name is that of a detection network, whose norms are usually frozen (epsilon 0 in torchvision's) and "
-        "whose stride may be in the first 1x1 convolution; assumed: torchvision's classification arithmetic",
+        "the file's name is that of a detection network, whose norms are often frozen (epsilon 0 in torchvision's) "
+        "and whose stride may be in the first 1x1 convolution; assumed: torchvision's classification arithmetic",
         settled_by=("norm_layer",),
     ),
     Sign(
@@ -136,7 +134,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         lambda c: c.selection.layout.pads_same,
-        "these networks pad as TensorFlow's SAME does, on one side only where a layer with stride 2 meets an even size; "
+        "these networks pad as TensorFlow's SAME does, on one side where a layer with stride 2 meets an even size; "
         "here both sides are padded: the outputs agree where every such size is odd (images of 32k + 1 pixels, such as "
         "225), and differ otherwise",
     ),
