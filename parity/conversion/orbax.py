@@ -156,6 +156,7 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     except Exception as error:
         # Perhaps the directory of a training run, or one of its checkpoints, which also contain the optimiser's state.
         near = [file for folder in (path, *path.parents[:2]) for file in sorted(folder.glob("best*.safetensors"))]
+        near += [file for file in sorted(path.glob("*")) if file.suffix in (".safetensors", ".pth", ".pt", ".npz")]
         hint = f"; did you mean {near[0]} ?" if near else ""
         raise ParityError(
             f"{path} is not an Orbax checkpoint of weights, or is damaged ({orbax_reason(error)}){hint}"

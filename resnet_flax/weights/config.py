@@ -35,11 +35,6 @@ class Config:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
 
-    def settles(self, arguments: tuple[str, ...]) -> bool:
-        """Whether the file determines one of these arguments of `ResNet`."""
-        known = {"activation": True, "replace_stride_with_dilation": self.architecture is not None}
-        return any(known.get(argument, False) for argument in arguments)
-
     def require(self, identity: Identity) -> None:
         """Raises UserError where the weights are of another network than the config."""
         for name, (attribute, value) in self.expected.items():
@@ -71,7 +66,10 @@ def read_config(folder: Path) -> Config | None:
     if content.get("model_type") == "resnet" or any("ResNet" in str(name) for name in _list(content, "architectures")):
         return _hugging_face(Fields(path, content))
     if isinstance(content.get("model_type"), str):
-        raise UserError(f"{path} has model_type = {content['model_type']!r}: not a ResNet, which is 'resnet'")
+        raise UserError(
+            f"{path} has model_type = {content['model_type']!r}, not 'resnet'; if a ResNet is in the weights beside it, "
+            "move them to a folder of their own"
+        )
     if "id2label" in content:
         return _hugging_face(Fields(path, content))
     return None
@@ -80,7 +78,7 @@ def read_config(folder: Path) -> Config | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); repair it, or move it away from the weights") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} and not a JSON object")
@@ -90,6 +88,11 @@ def _json(path: Path) -> dict[str, Any]:
 def _list(content: Mapping[str, Any], name: str) -> list[Any]:
     value = content.get(name)
     return value if isinstance(value, list) else []
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e9  # NaN is not below anything
 
 
 class Fields:
@@ -109,7 +112,7 @@ class Fields:
         value = self.content.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_finite(value):
             raise self.error(name, "a finite number")
         if not low <= value <= high:
             raise self.error(name, f"between {low:g} and {high:g}")
@@ -136,7 +139,7 @@ class Fields:
         if (
             not isinstance(value, list)
             or not value
-            or any(isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) for x in value)
+            or not all(map(_is_finite, value))
             or (count is not None and len(value) != count)
         ):
             raise self.error(name, f"a list of {count or 'finite'} {'finite ' if count else ''}numbers")
@@ -168,7 +171,7 @@ _TRAINING_ONLY = frozenset(
 def _timm(fields: Fields) -> Config:
     architecture = fields.content["architecture"]
     name = architecture.partition(".")[0] if isinstance(architecture, str) else architecture
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise fields.lacks("architecture", "`python -m resnet_flax models` lists those that are here")
     if (pool := fields.content.get("global_pool")) not in (None, "avg", "fast"):
         raise fields.lacks("global_pool") if isinstance(pool, str) else fields.error("global_pool", "a string")
@@ -223,7 +226,7 @@ def _timm_preprocessing(fields: Fields) -> Preprocessing:
     if (mode := fields.content.get("crop_mode") or "center") != "center":
         raise fields.lacks("crop_mode") if isinstance(mode, str) else fields.error("crop_mode", "a string")
     interpolation = fields.content.get("interpolation") or "bilinear"
-    if interpolation not in RESAMPLING:
+    if not isinstance(interpolation, str) or interpolation not in RESAMPLING:
         raise fields.lacks("interpolation", f"there are {', '.join(RESAMPLING)}")
     resize = math.floor(crop / percent)  # timm.data.transforms_factory.transforms_imagenet_eval
     return Preprocessing(EvaluationTransform(resize, crop, interpolation), *_mean_std(fields, "mean", "std"))
@@ -254,7 +257,7 @@ def _hugging_face_architecture(fields: Fields) -> str | None:
     if "depths" not in fields.content:
         return None
     depths, kind = fields.numbers("depths"), fields.content.get("layer_type", "bottleneck")
-    if kind not in _LAYERS:
+    if not isinstance(kind, str) or kind not in _LAYERS:
         raise fields.lacks("layer_type", f"there are {', '.join(_LAYERS)}")
     widths = tuple(64 * _LAYERS[kind] * 2**stage for stage in range(4))
     if fields.numbers("hidden_sizes", (256, 512, 1024, 2048)) != widths:
@@ -294,7 +297,7 @@ def _hugging_face_preprocessing(folder: Path) -> Preprocessing | None:
     resize = int(crop / fields.number("crop_pct", 0.875, low=0.01, high=1))
     filters: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
     resample = fields.content.get("resample", 3)
-    if resample not in filters:
+    if not isinstance(resample, int) or resample not in filters:
         raise fields.lacks("resample", "there are 0 (nearest), 2 (bilinear) and 3 (bicubic)")
     means, stds = _mean_std(fields, "image_mean", "image_std")
     return Preprocessing(EvaluationTransform(resize, crop, filters[resample]), means, stds)

@@ -216,7 +216,7 @@ def _decided(
     counted = any(name.endswith("num_batches_tracked") for name in selection.names.values())
     doubts = []
     for sign in signs(Clues(path, selection, identity, counted)):
-        if config and config.settles(sign.settled_by):
+        if config and config.architecture and sign.of_the_architecture:
             continue
         options |= sign.options
         if sign.options:

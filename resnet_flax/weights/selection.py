@@ -121,7 +121,7 @@ def _candidates(clean: Mapping[str, str]) -> list[_Candidate]:
 
 
 def _under(candidates: list[_Candidate], prefix: str, clean: Mapping[str, str], source: str) -> list[_Candidate]:
-    wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    wanted = _unwrapped_prefix(prefix if not prefix or prefix.endswith(".") else f"{prefix}.")
     exact = [candidate for candidate in candidates if candidate.prefix == wanted]
     within = exact or [candidate for candidate in candidates if candidate.prefix.startswith(wanted)]
     if not within:
@@ -245,10 +245,15 @@ def features(names: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> int:
     )
 
 
+def _unwrapped_prefix(prefix: str) -> str:
+    return unwrapped_names([prefix])[prefix]
+
+
 def _group(name: str, prefix: str) -> str:
-    inside = name.removeprefix(prefix)
-    lead = name[: len(name) - len(inside)]
-    return lead + inside.partition(".")[0]
+    """The part of a name up to where it leaves the prefix."""
+    components, theirs = name.split("."), prefix.split(".")
+    common = next((i for i, pair in enumerate(zip(components, theirs, strict=False)) if pair[0] != pair[1]), 0)
+    return ".".join(components[: common + 1])
 
 
 def layout_of(names: Iterable[str]) -> tuple[Layout, str]:

@@ -45,12 +45,14 @@ class Sign:
         text: what was seen, and what it means.
         options: what it decides, as `resnet_flax.weights.arithmetic` has them; empty for a doubt.
         settled_by: the arguments of `ResNet` that settle it: where one is given, there is no warning.
+        of_the_architecture: whether a config.json that names the architecture settles it.
     """
 
     applies: Callable[[Clues], bool]
     text: str
     options: dict[str, Any] = field(default_factory=dict)
     settled_by: tuple[str, ...] = ()
+    of_the_architecture: bool = True
 
 
 _DILATE = "replace_stride_with_dilation"
@@ -137,15 +139,18 @@ SIGNS: tuple[Sign, ...] = (
         "these networks pad as TensorFlow's SAME does, on one side where a layer with stride 2 meets an even size; "
         "here both sides are padded: the outputs agree where every such size is odd (images of 32k + 1 pixels, such as "
         "225), and differ otherwise",
+        of_the_architecture=False,
     ),
     Sign(
         lambda c: _has(c, r"(^|\.)(normali[sz]\w*|preprocess\w*)\.") or _has(c, r"(^|\.)(pixel_)?(mean|std)$"),
         "the file has a mean and standard deviation of its own, which this network normalises images with itself; they "
         "were dropped, so give images that are normalised with them",
+        of_the_architecture=False,
     ),
     Sign(
         lambda c: c.identity.num_classes > 0 and _has(c, r"(^|\.)(dropout|neck)\.\w*\.weight$"),
         "layers between the body and the head were dropped",
+        of_the_architecture=False,
     ),
 )  # fmt: skip
 

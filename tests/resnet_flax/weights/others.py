@@ -1,4 +1,4 @@
-"""Others' names for the entries of a ResNet, written out from their authors' module trees: from torchvision's to theirs."""
+"""Others' names for the entries of a ResNet, from torchvision's, written out from their authors' module trees."""
 
 import re
 from collections.abc import Callable
