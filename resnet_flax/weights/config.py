@@ -15,6 +15,9 @@ from resnet_flax.weights.arithmetic import activation_named
 from resnet_flax.weights.identify import Identity
 from resnet_flax.weights.published import imagenet_classes
 
+MOST_PIXELS = 100_000
+"""More on a side is no image's size but a damaged number."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -43,6 +46,8 @@ class Config:
                 continue  # a backbone without its head
             if found != value:
                 raise UserError(f"{self.path} has {name} = {value}, and the weights beside it have {found}")
+        if self.preprocessing and (count := len(self.preprocessing.mean)) not in (1, 3, identity.in_channels):
+            raise UserError(f"{self.path} has a mean of {count} channels for images of {identity.in_channels}")
         if self.architecture and not get_architecture(self.architecture).has_shapes_of(
             get_architecture(identity.architecture)
         ):
@@ -67,7 +72,7 @@ def read_config(folder: Path) -> Config | None:
         return _hugging_face(Fields(path, content))
     if isinstance(content.get("model_type"), str):
         raise UserError(
-            f"{path} has model_type = {content['model_type']!r}, not 'resnet'; if a ResNet is in the weights beside it, "
+            f"{path} has model_type = {content['model_type']!r}, not 'resnet'; if the weights beside it contain one, "
             "move them to a folder of their own"
         )
     if "id2label" in content:
@@ -217,8 +222,8 @@ def _timm_classes(fields: Fields, pretrained: Fields, classes: int | None) -> tu
 
 def _timm_preprocessing(fields: Fields) -> Preprocessing:
     size = fields.numbers("input_size", (3, 224, 224), 3)
-    if any(x != int(x) or x < 1 for x in size):
-        raise fields.error("input_size", "a list of 3 whole numbers")
+    if any(x != int(x) or not 1 <= x <= MOST_PIXELS for x in size):
+        raise fields.error("input_size", "a list of 3 whole numbers of channels and pixels")
     if size[1] != size[2]:
         raise fields.lacks("input_size", "only square images are cropped here")
     crop = int(size[-1])
@@ -291,8 +296,16 @@ def _hugging_face_preprocessing(folder: Path) -> Preprocessing | None:
         return None
     size = fields.content.get("size")
     crop = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-    if isinstance(crop, bool) or not isinstance(crop, int) or crop < 1:
+    if isinstance(crop, bool) or not isinstance(crop, int) or not 1 <= crop <= MOST_PIXELS:
         raise fields.error("size", "a number of pixels or an object with shortest_edge")
+    if crop >= 384:
+        raise fields.lacks("size", "from 384 pixels on transformers squeezes images to a square")
+    kind = fields.content.get("image_processor_type", fields.content.get("feature_extractor_type", "ConvNext"))
+    if not isinstance(kind, str) or not kind.startswith("ConvNext"):
+        raise fields.lacks("image_processor_type", "there is ConvNextImageProcessor, transformers' own for ResNets")
+    for flag in ("do_resize", "do_rescale", "do_normalize"):
+        if flag in fields.content and not fields.flag(flag):
+            raise fields.lacks(flag)
     # ConvNextImageProcessor, which transformers' ResNets use, resizes to size / crop_pct below 384 pixels.
     resize = int(crop / fields.number("crop_pct", 0.875, low=0.01, high=1))
     filters: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
