@@ -113,20 +113,17 @@ def _read_arrays(path: Path) -> Checkpoint:
 def from_tree(content: Any, path: Path) -> Checkpoint:
     """A checkpoint from nested dicts of arrays; an optimiser's state (`opt_state`) in them is dropped, with a note."""
     notes = []
-    while (
-        isinstance(content, Mapping)
-        and len(content) == 1
-        and isinstance(inner := next(iter(content.values())), Mapping)
-    ):
-        content = inner
     if isinstance(content, Mapping) and "opt_state" in content:
         notes.append("dropped opt_state")
         content = {key: value for key, value in content.items() if key != "opt_state"}
+    while isinstance(content, Mapping) and not any(_is_array(value) and value.ndim for value in content.values()):
+        inner = [value for value in content.values() if isinstance(value, Mapping)]
+        if len(inner) != 1:
+            break
+        content = inner[0]
     if not isinstance(content, Mapping):
         raise ParityError(f"{path} holds a {type(content).__name__}, not named arrays")
-    if "blobs" in content and isinstance(content["blobs"], Mapping):
-        content = content["blobs"]
-    flat = flattened(content, lambda value: isinstance(value, np.ndarray) and value.dtype != object)
+    flat = flattened(content, _is_array)
     if not flat:
         raise ParityError(f"{path} holds no arrays, only {', '.join(map(str, list(content)[:5]))}")
     return Checkpoint({name.replace("/", "."): array for name, array in flat.items()}, notes=tuple(notes))

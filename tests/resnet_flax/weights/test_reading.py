@@ -125,7 +125,9 @@ def test_torchscript_is_refused_with_the_line_that_reads_it(tmp_path):
 
 
 def test_quantised_weights_are_named(tmp_path):
-    torch.save({"fc.weight": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)}, tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantised tensors are deprecated
+        torch.save({"fc.weight": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)}, tmp_path / "a.pth")
     with pytest.raises(ParityError, match=r"fc\.weight is quantised .*dequantize\(\)"):
         read_checkpoint(tmp_path / "a.pth")
 
