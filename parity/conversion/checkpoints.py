@@ -113,10 +113,10 @@ def _read_arrays(path: Path) -> Checkpoint:
 def from_tree(content: Any, path: Path) -> Checkpoint:
     """A checkpoint from nested dicts of arrays; an optimiser's state (`opt_state`) in them is dropped, with a note."""
     notes = []
-    if isinstance(content, Mapping) and "opt_state" in content:
-        notes.append("dropped opt_state")
-        content = {key: value for key, value in content.items() if key != "opt_state"}
     while isinstance(content, Mapping) and not any(_is_array(value) and value.ndim for value in content.values()):
+        if "opt_state" in content:
+            notes.append("dropped opt_state")
+            content = {key: value for key, value in content.items() if key != "opt_state"}
         inner = [value for value in content.values() if isinstance(value, Mapping)]
         if len(inner) != 1:
             break

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 Shape = tuple[int, ...]
 
+WAY_ON = "fill an NNX module of your own with parity.to_flax(state_dict, module, names=...)"
+_REFUSED = f"none of the networks here (`python -m resnet_flax models`); {WAY_ON}"
+
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "an attention pool, as in CLIP's ModifiedResNet; only global average pooling is known here"),
     (r"(^|\.)conv1\.\d+\.weight$|(^|\.)stem\.\d+\.", "a deep stem (resnet*c, d, s, t)"),
@@ -40,28 +43,23 @@ def seen(shapes: Mapping[str, Shape]) -> str:
     for pattern, what in _NAMES:
         if found := [name for name in shapes if re.search(pattern, name)]:
             shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            return f"{shown}: {what}; {_WAY_ON}"
+            return f"{shown}: {what}; {_REFUSED}"
     stages = {match[1] for name in shapes if (match := re.match(r"layer(\d)\.", name))}
     if stages and max(stages) == "3":
-        return f"layer1 to layer3: three stages, as in the CIFAR networks of He et al. 2015, section 4.2; {_WAY_ON}"
+        return f"layer1 to layer3: three stages, as in the CIFAR networks of He et al. 2015, section 4.2; {_REFUSED}"
     norms = [name for name in shapes if re.search(r"(^|\.)(bn\d|norm\d)\.weight$", name)]
     if stages and norms and not any(name.endswith("running_mean") for name in shapes):
-        return f"{norms[0]} and no running_mean anywhere: norms without statistics (GroupNorm, InstanceNorm); {_WAY_ON}"
+        return (
+            f"{norms[0]} and no running_mean anywhere: norms without statistics (GroupNorm, InstanceNorm); {_REFUSED}"
+        )
     if norms and stages and not any(re.match(r"bn1\.", name) for name in norms) and any("bn1" in n for n in norms):
-        return f"norms in the blocks and none after conv1: a pre-activation network (ResNet v2); {_WAY_ON}"
+        return f"norms in the blocks and none after conv1: a pre-activation network (ResNet v2); {_REFUSED}"
     return ""
-
-
-_WAY_ON = (
-    "it cannot be read as one of the networks here (`python -m resnet_flax models` lists them): give another checkpoint"
-)
 
 
 def _ranks(shapes: Mapping[str, Shape]) -> str:
     for name, shape in shapes.items():
         if re.search(r"layer1\.0\.conv1\.weight$|^conv1\.weight$|\.conv1\.weight$", name) and len(shape) in (3, 5):
             kind = "3-D" if len(shape) == 5 else "1-D"
-            return (
-                f"{name} is {shape}: a {kind} network, and every network here takes 2-D images; give another checkpoint"
-            )
+            return f"{name} is {shape}: a {kind} network, and every network here takes 2-D images; {WAY_ON}"
     return ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet_flax.errors import UserError
 from resnet_flax.weights.layouts import LAYOUTS, TORCHVISION, Layout
-from resnet_flax.weights.refusals import seen
+from resnet_flax.weights.refusals import WAY_ON, seen
 from resnet_flax.weights.wrappers import unwrapped_names
 
 
@@ -89,7 +89,7 @@ def select(arrays: Mapping[str, np.ndarray], prefix: str | None = None, *, sourc
         shapes = {clean[name]: tuple(array.shape) for name, array in arrays.items()}
         names = list(arrays)
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise UserError(seen(shapes) or f"no naming scheme of ResNets known here has the entries {shown}")
+        raise UserError(seen(shapes) or f"no naming scheme of ResNets known here has the entries {shown}; {WAY_ON}")
     if len(found) > 1:
         prefixes = ", ".join(repr(candidate.prefix) for candidate in found)
         raise UserError(
