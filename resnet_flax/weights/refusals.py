@@ -6,7 +6,7 @@ from collections.abc import Mapping
 Shape = tuple[int, ...]
 
 WAY_ON = "fill an NNX module of your own with parity.to_flax(state_dict, module, names=...)"
-_REFUSED = f"none of the networks here (`python -m resnet_flax models`); {WAY_ON}"
+_REFUSED = f"it is none of the networks here (`python -m resnet_flax models`); {WAY_ON}"
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "an attention pool, as in CLIP's ModifiedResNet; only global average pooling is known here"),
