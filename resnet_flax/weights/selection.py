@@ -160,17 +160,57 @@ def _selection(
         else:
             names[key] = mine
     _require_once(names)
+    near = _beside(chosen, others, clean, dropped)
+    width = features(names, arrays)
+    own = {key: name.removeprefix("fc.") for key, name in names.items() if name.startswith("fc.")}
     head, headless = "", ""
-    own = {key: name for key, name in names.items() if name.startswith("fc.")}
-    if not _is_linear({name.removeprefix("fc."): arrays[key] for key, name in own.items()}):
-        for key in own:
-            del names[key]
-        dropped = [key for key in clean if key not in names]
-        head, headless, found = _find_head(chosen, others, clean, arrays, names, dropped)
-        names |= found
-        dropped = [key for key in dropped if key not in found]
+    if not _is_linear({leaf: arrays[key] for key, leaf in own.items()}):
+        near |= {clean[key]: key for key in own}
+        head, headless, own = _find_head(prefix, near, arrays, width)
+    if own and (headless := _not_alone(own, prefix, near, arrays, width)):
+        head, own = "", {}
+    names = {key: name for key, name in names.items() if not name.startswith("fc.")}
+    names |= {key: f"fc.{leaf}" for key, leaf in own.items()}
     order = {key: names[key] for key in clean if key in names}
-    return Selection(layout, prefix, order, tuple(dropped), head, headless)
+    return Selection(layout, prefix, order, tuple(key for key in clean if key not in names), head, headless)
+
+
+def _parent(prefix: str) -> str:
+    return "".join(f"{part}." for part in prefix.split(".")[:-2])
+
+
+def _local(name: str, prefix: str) -> str:
+    """A name below the prefix, or below what lies above it."""
+    return name.removeprefix(prefix) if name.startswith(prefix) else name.removeprefix(_parent(prefix))
+
+
+def _beside(
+    chosen: _Candidate, others: Iterable[str], clean: Mapping[str, str], dropped: Iterable[str]
+) -> dict[str, str]:
+    """{name: key} of the entries outside a body that may belong to the same network."""
+    parent = _parent(chosen.prefix)
+    return {
+        clean[key]: key
+        for key in dropped
+        if clean[key].startswith(parent) and not any(other and clean[key].startswith(other) for other in others)
+    }
+
+
+def _not_alone(
+    head: Mapping[str, str], prefix: str, near: Mapping[str, str], arrays: Mapping[str, np.ndarray], width: int
+) -> str:
+    """Why a linear layer is not all that comes after the pooled features, or ""."""
+    classes = arrays[next(iter(head))].shape[0]  # of the weight as of the bias
+    for name, key in near.items():
+        module, _, leaf = name.rpartition(".")
+        shape = arrays[key].shape
+        if key in head:
+            continue
+        if leaf == "running_mean" and shape == (width,) and "." not in _local(module, prefix):
+            return f"{module} normalises the features before the linear layer"
+        if leaf == "weight" and len(shape) == 2 and shape[1] == classes:
+            return f"{module} takes what the linear layer gives"
+    return ""
 
 
 def _require_once(names: Mapping[str, str]) -> None:
@@ -188,44 +228,26 @@ def _is_linear(entries: Mapping[str, np.ndarray]) -> bool:
 
 
 def _find_head(
-    chosen: _Candidate,
-    others: Iterable[str],
-    clean: Mapping[str, str],
-    arrays: Mapping[str, np.ndarray],
-    names: Mapping[str, str],
-    dropped: list[str],
+    prefix: str, near: Mapping[str, str], arrays: Mapping[str, np.ndarray], width: int
 ) -> tuple[str, str, dict[str, str]]:
-    """(what the head is called, why there is none, {key: torchvision's name}) among the entries outside the body."""
-    width = features(names, arrays)
-    parent = ".".join(chosen.prefix.split(".")[:-2])
-    parent = f"{parent}." if parent else ""
-    near = {
-        clean[key]: key
-        for key in dropped
-        if clean[key].startswith(parent) and not any(other and clean[key].startswith(other) for other in others)
-    }
+    """(what the head is called, why there is none, {key: "weight" or "bias"}) among the entries outside the body."""
     heads: dict[str, dict[str, str]] = {}
     likely: set[str] = set()
     for name in near:
         module, _, leaf = name.rpartition(".")
-        local = module.removeprefix(chosen.prefix) if module.startswith(chosen.prefix) else module.removeprefix(parent)
+        local = _local(module, prefix)
         if leaf != "weight" or not _HEAD.fullmatch(local):
             continue
-        base = module[: len(module) - len(local)]
-        top = base + local.partition(".")[0] + "."
+        top = module[: len(module) - len(local)] + local.partition(".")[0] + "."
         likely.add(top.rstrip("."))
         entries = {other.removeprefix(f"{module}."): near[other] for other in near if other.startswith(top)}
         if _is_linear({leaf: arrays[key] for leaf, key in entries.items()}) and arrays[near[name]].shape[1] == width:
-            heads[module] = {key: f"fc.{leaf}" for leaf, key in entries.items()}
+            heads[module] = {key: leaf for leaf, key in entries.items()}
     if len(heads) == 1:
         module, found = next(iter(heads.items()))
         return module, "", found
     if heads:
-        return (
-            "",
-            f"{', '.join(heads)} are linear layers of the same input, and none of them is the head for certain",
-            {},
-        )
+        return "", f"{', '.join(heads)} are linear layers of the same input, and none is the head for certain", {}
     if likely:
         return "", f"{', '.join(sorted(likely))} is no single linear layer on {width} features", {}
     return "", "", {}

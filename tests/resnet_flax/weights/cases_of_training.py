@@ -132,7 +132,21 @@ CASES = [
             }
         ),
         "note",
-        "none of them is the head for certain",
+        "none is the head for certain",
+        classes=0,
+    ),
+    Case(
+        "a replaced head",
+        lambda s: body(s) | {"fc.weight": new(64, 512), "fc.bias": new(64), "fc2.weight": new(9, 64)},
+        "note",
+        "fc2 takes what the linear layer gives",
+        classes=0,
+    ),
+    Case(
+        "a replaced head",
+        lambda s: prefixed("base.", body(s)) | {"neck.running_mean": new(512), "classifier.weight": new(9, 512)},
+        "note",
+        "neck normalises the features before",
         classes=0,
     ),
     Case("a backbone without a head", body, "exact", classes=0),
