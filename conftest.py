@@ -7,7 +7,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 # These pages compare with PyTorch.
 without_torch = (
-    [] if importlib.util.find_spec("torch") else ["differences.md", "parity-for-your-own-model.md", "README.md"]
+    []
+    if importlib.util.find_spec("torch")
+    else ["differ.md", "differences.md", "parity-for-your-own-model.md", "README.md"]
 )
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=without_torch).pytest()

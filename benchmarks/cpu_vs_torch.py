@@ -172,7 +172,7 @@ def measure(case: Case, variants: list[str], threads: int, rounds: int) -> dict[
         except EOFError:
             seconds = "the process died"
         if isinstance(seconds, str):
-            print(f"left out: {variant}, {case}: {seconds}")
+            print(f"skipped: {variant}, {case}: {seconds}")
             continue
         running[variant] = connection, process
         found[variant] = {"compile": seconds}

@@ -30,7 +30,7 @@ LIMITS = {"traffic": 0.93, "memory": 1.0, "kernels": 960, "all_reduces": 6, "con
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program and what its compiler says of it."""
+    """A program and its compiler's report on it."""
 
     program: Any
     peak_memory: int
@@ -214,7 +214,7 @@ def largest_weight(compiled: Compiled) -> int:
 
 
 def print_movers(compiled: Compiled, count: int) -> None:
-    """The source lines behind the most traffic, forward and backward apart."""
+    """The source lines that cause the most traffic, forward and backward separately."""
     bytes_of: dict[tuple[str, str], int] = defaultdict(int)
     for kernel in compiled.program.kernels:
         direction = "backward" if "transpose(" in kernel.instruction.rest else "forward"

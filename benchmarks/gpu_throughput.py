@@ -10,7 +10,7 @@ the JSON file has `what`, `ours`, `peer`, `ratio`, `settings` and `versions`; `w
 - `images/s`, `peak memory, GB`: ours and torch's;
 - `share of the bandwidth bound`: ours against what the compiled program's HBM traffic would allow (peer: null).
 
-A measurement that fails, for lack of memory say, is null, and its reason goes to stderr; then the exit status is 1.
+A measurement that fails, for lack of memory for example, is null, its reason goes to stderr, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 usage: python benchmarks/host_overhead.py [--model resnet50] [--rounds 15] [--json FILE]
 
 Both are called with donated state until the call returns; the work itself is waited for outside. What is timed is the
-processor time of the calling thread: on a CPU the step's own threads want the same cores, and waiting for them is no
+processor time of the calling thread: on a CPU the step's own threads need the same cores, and waiting for them is no
 part of dispatching. The two alternate in one process and the medians count. Exit status 1 if the step costs more than
-1.5 times the identity. What the loop adds, keeping a step's metrics and reading those that are done, stands beside it.
+1.5 times the identity. What the loop adds, keeping a step's metrics and reading those that are done, is reported as
+well.
 """
 
 from __future__ import annotations

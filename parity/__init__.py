@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.checks.check import CHECKS, check
     from parity.checks.data import check_classes, check_preprocessing
+    from parity.checks.record import record
     from parity.conversion.checkpoints import load_checkpoint
     from parity.conversion.convert import to_flax, to_torch
+    from parity.conversion.matching import match_names
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
     from parity.reports.results import Comparison, Finding, Report
@@ -34,8 +36,10 @@ __all__ = [
     "check_classes",
     "check_preprocessing",
     "load_checkpoint",
+    "match_names",
     "random_inputs",
     "randomize",
+    "record",
     "register_layer",
     "to_flax",
     "to_torch",
@@ -44,8 +48,10 @@ __all__ = [
 _MODULES = {
     "checks.data": ("check_classes", "check_preprocessing"),
     "checks.check": ("CHECKS", "check"),
+    "checks.record": ("record",),
     "conversion.checkpoints": ("load_checkpoint",),
     "conversion.convert": ("to_flax", "to_torch"),
+    "conversion.matching": ("match_names",),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
     "reports.results": ("Comparison", "Finding", "Report"),

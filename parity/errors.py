@@ -1,14 +1,74 @@
-"""Errors that a user can correct, and the one place where a command turns them into a message and exit status 2."""
+"""Errors that a user can correct, and the one place where a command turns them into a message and exit status 2.
+
+What a message quotes (names of files and classes, metadata, other libraries' texts) comes from outside, so `dispatch`
+escapes it before it reaches a terminal.
+"""
 
 import difflib
 import gc
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import unicodedata
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import TextIO
+
+
+def printable(text: object) -> str:
+    """The text as a terminal may show it: what would move its cursor, change its state or reorder it is escaped.
+
+    That is Unicode's categories Cc (control), Cf (format, such as the bidirectional overrides), Cs (surrogates, for the
+    bytes of a file name that is not UTF-8), Zl and Zp (separators). Line feeds and tabs stay, and so do the two joiners
+    that scripts are written with (U+200C, U+200D).
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _UNPRINTABLE and character not in _KEPT
+        else character
+        for character in str(text)
+    )
+
+
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_KEPT = "\n\t\u200c\u200d"
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A Python warning as a line, without the place in some library that Python names with it."""
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+
+
+def _report(error: object) -> int:
+    print(f"error: {printable(error)}", file=sys.stderr)
+    return 2
+
+
+def _prepare_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):  # a name may have characters that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])  # warnings and errors, on stderr
+    if not warnings.filters or warnings.filters[0][0] != "error":  # who has made them errors gets them as errors
+        warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]
 
 
 class UsageError(ValueError):
@@ -64,8 +124,8 @@ Commands = Mapping[str, tuple[str, str]]
 def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
     """Runs `python -m PACKAGE COMMAND ...`: imports the command's module, calls its `main`, returns the exit status.
 
-    A `UsageError`, or XLA running out of memory, becomes a message on stderr and status 2; Ctrl-C gives status 130, and
-    a pipe whose reader has gone (`| head`) 141, as in a shell.
+    A `UsageError`, a file that the system refuses, or XLA running out of memory becomes a message on stderr and status
+    2; Ctrl-C gives status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))
@@ -76,26 +136,27 @@ def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(commands)}"
-        print(f"error: no command {name!r}; {hint}", file=sys.stderr)
-        return 2
-    logging.basicConfig(format="%(levelname)s: %(message)s")  # of warnings and errors, on stderr
+        return _report(f"no command {name!r}; {hint}")
+    _prepare_streams()
     try:
         try:
             return importlib.import_module(commands[name][0]).main(rest)
         finally:
             sys.stdout.flush()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _report(error)
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        print(f"error: out of memory ({reason}); a smaller batch or smaller images need less", file=sys.stderr)
-        return 2
+        return _report(f"out of memory ({reason}); a smaller batch or smaller images need less")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _report(f"{os.fsdecode(error.filename)}: {error.strerror}")
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr, flush=True)

@@ -13,14 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from parity.errors import ParityError, UsageError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 GROUP = "parity.networks"
 
@@ -86,7 +83,7 @@ class Family(Protocol):
             `python -m parity check NAME`.
     """
 
-    Options: "type[DataclassInstance]"
+    Options: Any
 
     def names(self) -> Collection[str]:
         """What its networks are called."""

@@ -1,6 +1,7 @@
 """Images in, probabilities or activations out."""
 
 import glob
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from parity.conversion.files import open_regular
 from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
-from resnet_flax.data.folder import image_files
+from resnet_flax.data.folder import read_image
+from resnet_flax.data.layout import image_files
 from resnet_flax.data.on_device import normalize
 from resnet_flax.errors import UserError
 from resnet_flax.weights.load import Pretrained
@@ -24,24 +27,40 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """The image files given by arguments: files, folders (searched recursively), patterns, or - for a list on stdin.
 
     Raises:
-        UserError: if there are no arguments, or one matches no image.
+        UserError: if there are no arguments, one matches no image, or not a single one is a file that can be opened.
     """
     images: list[Path] = []
+    reasons: list[str] = []
     if not arguments:
         raise UserError("no images given; name files, folders, patterns, or - for a list of files on stdin")
     for argument in arguments:
         if argument == "-":
-            images += [Path(line.strip()) for line in sys.stdin if line.strip()]
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+            images += [Path(line.strip(" \r\n")) for line in sys.stdin if line.strip()]
             continue
         path = Path(argument)
-        if path.is_dir():
-            paths = [Path(name) for name in image_files(path)]
-        else:
-            paths = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+        try:
+            if path.is_dir():
+                paths = [Path(name) for name in image_files(path)]
+            elif path.exists():
+                paths = [path]
+            else:
+                paths = [Path(name) for name in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+        except (OSError, ValueError) as error:
+            raise UserError(f"{argument}: {getattr(error, 'strerror', None) or error}") from error
         if not paths:
             raise UserError(f"{argument}: no such image, and no folder or pattern with images in it")
         images += paths
-    return images
+    for path in images:
+        try:
+            open_regular(path).close()
+        except OSError as error:
+            reasons.append(f"{path}: {error.strerror or error}")
+        else:
+            return images
+    others = f" (and {len(reasons) - 1:,} others like it)" if len(reasons) > 1 else ""
+    raise UserError(f"cannot read image {reasons[0]}{others}" if reasons else "the list on stdin is empty")
 
 
 @dataclass(frozen=True)
@@ -68,17 +87,17 @@ def read_batches(paths: Sequence[Path], pretrained: Pretrained, batch_size: int)
     channels = pretrained.model.in_channels
     if channels not in (1, 3):
         raise UserError(f"the network takes {channels} channels, but image files are read with 1 or 3")
-    decode = decode_grey if channels == 1 else decode_rgb
+    decode, decoding = decode_grey if channels == 1 else decode_rgb, pretrained.preprocessing.decoding
     for start in range(0, len(paths), batch_size):
         read, images, unreadable = [], [], []
         for path in paths[start : start + batch_size]:
             try:
-                images.append(pretrained.preprocessing.transform(decode(path.read_bytes(), str(path))))
-                read.append(path)
+                image = decode(read_image(path), str(path), decoding)
             except CorruptImage as error:
                 unreadable.append(str(error))
-            except OSError as error:
-                unreadable.append(f"cannot read image {path}: {error.strerror}")
+            else:
+                images.append(pretrained.preprocessing.transform(image))
+                read.append(path)
         if images:
             if len({image.shape for image in images}) > 1:
                 raise UserError(

@@ -5,7 +5,7 @@ Registered in pyproject.toml under the entry-point group `parity.networks`; `par
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from flax import nnx
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
+from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.files import Weights, read_weights, write_weights
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
     """What else can be chosen about a network."""
 
     small_images: bool = False
@@ -56,17 +57,15 @@ class ResNetPair:
 
     def read_image(self, path: Path, batch: int, size: int) -> np.ndarray:
         """One picture, resized a little differently for each example of the batch, and normalised."""
-        from PIL import Image, UnidentifiedImageError
-
+        from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
+        from resnet_flax.data.folder import read_image
         from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
         from resnet_flax.data.transforms import evaluation_transform
 
         try:
-            picture = Image.open(path).convert("RGB" if self.channels == 3 else "L")
-        except FileNotFoundError as error:
-            raise UserError(f"--image {path} does not exist") from error
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"--image {path} cannot be read as an image: {error}") from error
+            picture = (decode_rgb if self.channels == 3 else decode_grey)(read_image(path), str(path))
+        except CorruptImage as error:
+            raise UserError(f"--image {path} cannot be read: {error.reason}") from error
         crops = [
             evaluation_transform(resize_size=size + size * index // 8, crop_size=size)(picture)
             for index in range(1, batch + 1)
@@ -105,7 +104,7 @@ class IdentifiedWeights:
             ("architecture", identity.architecture),
             ("classes", str(identity.num_classes) if identity.num_classes else "none (no head)"),
             ("input channels", f"{identity.in_channels}"),
-            ("stem", "3x3, no max-pool" if identity.small_images else "7x7 stride 2, max-pool"),
+            ("stem", self._stem()),
             ("parameters", f"{parameters:,}"),
             ("entries", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())),
             ("names", f"{layout.name}{prefix}"),
@@ -113,11 +112,16 @@ class IdentifiedWeights:
             *((key, text if len(text) <= 60 else text[:57] + "...") for key, text in weights.metadata.items()),
         ]
 
+    def _stem(self) -> str:
+        stem = self.weights.identity.build_abstract().stem
+        sizes = ", ".join([f"{stem.kernel_size}x{stem.kernel_size}"] * (1 + len(stem.hidden)))
+        if not stem.has_pool:
+            return f"{sizes}, no max-pool"
+        pool = f"{stem.aa_layer} pool" if stem.aa_layer else "max-pool"
+        return f"{sizes} stride {stem.stride}, {'3x3 convolution' if stem.replace_stem_pool else pool}"
+
     def named(self, name: str) -> "IdentifiedWeights":
-        found = self.weights.identity.architecture
-        if not get_architecture(name).has_shapes_of(get_architecture(found)):
-            raise UserError(f"{self.weights.source} holds a {found}, not a {name}")
-        return IdentifiedWeights(replace(self.weights, identity=replace(self.weights.identity, architecture=name)))
+        return IdentifiedWeights(self.weights.named(name))
 
     def write(self, path: Path, *, original_names: bool) -> None:
         write_weights(path, self.weights.to_model(), self.weights, original_names=original_names)
@@ -142,30 +146,44 @@ class ResNets:
         """
         row = get_architecture(name)
         if weights is None:
-            original = _original(name, row.num_classes, row.in_channels, options.small_images)
-            model = nnx.eval_shape(lambda: build_model(name, small_images=options.small_images, rngs=nnx.Rngs(0)))
+            small = options.small_images
+            model = nnx.eval_shape(
+                lambda: build_model(name, small_images=small, rngs=nnx.Rngs(0), **options.arguments())
+            )
+            original = _original(name, row.num_classes, row.in_channels, small, options)
             return ResNetPair(model, original, row.in_channels, row.num_classes)
 
         with jax.enable_x64(True):  # float64 weights stay so
-            read = read_weights(weights)
-            identity = read.identity
-            if not row.has_shapes_of(get_architecture(identity.architecture)):
-                raise UserError(f"{weights} holds a {identity.architecture}, not a {name}")
-            model = read.to_model()
-        if read.options:
-            needed = ", ".join(f"{option}={value}" for option, value in read.options.items())
-            raise UserError(f"{weights} needs {needed}, which PyTorch's {name} lacks; compare them in Python")
+            read = read_weights(weights).named(name)
+            options = _completed(options, read, name)
+            model = read.to_model(**options.arguments())
+        identity = read.identity
         if not identity.num_classes:
             raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
-        original = _original(name, identity.num_classes, identity.in_channels, identity.small_images)
+        original = _original(name, identity.num_classes, identity.in_channels, identity.small_images, options)
         _fill(original, read.state_dict)
         return ResNetPair(model, original, identity.in_channels, identity.num_classes)
 
 
-def _original(name: str, num_classes: int, in_channels: int, small_images: bool) -> Any:
+def _completed(options: Options, weights: Weights, name: str) -> Options:
+    """The options with those that the weights need, where they are open.
+
+    Raises:
+        UserError: if the weights need what PyTorch's network lacks.
+    """
+    known = {field.name for field in fields(ModelOptions)}
+    if lacking := {option: value for option, value in weights.options.items() if option not in known}:
+        needed = ", ".join(f"{option}={value}" for option, value in lacking.items())
+        raise UserError(f"{weights.source} needs {needed}, which PyTorch's {name} lacks; compare them in Python")
+    return replace(options, **{**weights.options, **options.arguments()})
+
+
+def _original(name: str, num_classes: int, in_channels: int, small_images: bool, options: ModelOptions) -> Any:
     with needs_extra("torch", f"PyTorch's {name}"):
         from resnet_flax.models.originals import torch_network
-    return torch_network(name, num_classes=num_classes, in_channels=in_channels, small_images=small_images)
+    return torch_network(
+        name, num_classes=num_classes, in_channels=in_channels, small_images=small_images, options=options
+    )
 
 
 def _fill(original: Any, state_dict: Mapping[str, np.ndarray]) -> None:

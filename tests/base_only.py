@@ -21,6 +21,7 @@ ABSENT = (
     "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
+    "timm",
     "torch",
     "torchvision",
 )

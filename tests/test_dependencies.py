@@ -19,6 +19,7 @@ import parity.__main__
 import resnet_flax
 import resnet_flax.__main__
 from parity.conversion.checkpoints import write_checkpoint
+from parity.errors import MissingPackageError, needs_extra
 from resnet_flax.cache import cache_directory
 from resnet_flax.data import EvaluationTransform
 from resnet_flax.data.preprocessing import Preprocessing
@@ -131,7 +132,6 @@ LACKS = {
     "parity inspect {folder}": ("reading {folder} with Orbax needs orbax", "train"),
     "parity convert {folder}/a.safetensors {folder}/c": ("writing {folder}/c with Orbax needs orbax", "train"),
     "parity check resnet18": ("checking against PyTorch needs torch", "torch"),
-    "import parity:check": ("parity.check needs torch", "torch"),
     "import parity.reports.html": ("a report with plots needs matplotlib", "torch"),
     "import resnet_flax.training.loop": ("training needs orbax", "train"),
 }
@@ -182,3 +182,11 @@ def test_an_absent_package_is_named_with_its_extra(command, results, folder):
     assert sentence.removeprefix("error: ").startswith(start.format(folder=folder))
     assert f": pip install 'resnet-flax[{extra}]'" in sentence
     assert "Traceback" not in err
+
+
+def test_a_package_that_is_there_and_cannot_be_imported_gives_its_reason():
+    with (
+        pytest.raises(MissingPackageError, match=r"^training needs grain \(no libgrain\): pip install .*, or wait$"),
+        needs_extra("train", "training", "wait"),
+    ):
+        raise ImportError("no libgrain", name="grain._src")

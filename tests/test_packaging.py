@@ -27,8 +27,14 @@ MAY_IMPORT = {
     "parity": ("parity",),
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers",),
-    "resnet_flax/models": ("resnet_flax.models", "resnet_flax.layers", "resnet_flax.errors"),
-    "resnet_flax/data": ("resnet_flax.data", "resnet_flax.errors", "resnet_flax.options"),
+    "resnet_flax/models": (
+        "parity.errors",
+        *(f"resnet_flax.{part}" for part in ("errors", "layers", "models", "options")),
+    ),
+    "resnet_flax/data": (
+        *("parity.conversion.files", "parity.errors"),
+        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures", "options")),
+    ),
     "resnet_flax/weights": (
         "parity.conversion",
         "parity.errors",

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("weights")
-    parser.add_argument("--model", help="the architecture, where the weights do not say")
+    parser.add_argument("--model", help="the architecture, where it does not follow from the weights")
     args = parser.parse_args()
     train, test = (open_source(f"folder:{args.folder}", split) for split in ("train", "test"))
     pretrained = resnet_flax.load_pretrained(args.model, args.weights, num_classes=0)  # no head: pooled features

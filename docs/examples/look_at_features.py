@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("image", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", help="the architecture, where the weights do not say")
+    parser.add_argument("--model", help="the architecture, where it does not follow from the weights")
     args = parser.parse_args()
 
     pretrained = resnet_flax.load_pretrained(args.model, args.weights)

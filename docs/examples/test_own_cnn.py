@@ -1,4 +1,4 @@
-"""A network of one's own against its PyTorch original, under pytest.
+"""Your own network against its PyTorch original, under pytest.
 
 pytest docs/examples/test_own_cnn.py --parity-report=reports
 """

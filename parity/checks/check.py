@@ -1,32 +1,32 @@
-"""The checks, and the function that runs them on any NNX module and torch module whose names correspond."""
+"""The checks, and the function that runs them on any two networks whose names correspond."""
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax
 import jax
 import numpy as np
 import optax
-import torch
-from flax import nnx
 
+from parity.checks.isolation import can_be_taken_apart
 from parity.checks.pair import Both, OneSided, Pair
 from parity.checks.passes import activations, batch_stats, forward, gradients, layers
 from parity.checks.tolerance import PROFILES, Error
 from parity.checks.training import optimizer as optimizer_steps
 from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
-from parity.conversion.convert import require_values
+from parity.conversion.trees import is_array
 from parity.errors import ParityError
 from parity.reports.results import Comparison, Finding, Report
-from parity.sides.base import OUTPUT, Loss, Train, channels_second
-from parity.sides.flax import FlaxSide
-from parity.sides.networks import require_networks
+from parity.sides.base import OUTPUT, Loss, Train, relaid
+from parity.sides.networks import as_side, is_torch, name_of, require_network
 from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
-from parity.sides.torch import TorchSide
+from parity.sides.recorded import RecordedSide, Recording
 
 CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "weights": weights,
@@ -44,15 +44,15 @@ _WITHOUT_GRADIENTS = {"weights", "initialization", "forward", "activations", "la
 
 
 def check(
-    flax_model: nnx.Module,
-    torch_model: torch.nn.Module,
-    inputs: Any,
+    candidate: Any,
+    reference: Any,
+    inputs: Any = None,
     targets: Any = None,
     *,
     checks: Sequence[str] = DEFAULT,
     precision: str = "float64",
     torch_inputs: Any = None,
-    loss: Loss | None = None,
+    loss: Loss | Callable | None = None,
     optimizer: Optimizer | str | None = None,
     steps: int = 5,
     batches: Sequence[tuple[Any, Any]] | None = None,
@@ -60,40 +60,61 @@ def check(
     names: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> Report:
-    """Compares a Flax network with its PyTorch original; neither is changed.
+    """Compares a network with the one that it should be; neither is changed.
+
+    Either is an NNX module, a PyTorch module, a pair (Linen module, variables), or a pair (function, parameters) where
+    function(parameters, inputs) gives the outputs. Both may be of one framework. A network in JAX goes by the names
+    that PyTorch would give its parameters.
 
     Args:
-        flax_model: any NNX module, filled with the PyTorch network's weights (`parity.to_flax`).
-        torch_model: the module whose submodules have corresponding names.
-        inputs: one batch, as Flax takes it: (N, H, W, C) images, (N, features), (N, L) token ids...
-        targets: what `loss` takes beside the outputs, in Flax's layout. Random by default.
+        candidate: the network under test, filled with the other's weights (`parity.to_flax`).
+        reference: the network whose submodules have corresponding names; its own rounding is the limit. Or the path of
+            a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it. Or
+            {name: array}, the outputs that it should have in eval mode.
+        inputs: one batch, as the candidate takes it: (N, H, W, C) images in JAX, (N, C, H, W) in PyTorch,
+            (N, features), (N, L) token ids... Those of a recording by default.
+        targets: what `loss` takes beside the outputs, in the candidate's layout. Random by default.
         checks: some of `parity.CHECKS`.
         precision: "float64", which finds faults; "float32" or "bfloat16", which show what they cost.
-        torch_inputs: the batch as PyTorch takes it; by default channels come second in arrays of four or more axes.
-        loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar. By default cross-entropy for
-            integer targets and otherwise the mean squared difference.
+        torch_inputs: the batch as the reference takes it; by default channels are moved in arrays of four or more axes
+            where one of the two is in PyTorch.
+        loss: the same loss in JAX and in PyTorch, each (outputs, targets) -> scalar; one function where both networks
+            are of one framework. By default cross-entropy for integer targets and otherwise the mean squared
+            difference.
         optimizer, steps: for "optimizer" and "trajectory"; "sgd", "adam", "adamw", or an `Optimizer` with settings.
-        batches: real ones for "trajectory", (inputs, targets) in Flax's layout.
+        batches: real ones for "trajectory", (inputs, targets) in the candidate's layout.
         train: the real training loop for "trajectory", (model in train mode, batches, optimizer) -> loss before each
             update; it leaves the trained values in the model. A plain one by default.
-        names: {Flax module path: PyTorch module path} where the names differ.
+        names: {Flax path: PyTorch path} where the names differ: of the candidate, or of a reference in JAX where the
+            candidate is in PyTorch.
         device: PyTorch's.
 
     Raises:
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
-    require_networks(flax_model, torch_model)
-    require_values(flax_model)
+    recording = _recording(candidate, reference, inputs, precision)
+    for network in (candidate,) if recording else (candidate, reference):
+        require_network(network)
+    if recording is not None:
+        checks = recording.about["checks"] if checks is DEFAULT else checks
+        steps = min(steps, max(1, len(recording.about["steps"])))
+        optimizer = recording.optimizer(optimizer)
+    elif inputs is None:
+        raise ParityError("inputs are missing: one batch as the candidate takes it")
     checks = [checks] if isinstance(checks, str) else checks
     if unknown := [name for name in checks if name not in CHECKS]:
         raise ParityError(f"no check named {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
     if not checks:
         raise ParityError(f"checks is empty; there are {', '.join(CHECKS)}")
+    if recording is not None:
+        recording.require(checks, loss)
     if isinstance(inputs, tuple):
         raise ParityError("inputs is one array (N, ..., C), found a tuple; parity.random_inputs(shape) makes an array")
     if steps < 1:
         raise ParityError(f"steps is {steps}; it must be at least 1")
+    if callable(loss) and is_torch(candidate) == is_torch(reference):
+        loss = Loss(loss, loss)
     if loss is not None and not (isinstance(loss, tuple | list) and len(loss) == 2 and all(map(callable, loss))):
         raise ParityError("loss is a pair of functions (outputs, targets) -> scalar: one in JAX, one in PyTorch")
     if precision not in PROFILES:
@@ -101,8 +122,8 @@ def check(
     differentiate = not _WITHOUT_GRADIENTS.issuperset(checks)
     with exact_arithmetic(precision) as switches:
         pair = make_pair(
-            flax_model,
-            torch_model,
+            candidate,
+            recording or reference,
             inputs,
             torch_inputs=torch_inputs,
             precision=precision,
@@ -116,6 +137,8 @@ def check(
             train=train,
             differentiate=differentiate,
         )
+        if recording is not None:
+            pair.notes += recording.notes(pair.candidate.state())
         report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes)
         for name in checks:
             started = time.perf_counter()
@@ -128,6 +151,8 @@ def check(
             report.seconds[name] = time.perf_counter() - started
         if not report.comparisons:
             pair.note("nothing was compared")
+        elif not report.passed and not can_be_taken_apart(pair):
+            report.findings = [_located(pair, report)]
         elif not report.passed:
             from parity.diagnosis.diagnose import diagnose
 
@@ -138,9 +163,34 @@ def check(
     return report
 
 
+def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> Recording | None:
+    """The recording that the reference is, or None for a network."""
+    if isinstance(reference, str | Path):
+        return Recording.read(reference)
+    arrays = isinstance(reference, Mapping) and all(map(is_array, reference.values()))  # a state_dict has tensors
+    if arrays and inputs is not None and precision in PROFILES:
+        return Recording.of_outputs(reference, inputs, as_side(candidate, precision))
+    return None
+
+
+def _located(pair: Pair, report: Report) -> Finding:
+    """The first difference: hypotheses about its cause are tried between a Flax network and a PyTorch one only."""
+    state, others = pair.candidate.state(), pair.oracle.state()
+    different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
+    if different:
+        more = f" and {len(different) - 1} more of {len(state)} differ" if different[1:] else " differs"
+        return Finding(different[0], f"{different[0]}{more} before anything is computed")
+    located = report.of("activations")
+    first = next((row for row in located if not row.passed), report.failures[0])
+    theirs = report.settings["frameworks"][1]
+    evidence = first.note or f"relative error {first.error.relative:.1e}, {theirs}'s own {first.floor:.1e}"
+    step = f" in step {first.step}" if first.step else ""
+    return Finding(first.name, f"{first.name} is the first to differ in {first.check}{step}", evidence)
+
+
 def make_pair(
-    flax_model: nnx.Module,
-    torch_model: torch.nn.Module,
+    candidate: Any,
+    reference: Any,
     inputs: Any,
     *,
     torch_inputs: Any = None,
@@ -150,17 +200,46 @@ def make_pair(
     **options: Any,
 ) -> Pair:
     """The two networks as sides, on one batch; `options` are those of `Pair`. See `check` for the others."""
+    if isinstance(reference, Recording):
+        return _recorded_pair(candidate, reference, inputs, precision, names, device, options)
     inputs = np.asarray(inputs)
-    others = channels_second(inputs) if torch_inputs is None else np.asarray(torch_inputs)
-    oracle = TorchSide(torch_model, "float64", device)
+    of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
+    oracle = as_side(reference, "float64", **of_reference)
+    side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    plain = oracle if precision == "float64" else as_side(reference, precision, **of_reference)
+    if side.framework == oracle.framework:
+        side.framework += " (candidate)"
+        oracle.framework = plain.framework = f"{plain.framework} (reference)"
     return Pair(
-        candidate=FlaxSide(flax_model, precision, names, oracle.parameters),
+        candidate=side,
         oracle=oracle,
-        reference=oracle if precision == "float64" else TorchSide(torch_model, precision, device),
-        given=Both(flax_model, torch_model),
-        inputs=Both(inputs, others),
+        reference=plain,
+        given=Both(candidate, reference),
+        inputs=Both(inputs, relaid(inputs, side, oracle) if torch_inputs is None else np.asarray(torch_inputs)),
         precision=precision,
         **options,
+    )
+
+
+def _recorded_pair(
+    candidate: Any,
+    recording: Recording,
+    inputs: Any,
+    precision: str,
+    names: Mapping[str, str] | None,
+    device: str,
+    options: dict[str, Any],
+) -> Pair:
+    oracle = RecordedSide(recording, precision)
+    side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    recorded = recording.tensors["inputs"]
+    inputs = relaid(recorded, oracle, side) if inputs is None else np.asarray(inputs)
+    if options.get("targets") is None:
+        options["targets"] = relaid(recording.nested("targets"), oracle, side)
+    both = Both(inputs, relaid(inputs, side, oracle))
+    given = Both(candidate, recording)
+    return Pair(
+        candidate=side, oracle=oracle, reference=oracle, given=given, inputs=both, precision=precision, **options
     )
 
 
@@ -171,16 +250,22 @@ def settings(pair: Pair, switches: Mapping[str, Any]) -> dict[str, Any]:
         "k": pair.profile.k,
         "least tolerance": pair.profile.least,
         "inputs": list(pair.inputs.candidate.shape),
-        "flax network": type(pair.given.candidate).__name__,
-        "torch network": type(pair.given.reference).__name__,
-        "jax device": pair.candidate.device,
-        "torch device": str(pair.oracle.device),
+        "flax network": name_of(pair.given.candidate),
+        "torch network": name_of(pair.given.reference),
+        **(pair.given.reference.provenance() if isinstance(pair.given.reference, Recording) else {}),
+        "frameworks": [pair.candidate.framework, pair.oracle.framework],
+        "jax device": jax.devices()[0].device_kind,
+        **({"torch device": str(side.device)} if (side := _torch_side(pair)) else {}),
         **switches,
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
             "flax": flax.__version__,
             "optax": optax.__version__,
-            "torch": torch.__version__,
+            **({"torch": torch.__version__} if (torch := sys.modules.get("torch")) else {}),
         },
     }
+
+
+def _torch_side(pair: Pair) -> Any:
+    return next((side for side in (pair.oracle, pair.candidate) if side.framework.startswith("PyTorch")), None)

@@ -2,11 +2,10 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
 from parity.checks.pair import Pair
@@ -15,8 +14,13 @@ from parity.conversion.naming import named_modules
 from parity.errors import ParityError
 from parity.sides.base import Arrays
 from parity.sides.flax import FlaxSide
-from parity.sides.recording import flatten_output, recording_torch
-from parity.sides.torch import TorchSide
+from parity.sides.networks import is_torch
+from parity.sides.recording import flatten_output, is_tensor, recording_torch
+
+if TYPE_CHECKING:
+    import torch
+
+    from parity.sides.torch import TorchSide
 
 
 @dataclass
@@ -27,23 +31,31 @@ class Recorded:
     """
 
     candidate_inputs: Arrays
-    reference_inputs: dict[str, torch.Tensor]
-    reference_outputs: dict[str, torch.Tensor]
+    reference_inputs: "dict[str, torch.Tensor]"
+    reference_outputs: "dict[str, torch.Tensor]"
 
 
-def flax_and_torch(pair: Pair) -> tuple[FlaxSide, TorchSide]:
+def can_be_taken_apart(pair: Pair) -> bool:
+    """Whether the candidate is made of NNX modules and the reference of PyTorch's."""
+    ours, theirs = pair.given
+    return isinstance(ours, nnx.Module) and not isinstance(ours, nnx.bridge.ToNNX) and is_torch(theirs)
+
+
+def flax_and_torch(pair: Pair) -> "tuple[FlaxSide, TorchSide]":
     """The candidate and the reference, where they are modules that can be taken apart.
 
     Raises:
         ParityError: if they are anything else.
     """
-    if not isinstance(pair.candidate, FlaxSide) or not isinstance(pair.reference, TorchSide):
+    if not can_be_taken_apart(pair):
         raise ParityError("layers are compared one by one only between a Flax network and a PyTorch one")
-    return pair.candidate, pair.reference
+    return cast(FlaxSide, pair.candidate), cast("TorchSide", pair.reference)
 
 
 def record(pair: Pair, *, train: bool) -> Recorded:
     """A forward pass of both networks in the precision under test."""
+    import torch
+
     candidate, side = flax_and_torch(pair)
     inputs = candidate.submodule_inputs(pair.inputs.candidate, train=train)
     statistics = side.state()
@@ -72,9 +84,9 @@ class Isolated:
 
     path: str
     ours: nnx.Module
-    theirs: torch.nn.Module
+    theirs: "torch.nn.Module"
     inputs: jnp.ndarray
-    torch_inputs: torch.Tensor
+    torch_inputs: "torch.Tensor"
     expected: np.ndarray
     floor: float
     limit: float
@@ -113,10 +125,12 @@ class Isolated:
 
 def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolated | None:
     """The submodule at `path` on both sides; None where it takes something that is not one array, or more than one."""
+    import torch
+
     candidate, reference = flax_and_torch(pair)
     ours = {candidate.torch_path(name): module for name, module in named_modules(candidate.model(train=train))}
     torch_inputs = recorded.reference_inputs.get(path)
-    if path not in ours or path not in recorded.candidate_inputs or not isinstance(torch_inputs, torch.Tensor):
+    if path not in ours or path not in recorded.candidate_inputs or torch_inputs is None or not is_tensor(torch_inputs):
         return None
     theirs = copy.deepcopy(reference.module.get_submodule(path))
     oracle = copy.deepcopy(theirs).double()
@@ -138,7 +152,7 @@ def isolate(pair: Pair, recorded: Recorded, path: str, *, train: bool) -> Isolat
     return Isolated(path, ours[path], theirs, inputs, torch_inputs, expected, floor, limit, train)
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
+def _numpy(tensor: "torch.Tensor") -> np.ndarray:
     return tensor.cpu().numpy()
 
 

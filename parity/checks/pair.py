@@ -16,7 +16,6 @@ from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_mes
 from parity.errors import ParityError
 from parity.reports.results import Comparison
 from parity.sides.base import (
-    ARRANGEMENTS,
     OUTPUT,
     Arrangement,
     Arrays,
@@ -26,11 +25,11 @@ from parity.sides.base import (
     Side,
     Train,
     aligned,
-    channels_second,
     in_layout_of,
+    relaid,
 )
 from parity.sides.losses import default_loss
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Moments, Optimizer
 
 
 class Both(NamedTuple):
@@ -76,6 +75,8 @@ class Pair:
         loss: None for cross-entropy where the targets are integers, else the mean squared difference.
         optimizer, steps, batches, train: for the checks that train; see `parity.check`.
         differentiate: whether any check needs gradients.
+        observe, observe_step: called with what the oracle gave in a pass (inputs, train mode?, run, noise) and with
+            what it held after an optimiser step (step, state, moments, noise), for a recording.
         curves: {name: loss at each step}, from the trajectory check.
         notes: what was not compared and why, one sentence each.
     """
@@ -93,16 +94,21 @@ class Pair:
     batches: Sequence[tuple[Any, Any]] | None = None
     train: Train | None = None
     differentiate: bool = True
+    observe: Callable[[Both, bool, Run, Noise], None] | None = None
+    observe_step: Callable[[int, Arrays, Moments, Noise], None] | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _runs: dict[bool, Runs] = field(default_factory=dict, init=False, repr=False)
-    _arrangements: list[Arrangement] = field(default_factory=lambda: list(ARRANGEMENTS[1:]), init=False, repr=False)
+    _arrangements: list[Arrangement] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._arrangements += self.oracle.arrangements
         self._require_correspondence()
         self._require_inputs()
         given = self.targets
-        self.targets: Both = self._random_targets() if given is None else Both(given, channels_second(given))
+        self.targets: Both = (
+            self._random_targets() if given is None else Both(given, relaid(given, self.candidate, self.oracle))
+        )
         self.loss: Loss = Loss(*self.loss) if self.loss is not None else default_loss(self.targets.candidate)
 
     @property
@@ -116,8 +122,12 @@ class Pair:
 
     @cached_property
     def modes(self) -> dict[str, bool]:
-        """{mode: train?}; only "eval" for a network that computes the same in both."""
-        return {"eval": False, "train": True} if self.candidate.has_train_mode else {"eval": False}
+        """{mode: train?}; only "eval" for a network that computes the same in both; those that a recording has."""
+        modes = {"eval": False, "train": True} if self.candidate.has_train_mode else {"eval": False}
+        known = getattr(self.oracle, "modes", modes)
+        for mode in modes.keys() - known:
+            self.note(f"{self.oracle.framework} was recorded without {mode} mode, which was not compared")
+        return {mode: train for mode, train in modes.items() if mode in known}
 
     def runs(self, train: bool) -> Runs:
         """Everything that one batch gives in this mode, from the parameters and statistics that were given."""
@@ -146,13 +156,16 @@ class Pair:
             lambda: reference_run(self.oracle),
         )
         self._require_same_structure(run, oracle)
-        run = aligned(run, oracle)
+        run = aligned(run, oracle, self.candidate, self.oracle)
         self._require_finite(run, oracle)
         noise = Noise(oracle.groups(), scaled=("gradients",))
         reference = oracle if self.reference is self.oracle else reference_run(self.reference)
         noise.add(reference.groups())
         for arranged in self.arranged(lambda arrangement: reference_run(self.reference, arrangement=arrangement)):
             noise.add(arranged.groups())
+        noise.add_floors(oracle.floors)
+        if self.observe is not None:
+            self.observe(inputs, train, oracle, noise)
         return Runs(run, noise, reference)
 
     def arranged(self, run: Callable[[Arrangement], Other]) -> Iterator[Other]:
@@ -233,8 +246,9 @@ class Pair:
         frozen = sorted(others - set(self.oracle.trained))
         if frozen:
             self.note(f"frozen in {self.oracle.framework}, so their gradients were not compared: {', '.join(frozen)}")
-        notes = dict.fromkeys(others - trained, "a parameter in PyTorch, but not an nnx.Param in Flax")
-        notes |= dict.fromkeys(trained - others, "an nnx.Param in Flax, but not a parameter in PyTorch")
+        ours, theirs = self.candidate.framework, self.oracle.framework
+        notes = dict.fromkeys(others - trained, f"a parameter in {theirs}, but not {_parameter(ours)} in {ours}")
+        notes |= dict.fromkeys(trained - others, f"{_parameter(ours)} in {ours}, but not a parameter in {theirs}")
         nothing = Error(np.inf, np.inf, np.inf, 0.0)
         return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
 
@@ -271,7 +285,10 @@ class Pair:
             lambda: self.oracle.run(self.inputs.reference, train=False, record=False),
         )
         targets = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-        others = {name: in_layout_of(target, oracle.outputs.get(name, target)) for name, target in targets.items()}
+        others = {
+            name: in_layout_of(target, oracle.outputs.get(name, target), self.candidate, self.oracle)
+            for name, target in targets.items()
+        }
         if set(targets) == {OUTPUT}:
             return Both(targets[OUTPUT], others[OUTPUT])
         return Both(_unprefixed(targets), _unprefixed(others))
@@ -297,9 +314,10 @@ class Pair:
             return results[0], results[1]
         candidate, reference = self.candidate.framework, self.oracle.framework
         if len(errors) == 2:
+            where = "last" if self.candidate.channels < 0 else "second"
             raise ParityError(
-                f"neither network runs on these inputs (as {candidate} takes them: channels last), with this loss and "
-                f"these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
+                f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
+                f"and these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
         what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", str(errors[0]).rstrip(". ")
@@ -329,6 +347,10 @@ def _place(error: Exception) -> str:
     libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
     own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+
+
+def _parameter(framework: str) -> str:
+    return "an nnx.Param" if framework.startswith("Flax") else "a parameter"
 
 
 def _unprefixed(outputs: Arrays) -> Arrays:

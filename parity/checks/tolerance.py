@@ -133,6 +133,13 @@ class Noise:
                 error = relative(arranged[group][name], self.oracle[group][name], self.scales.get(group, 0.0))
                 floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
 
+    def add_floors(self, floors: Mapping[str, Mapping[str, float]]) -> None:
+        """Takes floors that were measured elsewhere, where they are larger."""
+        for group, values in floors.items():
+            for name, floor in values.items():
+                if name in self.floors.get(group, {}):
+                    self.floors[group][name] = float(np.maximum(self.floors[group][name], floor))
+
 
 def rms(tensors: Iterable[np.ndarray]) -> float:
     """The root mean square over all values of all tensors: the scale of a model's gradient."""

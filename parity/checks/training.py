@@ -9,7 +9,7 @@ import numpy as np
 from parity.checks.pair import Both, Pair
 from parity.checks.tolerance import Noise, measure, relative
 from parity.reports.results import Comparison
-from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, channels_second
+from parity.sides.base import PLAIN, Arrangement, Arrays, Reference, Side, Trainer, relaid
 from parity.sides.optimizers import Moments
 from parity.sides.trainers import as_array
 
@@ -48,13 +48,16 @@ def _compared_step(
         pair.run_from_here(inputs, train=True)  # raises OneSided where the candidate can
         raise
     reference = oracle if pair.reference is pair.oracle else reference_step(pair.reference)
+    trainer.step(step, inputs.candidate, pair.targets.candidate, pair.loss)
     known = {moment: list(arrays) for moment, arrays in _by_moment(trainer.moments()).items()}
     noise = Noise(_groups(pair, known, *oracle), scaled=known.keys())
     noise.add(_groups(pair, known, *reference))
     for arranged in pair.arranged(partial(reference_step, pair.reference)):
         noise.add(_groups(pair, known, *arranged))
+    noise.add_floors(pair.oracle.step_floors(step))
+    if pair.observe_step is not None:
+        pair.observe_step(step, *oracle, noise)
 
-    trainer.step(step, inputs.candidate, pair.targets.candidate, pair.loss)
     state = pair.candidate.state()
     parameters = {name: state[name] for name in pair.candidate.parameters}
     rows: list[Comparison] = []
@@ -160,7 +163,8 @@ def _batches(pair: Pair) -> Both:
             [(inputs.reference, pair.targets.reference) for inputs in steps],
         )
     batches = [(np.asarray(inputs), targets) for inputs, targets in pair.batches]
-    return Both(batches, [(channels_second(inputs), channels_second(targets)) for inputs, targets in batches])
+    others = [tuple(relaid(part, pair.candidate, pair.oracle) for part in batch) for batch in batches]
+    return Both(batches, others)
 
 
 def _accuracy(side: Side, batches: list[tuple[np.ndarray, Any]]) -> float | None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import scipy.stats
 
-from parity.checks.isolation import flax_and_torch
+from parity.checks.isolation import can_be_taken_apart, flax_and_torch
 from parity.checks.pair import Pair
 from parity.checks.tolerance import Error, measure
 from parity.conversion.convert import as_numpy
@@ -25,14 +24,16 @@ CHANCE = 1e-7
 
 def weights(pair: Pair) -> list[Comparison]:
     """Every parameter, statistic and counter has PyTorch's very value, in memory of its own."""
-    candidate, _ = flax_and_torch(pair)
-    tensors = {name: tensor.detach().cpu() for name, tensor in pair.given.reference.state_dict().items()}
-    arrays = {leaf.torch_name: leaf.variable.get_value() for leaf in leaves(pair.given.candidate, candidate.names)}
+    tensors, arrays = {}, {}
+    if can_be_taken_apart(pair):  # others do not share memory
+        candidate, _ = flax_and_torch(pair)
+        tensors = {name: tensor.detach().cpu() for name, tensor in pair.given.reference.state_dict().items()}
+        arrays = {leaf.torch_name: leaf.value() for leaf in leaves(pair.given.candidate, candidate.names)}
     reference = pair.reference.state()
     rows = []
     for name, value in pair.candidate.state().items():
         error, note = measure(value, reference[name], precision=pair.precision), ""
-        if _overlap(arrays[name], tensors[name]):
+        if any(_overlap(array, tensors[name]) for array in jax.tree.leaves(arrays.get(name, ()))):
             error, note = Error(math.inf, math.inf, math.inf, 1.0), "shares its memory with PyTorch's tensor: copy it"
         rows.append(Comparison("weights", "", name, error, note=note))
     return rows
@@ -76,6 +77,8 @@ def initialization(pair: Pair) -> list[Comparison]:
 
 def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """Two distances between the distributions of two samples of one size, each with what chance allows."""
+    import scipy.stats  # takes a second
+
     size = values.size
     kolmogorov_smirnov = float(scipy.stats.ks_2samp(values.ravel(), oracle.ravel(), method="asymp").statistic)
     # The share in the tails, for which the first has no eye: a normal distribution cut off has none.
@@ -91,6 +94,8 @@ def _distances(values: np.ndarray, oracle: np.ndarray) -> tuple[tuple[float, flo
 
 def _described(name: str, values: Arrays) -> str:
     """The distribution that a parameter was drawn from, in PyTorch's layout, as far as it is a known one."""
+    import scipy.stats  # takes a second
+
     value = values[name].astype(np.float64)
     if np.ptp(value) == 0:
         return f"{value.flat[0]:g}"
@@ -115,4 +120,6 @@ def _described(name: str, values: Arrays) -> str:
 
 
 def _uniform(bound: float):
+    import scipy.stats  # takes a second
+
     return scipy.stats.uniform(-bound, 2 * bound)

@@ -1,35 +1,51 @@
-"""`python -m parity check NETWORK`."""
+"""`python -m parity check TARGET`."""
 
 import math
 import os
 import sys
 from dataclasses import Field, dataclass, field, fields, make_dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
 from rich.console import Console
 
+from parity.commands.targets import load_target
+from parity.conversion.matching import read_names
 from parity.errors import ParityError, needs_extra
 from parity.networks import Family, family_of, named_pair
+
+if TYPE_CHECKING:
+    from parity.reports.results import Report
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Prove that a Flax network and its PyTorch original agree.
+    """Prove that a network agrees with its original, or with a recording of it.
 
-    Without --weights both get random weights and statistics that hide nothing. Exit status 0 if everything agrees, 1 if
-    not, 2 if the two cannot be compared.
+    TARGET is a registered name, or package.module:function for a function of yours that returns (candidate, reference,
+    inputs), or (candidate, inputs) or the candidate alone with --reference. A registered network gets random weights
+    and statistics that hide nothing, without --weights. Exit status 0 if everything agrees, 1 if not, 2 if the two
+    cannot be compared.
     """
 
-    network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NETWORK")]
-    """A registered name: resnet18, resnet50, resnext50_32x4d, ... (python -m resnet_flax models lists ours)."""
+    network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
+    """A registered name: resnet18, resnet50, resnext50_32x4d, ... (python -m resnet_flax models lists ours), or
+    package.module:function."""
+    reference: Path | None = None
+    """A recording (python -m parity record) to take as the reference."""
+    names: Path | None = None
+    """A JSON file {Flax path: PyTorch path}, as parity.match_names writes it. For package.module:function."""
+    only: str | None = None
+    """Judge only tensors whose names match this pattern, such as 'layer1.*'."""
     weights: Path | None = None
     """A checkpoint to check with: .pth, .safetensors or an Orbax directory."""
-    checks: str = "forward,activations,gradients,batch_stats"
-    """Which checks, separated by commas."""
+    checks: str | None = None
+    """Which checks, separated by commas: by default forward, activations, gradients and batch_stats, and those of the
+    recording with --reference."""
     precision: Literal["float64", "float32", "bfloat16"] = "float64"
     """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
     batch: int = 4
@@ -58,24 +74,54 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
-    family = family_of(name) if name is not None else None  # before anything slow
+    named = name is not None and ":" not in name
+    family = family_of(name) if named else None  # before anything slow
     args = _parse(arguments, family)
     _require_writable(args.json, args.html)
     if min(args.batch, args.size, args.steps) < 1:
         raise ParityError(f"--batch {args.batch}, --size {args.size} and --steps {args.steps} must be positive")
-    with needs_extra("torch", "checking against PyTorch"):
-        import torch
-    _choose_device(args.device, torch)
+    if named or args.device == "gpu":
+        with needs_extra("torch", "checking against PyTorch"):
+            import torch
+    _choose_device(args.device, torch if args.device == "gpu" else None)
 
-    from parity.checks.check import check
     from parity.reports.json import write_json
     from parity.reports.terminal import as_renderable
+
+    report = _check_named(args, family) if family else _check_target(args)
+    if args.only is not None:
+        report.comparisons = [row for row in report.comparisons if fnmatchcase(row.name, args.only)]
+        if not report.comparisons:
+            raise ParityError(f"--only {args.only}: no tensor compared has such a name")
+        report.findings = report.findings if not report.passed else []
+    width = None if sys.stdout.isatty() else 100
+    Console(width=width, highlight=False, markup=False, emoji=False).print(as_renderable(report))
+    if args.json:
+        write_json(report, args.json)
+    if args.html:
+        from parity.reports.html import write_html
+
+        write_html(report, args.html)
+    return 0 if report.passed else 1
+
+
+def _check_named(args: Any, family: Family) -> "Report":
+    """A registered network against its original, or against a recording."""
+    from parity.checks.check import DEFAULT, check
     from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs
 
-    checks = [part.strip() for part in args.checks.split(",") if part.strip()]
+    checks = _split(args.checks) or ["forward", "activations", "gradients", "batch_stats"]
     options = {option.name: getattr(args, option.name) for option in _options(family)}
     pair = named_pair(args.network, weights=args.weights, seed=args.seed, **options)
+    if args.reference is not None:
+        return check(
+            pair.flax_model,
+            args.reference,
+            precision=args.precision,
+            steps=args.steps,
+            checks=_split(args.checks) or DEFAULT,
+        )
     if args.image is None:
         inputs = random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
     else:
@@ -97,14 +143,38 @@ def main(arguments: list[str]) -> int:
     network = f"{args.network} ({args.weights})" if args.weights else args.network
     report.settings |= {"architecture": args.network, "weights": weights}
     report.settings |= {"flax network": network, "torch network": args.network}
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_renderable(report))
-    if args.json:
-        write_json(report, args.json)
-    if args.html:
-        from parity.reports.html import write_html
+    return report
 
-        write_html(report, args.html)
-    return 0 if report.passed else 1
+
+def _check_target(args: Any) -> "Report":
+    """What a function of the caller's returns."""
+    from parity.checks.check import DEFAULT, check
+    from parity.sides.optimizers import Optimizer
+
+    parts = load_target(args.network)
+    if args.reference is not None:
+        candidate, inputs = parts if len(parts) == 2 else (*parts, None)[:2] if len(parts) == 1 else (None, None)
+        expected, reference = "the candidate, or (candidate, inputs)", args.reference
+    else:
+        candidate, reference, inputs = parts if len(parts) == 3 else (None, None, None)
+        expected = "(candidate, reference, inputs)"
+    if candidate is None:
+        raise ParityError(f"{args.network} must return {expected}; it returned {len(parts)} values")
+    return check(
+        candidate,
+        reference,
+        inputs,
+        precision=args.precision,
+        names=read_names(args.names) if args.names else None,
+        optimizer=Optimizer(args.optimizer, args.learning_rate, weight_decay=args.weight_decay),
+        steps=args.steps,
+        device="cuda" if args.device == "gpu" else "cpu",
+        checks=_split(args.checks) or DEFAULT,
+    )
+
+
+def _split(checks: str | None) -> list[str]:
+    return [part.strip() for part in (checks or "").split(",") if part.strip()]
 
 
 def _parse(arguments: list[str], family: Family | None) -> Any:

@@ -10,7 +10,7 @@ import jax
 import tyro
 
 from parity.conversion.orbax import read_orbax
-from parity.errors import ParityError
+from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
 
 
@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> int:
         weights = identified(source, args.prefix)
         if args.arch:
             weights = weights.named(args.arch)
-        for note in weights.notes:
-            print(note, file=sys.stderr)
         _write(destination, weights, args.names == "original")
-    print(f"{source} -> {destination}: {weights.describe()}, {len(weights.origin)} entries")
+    for note in weights.notes:
+        print(printable(note), file=sys.stderr)
+    print(printable(f"{source} -> {destination}: {weights.describe()}, {len(weights.origin)} entries"))
     return 0
 
 

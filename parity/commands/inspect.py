@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from parity.errors import printable
 from parity.networks import identified
 
 
@@ -30,12 +31,12 @@ def main(arguments: list[str]) -> int:
         rows = weights.rows()
     files = [args.source] if args.source.is_file() else [f for f in args.source.rglob("*") if f.is_file()]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("file", Text(f"{args.source} ({sum(f.stat().st_size for f in files) / 1e6:.1f} MB)"))
+    table.add_row("file", Text(printable(args.source) + f" ({sum(f.stat().st_size for f in files) / 1e6:.1f} MB)"))
     for heading, text in rows:
-        table.add_row(Text(heading), Text(text))
+        table.add_row(Text(printable(heading)), Text(printable(text)))
     console = Console(highlight=False, markup=False)
     console.print(table)
     for note in weights.notes:
-        console.print(str(note))
+        console.print(printable(note))
     console.print(f"every entry fits {weights.describe().partition(',')[0]}")
     return 0

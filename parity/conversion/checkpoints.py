@@ -5,6 +5,7 @@ import contextlib
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -17,12 +18,15 @@ import numpy as np
 from parity.conversion.convert import as_numpy
 from parity.conversion.files import require_readable, write_whole
 from parity.conversion.folders import WHOLE, shards, weights_file
-from parity.conversion.nesting import flattened, unnested
+from parity.conversion.nesting import flattened, tree, unnested
 from parity.conversion.pickles import numpy_globals, read_plain_pickle
 from parity.errors import ParityError, needs_extra
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth")
 NUMPY_SUFFIXES = (".npz", ".pkl", ".msgpack")
+LARGEST_EXPANSION = 4  # tensors that share memory, such as tied weights, are more bytes than the file has
+SMALL = 2**20  # bytes: a file that unpacks to no more may be of any size
+RECORDING = "parity-recording"  # in the metadata of what parity.record writes
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,18 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The state_dict in a .safetensors file (PyTorch is not needed) or a .pth file, as numpy arrays.
 
+    Of a recording (`parity.record`), the weights in it.
+
     Raises:
         ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
     """
-    return read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    if checkpoint.metadata.get("format") != RECORDING:
+        return checkpoint.tensors
+    names = [name for name in checkpoint.tensors if name.startswith("state/")]
+    if not names:
+        raise ParityError(f"{path} is a recording with digests of the weights only; record it with weights='values'")
+    return {name.removeprefix("state/"): checkpoint.tensors[name] for name in names}
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -56,15 +68,11 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     without PyTorch: .npz, a .pkl of numpy arrays, or Flax's .msgpack, whose nested names are joined by dots.
     """
     path = Path(path)
+    require_readable(path)
     if path.is_dir():
         if (inside := weights_file(path)) is None:
             raise ParityError(f"{path} is a directory without {' or '.join(WHOLE)}; give the file that holds weights")
         path = inside
-    if not path.exists():
-        raise ParityError(f"{path} does not exist")
-    require_readable(path)
-    if path.stat().st_size == 0:
-        raise ParityError(f"{path} is empty (0 bytes)")
     if files := shards(path):
         return _joined([_read_file(file) for file in files], path)
     return _read_file(path)
@@ -81,6 +89,9 @@ def _joined(parts: list[Checkpoint], path: Path) -> Checkpoint:
 
 
 def _read_file(path: Path) -> Checkpoint:
+    require_readable(path)
+    if path.stat().st_size == 0:
+        raise ParityError(f"{path} is empty (0 bytes)")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in TORCH_SUFFIXES or (path.suffix == ".pkl" and _is_zip(path)):
@@ -93,10 +104,13 @@ def _read_file(path: Path) -> Checkpoint:
 
 def _read_arrays(path: Path) -> Checkpoint:
     if path.suffix == ".npz":
+        _require_stored(path)
         try:
             with np.load(path, allow_pickle=False) as file:
                 content: Any = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # numpy's, zipfile's and zlib's own kinds
             raise ParityError(f"{path} is truncated or not a file of numpy arrays ({error})") from error
     elif path.suffix == ".msgpack":
         from flax.serialization import msgpack_restore
@@ -112,7 +126,7 @@ def _read_arrays(path: Path) -> Checkpoint:
 
 def from_tree(content: Any, path: Path) -> Checkpoint:
     """A checkpoint from nested dicts of arrays; an optimiser's state (`opt_state`) in them is dropped, with a note."""
-    notes = []
+    content, notes = tree(content, path, _is_array), []
     while isinstance(content, Mapping) and not any(_is_array(value) and value.ndim for value in content.values()):
         if "opt_state" in content:
             notes.append("dropped opt_state")
@@ -148,6 +162,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _read_torch(path: Path) -> Checkpoint:
     with needs_extra("torch", f"reading {path}", "use a .safetensors file"):
         import torch
+    _require_stored(path)
     try:
         # Training scripts store their arguments and results in the file; these types are plain data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *numpy_globals()]):
@@ -172,6 +187,9 @@ def _read_torch(path: Path) -> Checkpoint:
         reason = f" ({reason})" if reason else ""
         raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
     tensors, notes = unnested(content, path, lambda value: isinstance(value, torch.Tensor) or _is_array(value))
+    _require_no_larger(
+        path, sum(x.size * x.itemsize if _is_array(x) else x.numel() * x.element_size() for x in tensors.values())
+    )
     arrays = {}
     for name, tensor in tensors.items():
         try:
@@ -189,6 +207,27 @@ def _read_torch(path: Path) -> Checkpoint:
                 f"{path}: {name} is a tensor ({kind}) that has no numpy type; save it as a dense float32 tensor"
             ) from error
     return Checkpoint(arrays, notes=notes)
+
+
+def _require_stored(path: Path) -> None:
+    """Raises ParityError for a zip archive that unpacks to a multiple of its size, which weights do not."""
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            promised = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error):
+        return  # the reader itself names what is wrong with it
+    _require_no_larger(path, promised)
+
+
+def _require_no_larger(path: Path, promised: int) -> None:
+    size = path.stat().st_size
+    if promised > LARGEST_EXPANSION * size + SMALL:
+        raise ParityError(
+            f"{path} has {size:,} bytes but unpacks to {promised:,}, which no file of weights does; "
+            "nothing was unpacked"
+        )
 
 
 def _is_zip(path: Path) -> bool:

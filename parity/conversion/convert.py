@@ -8,22 +8,19 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from flax import nnx
 
 from parity.conversion.naming import NAMES_HINT, Leaf, find_prefix, homeless_counters, leaves, mismatch_message
+from parity.conversion.trees import as_given, as_module
 from parity.errors import ParityError
 
-LINEN = (
-    "parameters of Linen are not filled here; rebuild the network as an NNX module, or compare it as it is with "
-    "parity.check"
-)
 TILE_ROWS, TILE_WIDTH, ROOM = 64, 1024, 16  # elements
 
-Module = TypeVar("Module", bound=nnx.Module)
+Module = TypeVar("Module")
 StateDict = Mapping[str, Any]
 
 
@@ -144,37 +141,37 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
 
     Args:
         state_dict: names to torch tensors or numpy arrays.
-        model: an NNX module whose names correspond; it may be abstract, as `nnx.eval_shape` gives it.
+        model: an NNX module whose names correspond; it may be abstract, as `nnx.eval_shape` gives it. Or a network that
+            holds no values itself: a Linen module's variables, a tree of parameters, or a pair (Linen module,
+            variables) or (function, parameters); it is left as it is, and a filled one returned.
         names: {Flax module path: PyTorch module path}, where they do not correspond by themselves.
 
     Raises:
         ParityError: a list of every missing, unexpected and misshapen entry; a dtype that would lose values; or
             arguments of other types.
     """
-    if not isinstance(state_dict, Mapping) or not isinstance(model, nnx.Module):
+    module = as_module(model) if isinstance(state_dict, Mapping) else None
+    if module is None:
         found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
-        if isinstance(model, Mapping) or any(base.__module__.startswith("flax.linen") for base in type(model).__mro__):
-            raise ParityError(f"expected an NNX module, found a {type(model).__name__}: {LINEN}")
-        raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then an NNX module, found {found}")
+        raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then a network in JAX, found {found}")
     _require_tensors(state_dict)
-    if isinstance(model, nnx.bridge.ToNNX):
-        raise ParityError(f"the model is a Linen network inside ToNNX: {LINEN}")
-    matched = _match(state_dict, model, names)
+    matched = _match(state_dict, module, names)
 
-    def converted(leaf: Leaf, key: str | None) -> np.ndarray:
+    def converted(leaf: Leaf, key: str | None) -> Any:
         dtype = np.dtype(leaf.variable.dtype)
         if key is None:  # a counter that the file doesn't have
             return np.zeros(leaf.variable.shape, dtype)
-        return copied(leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype)), dtype)
+        value = leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype))
+        return tuple(copied(part, dtype) for part in value) if leaf.rule.others else copied(value, dtype)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter lock while it copies
         arrays = list(pool.map(lambda match: converted(*match), matched))
     _require_one_value_each(matched, arrays)
     # JAX's own part stays in this thread, where the caller may have enabled float64.
     for (leaf, _), array in zip(matched, jax.device_put(arrays), strict=True):
-        leaf.variable.set_value(array)
-    model.eval()
-    return model
+        leaf.set_value(array)
+    module.eval()
+    return cast(Module, as_given(module, model))
 
 
 def _require_tensors(state_dict: StateDict) -> None:
@@ -189,8 +186,12 @@ def _require_one_value_each(matched: list[tuple[Leaf, str | None]], arrays: list
     first: dict[int, tuple[str | None, np.ndarray]] = {}
     for (leaf, key), array in zip(matched, arrays, strict=True):
         name, value = first.setdefault(id(leaf.variable), (key, array))
-        if value is not array and not np.array_equal(value, array, equal_nan=array.dtype.kind == "f"):
+        if value is not array and not all(map(_equal, jax.tree.leaves(value), jax.tree.leaves(array))):
             raise ParityError(f"{name} and {key} are one variable in the model and differ in the state_dict")
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def require_values(model: nnx.Module) -> None:
@@ -201,12 +202,12 @@ def require_values(model: nnx.Module) -> None:
 
 
 def to_torch(
-    model: nnx.Module, *, like: StateDict | None = None, names: Mapping[str, str] | None = None
+    model: Any, *, like: StateDict | None = None, names: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
     """The model's parameters and statistics as a PyTorch state_dict of numpy arrays, which share nothing with it.
 
     Args:
-        model: an NNX module.
+        model: an NNX module, or another network in JAX as in `to_flax`.
         like: a state_dict whose prefix, order, dtypes and presence of `num_batches_tracked` are copied.
             Values that a narrower dtype cannot hold are rounded to the nearest it has.
         names: as in `to_flax`.
@@ -214,15 +215,16 @@ def to_torch(
     Raises:
         ParityError: if `like` does not fit the model, or its dtype overflows.
     """
-    if not isinstance(model, nnx.Module):
-        raise ParityError(f"expected an NNX module, found {type(model).__module__}.{type(model).__name__}")
+    module = as_module(model)
+    if module is None:
+        raise ParityError(f"expected a network in JAX, found {type(model).__module__}.{type(model).__name__}")
     if like is not None and not isinstance(like, Mapping):
         raise ParityError(f"like= takes a state_dict (torch_model.state_dict()), found a {type(like).__name__}")
-    require_values(model)
+    require_values(module)
     if like is None:
-        return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(model, names)}
+        return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(module, names)}
     _require_tensors(like)
-    by_key = {key: leaf for leaf, key in _match(like, model, names) if key is not None}
+    by_key = {key: leaf for leaf, key in _match(like, module, names) if key is not None}
     by_memory = {_memory(like[key]): leaf for key, leaf in by_key.items()}
     result = {}
     for key, tensor in like.items():
@@ -241,4 +243,4 @@ def to_torch(
 
 
 def _torch_array(leaf: Leaf) -> np.ndarray:
-    return copied(leaf.rule.to_torch(np.asarray(leaf.variable.get_value())), leaf.rule.torch_dtype)
+    return copied(leaf.rule.to_torch(jax.tree.map(np.asarray, leaf.value())), leaf.rule.torch_dtype)

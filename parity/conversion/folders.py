@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+from parity.conversion.files import read_regular
 from parity.errors import ParityError
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDICES = tuple(f"{name}.index.json" for name in WHOLE)
+LARGEST_INDEX = 2**26  # bytes
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
 
 
@@ -35,9 +37,9 @@ def shards(path: Path, *, complete: bool = True) -> list[Path] | None:
 
 def _indexed(path: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(read_regular(path, LARGEST_INDEX))["weight_map"].values()))
         return [path.with_name(Path(name).name) for name in names]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ParityError(f"{path} is not an index of weights: it has no weight_map of names to files") from error
 
 

@@ -6,24 +6,50 @@ test_modules.py` fails first where a release changes that.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from flax import nnx
 
 
 def children(module: nnx.Module) -> dict[str, nnx.Module]:
-    """The submodules that are attributes of `module`, by name, in order of definition."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, nnx.Module)}
+    """The submodules that `module` holds, in attributes or in containers there, by dotted name, in order of definition.
+
+    A container is a list, a tuple, a mapping or an `nnx.Pytree` that is no module, marked by `nnx.data` or not.
+    """
+    return dict(_held(vars(module), nnx.Module))
 
 
 def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """The variables that are attributes of `module`, by name, without the state of random streams."""
+    """The variables that `module` holds itself, as `children` finds modules, without the state of random streams."""
+    found = _held(vars(module), nnx.Variable)
+    return {name: value for name, value in found if not isinstance(value, nnx.RngState)}
+
+
+def all_variables(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """Every variable that Flax itself finds in the model, by dotted path, without the state of random streams."""
     return {
-        name: value
-        for name, value in vars(module).items()
+        ".".join(map(str, path)): value
+        for path, value in nnx.iter_graph(model)
         if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState)
     }
+
+
+def _held(value: Any, kind: type, path: str = "") -> Iterator[tuple[str, Any]]:
+    if path and isinstance(value, kind):
+        yield path, value
+        return
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif isinstance(value, nnx.Pytree) and not isinstance(value, nnx.Module | nnx.Variable):
+        items = vars(value).items()
+    else:
+        return
+    for key, item in items:
+        if not str(key).startswith("_pytree__"):  # Flax's own bookkeeping
+            yield from _held(item, kind, f"{path}.{key}" if path else str(key))
 
 
 @contextlib.contextmanager

@@ -7,32 +7,51 @@ so on. One function per kind of layer says how; `register_layer` adds another.
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from flax import nnx
 
-from parity.conversion.modules import children, variables
-from parity.conversion.rules import LeafRule, rules_for
+from parity.conversion.modules import all_variables, children, variables
+from parity.conversion.rules import LeafRule, has_rules, rules_for
+from parity.conversion.trees import is_tree
 from parity.errors import ParityError
 
 NAMES_HINT = """
-Where names differ, map them with names={Flax path: PyTorch path}; for a layer whose variables have no counterparts of
-their own, add a rule with parity.register_layer."""
+Where names differ, map them with names={Flax path: PyTorch path} (parity.match_names proposes one); for a layer whose
+variables have no counterparts of their own, add a rule with parity.register_layer."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A variable of a Flax module and its counterpart in PyTorch."""
+    """A variable of a Flax module and its counterpart in PyTorch.
+
+    Where PyTorch keeps several variables in one tensor there are more variables, and a value is a tuple.
+    """
 
     path: str
     torch_name: str
-    variable: nnx.Variable
+    variables: tuple[nnx.Variable, ...]
     rule: LeafRule
 
     @property
+    def variable(self) -> nnx.Variable:
+        """The first: all are of one kind and type."""
+        return self.variables[0]
+
+    def value(self) -> Any:
+        values = tuple(variable.get_value() for variable in self.variables)
+        return values if self.rule.others else values[0]
+
+    def set_value(self, value: Any) -> None:
+        for variable, part in zip(self.variables, value if self.rule.others else (value,), strict=True):
+            variable.set_value(part)
+
+    @property
     def torch_shape(self) -> tuple[int, ...]:
-        return self.rule.to_torch(np.broadcast_to(np.int8(0), self.variable.shape)).shape
+        empty = tuple(np.broadcast_to(np.int8(0), variable.shape) for variable in self.variables)
+        return self.rule.to_torch(empty if self.rule.others else empty[0]).shape
 
     @property
     def is_counter(self) -> bool:
@@ -61,41 +80,94 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
 
     Args:
         model: an NNX module; its variables may be abstract (`nnx.eval_shape`).
-        names: where the two sides are named differently, {Flax module path: PyTorch module path}; the longest match
-            wins, and its children follow.
+        names: where the two sides are named differently, {Flax path: PyTorch path}, of a module or of a variable; the
+            longest match wins, and what a module holds follows. An empty PyTorch path stands for the whole network.
 
     Raises:
-        ParityError: for a layer without a rule, a name without a module, or a model without parameters.
+        ParityError: for a layer without a rule, layers stacked along an axis, a name without a module, a variable that
+            Flax holds where this package does not find it, or a model without parameters.
     """
-    found: list[Leaf] = []
-    paths = [path for path, _ in named_modules(model)]
+    found = list(_found(model))
+    paths = {path for path, _ in named_modules(model)} | {leaf.path for leaf in found}
+    known = paths | {parent for path in paths for parent in _parents(path)}
     for name in names or {}:
-        if name not in paths:
-            raise ParityError(f"names={{Flax path: PyTorch path}}: the Flax network has no module {name!r}")
-    for path, module in named_modules(model):
-        own = variables(module)
-        if not own:
-            continue
-        rules = rules_for(module, path)
-        if lacking := own.keys() - rules.keys():
-            raise ParityError(f"the rule for {type(module).__name__} ({path}) does not cover {', '.join(lacking)}")
-        torch_path = _renamed(path, names or {})
-        for name, rule in rules.items():
-            if name in own:
-                found.append(Leaf(_join(path, name), _join(torch_path, rule.torch_name), own[name], rule))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise ParityError(f"names={{Flax path: PyTorch path}}: the Flax network has no module {name!r}{hint}")
     if not found:
         raise ParityError(f"the {type(model).__name__} has no parameters")
-    return found
+    covered = {id(variable) for leaf in found for variable in leaf.variables}
+    if lost := [path for path, variable in all_variables(model).items() if id(variable) not in covered]:
+        raise ParityError(
+            f"{', '.join(lost[:8])} of the {type(model).__name__} cannot be reached through attributes, lists, tuples "
+            "and mappings: hold modules and variables in those"
+        )
+    return [replace(leaf, torch_name=_torch_name(leaf, names or {})) for leaf in found]
+
+
+def _found(model: nnx.Module) -> Iterator[Leaf]:
+    """Every leaf, under the name that it has without a map of names."""
+    taken: set[str] = set()  # submodules whose variables the rule of a parent covers
+    for path, module in named_modules(model):
+        own = variables(module)
+        if path in taken or not (own or children(module)):
+            continue
+        rules = rules_for(module, path) if own or has_rules(module) else {}
+        below = {name.rpartition(".")[0] for name in rules if name not in own} - {""}
+        for child_path in below if not is_tree(module) else ():
+            child = children(module).get(child_path)
+            if child is not None:
+                own |= {_join(child_path, name): variable for name, variable in variables(child).items()}
+                taken.add(_join(path, child_path))
+        others = {name for rule in rules.values() for name in rule.others}
+        taken |= {_join(path, name.rpartition(".")[0]) for name in others}
+        if lacking := own.keys() - rules.keys() - others:
+            raise ParityError(f"the rule for {type(module).__name__} ({path}) does not cover {', '.join(lacking)}")
+        for name, rule in rules.items():
+            if name in own:
+                _require_unstacked(_join(path, name), own[name], rule)
+                parts = [_variable(module, other) for other in rule.others]
+                yield Leaf(_join(path, name), _join(path, rule.torch_name), (own[name], *parts), rule)
+
+
+def _variable(module: nnx.Module, name: str) -> nnx.Variable:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return cast(nnx.Variable, module)
+
+
+def _require_unstacked(path: str, variable: nnx.Variable, rule: LeafRule) -> None:
+    if rule.ndim is None or len(variable.shape) == rule.ndim:
+        return
+    raise ParityError(
+        f"{path} has the shape {variable.shape}, {len(variable.shape)} axes where such a layer has {rule.ndim}: layers "
+        f"that nnx.vmap or nnx.scan has stacked are separate in PyTorch ({path.rpartition('.')[0]}.0, .1, ...); build "
+        "them as an nnx.List of layers, and convert that"
+    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+    return f"{path}.{name}" if path and name else path or name
 
 
-def _renamed(path: str, names: Mapping[str, str]) -> str:
+def _torch_name(leaf: Leaf, names: Mapping[str, str]) -> str:
+    """The whole name where the variable itself is in the map, and otherwise its module's, renamed."""
+    return names[leaf.path] if leaf.path in names else renamed(leaf.torch_name, names)
+
+
+def renamed(path: str, names: Mapping[str, str]) -> str:
+    """A path of a module, of what it holds or of a call ("conv#2"), with the longest match in `names` replaced."""
     for theirs in sorted(names, key=len, reverse=True):
-        if path == theirs or path.startswith(theirs + "."):
-            return names[theirs] + path[len(theirs) :]
+        if path == theirs or path.startswith((theirs + ".", theirs + "#")) or not theirs:
+            rest = path[len(theirs) :].removeprefix(".")
+            return names[theirs] + rest if rest.startswith("#") else _join(names[theirs], rest)
     return path
 
 
@@ -148,13 +220,14 @@ def mismatch_message(
         more = [f"  ... and {len(rows) - limit} more"] if len(rows) > limit else []
         return [f"{title} ({len(rows)}):", *rows[:limit], *more]
 
-    def near(name: str, others: Mapping[str, tuple[int, ...]]) -> str:
-        match = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
+    def near(name: str, others: Mapping[str, tuple[int, ...]], shape: tuple[int, ...]) -> str:
+        alike = [other for other, its_shape in others.items() if its_shape == shape]
+        match = difflib.get_close_matches(name, alike, n=1, cutoff=0.6)
         return f"  (nearest: {match[0]})" if match else ""
 
     lines = [f"{source} and {target} do not correspond."]
-    lines += section(f"in {target} only", [f"  {n} {s}{near(n, unexpected)}" for n, s in missing.items()])
-    lines += section(f"in {source} only", [f"  {n} {s}{near(n, missing)}" for n, s in unexpected.items()])
+    lines += section(f"in {target} only", [f"  {n} {s}{near(n, unexpected, s)}" for n, s in missing.items()])
+    lines += section(f"in {source} only", [f"  {n} {s}{near(n, missing, s)}" for n, s in unexpected.items()])
     lines += section(
         "of different shapes",
         [f"  {n}: {theirs} in {source}, {ours} in {target}" for n, (theirs, ours) in misshapen.items()],

@@ -8,6 +8,10 @@ from parity.errors import ParityError
 
 # What training scripts wrap a whole state_dict in.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
+DEEPEST = 100
+"""Dicts inside one another in a checkpoint, at most."""
+MOST_REPEATS = 10_000
+"""How often dicts may be met again under other keys: each level of such sharing can double what they unfold to."""
 
 IsTensor = Callable[[Any], bool]
 
@@ -19,9 +23,9 @@ def unnested(content: Any, path: Path, is_tensor: IsTensor) -> tuple[dict[str, A
     largest is; otherwise all are kept, with their keys as prefixes ("student.", "teacher."). Optimisers' are dropped.
 
     Raises:
-        ParityError: if there are no named tensors.
+        ParityError: if there are no named tensors, or dicts without end.
     """
-    notes = []
+    content, notes = tree(content, path, is_tensor), []
     while isinstance(content, Mapping):
         sizes = {key: size for key, value in content.items() if (size := _size(value, is_tensor))}
         own = sum(map(is_tensor, content.values()))
@@ -34,7 +38,7 @@ def unnested(content: Any, path: Path, is_tensor: IsTensor) -> tuple[dict[str, A
                 f"the entries {', '.join(map(repr, sizes))} hold tensors; their names begin with them"
                 + (f"; dropped {dropped}" if dropped else "")
             )
-            return _flat({key: content[key] for key in sizes}, is_tensor), tuple(notes)
+            return flattened({key: content[key] for key in sizes}, is_tensor), tuple(notes)
         dropped = _named(content, except_for=large)
         notes.append(f"took the entry {large[0]!r}" + (f" and dropped {dropped}" if dropped else ""))
         content = content[large[0]]
@@ -53,26 +57,51 @@ def unnested(content: Any, path: Path, is_tensor: IsTensor) -> tuple[dict[str, A
     return tensors, tuple(notes)
 
 
-def flattened(tree: Mapping[Any, Any], is_tensor: IsTensor) -> dict[str, Any]:
-    """{dotted path: array} of nested dicts, as Flax's parameters are."""
-    return _flat(tree, is_tensor)
+def tree(content: Any, path: Path, is_tensor: IsTensor) -> Any:
+    """The content with dicts that end: one that contains itself is empty there, as is an optimiser's.
+
+    An optimiser's dict is that of `torch.optim.Optimizer.state_dict`, inside another one.
+
+    Raises:
+        ParityError: for dicts that are nested too deep or too often.
+    """
+    seen: set[int] = set()
+    repeats = 0
+
+    def opened(value: Any, above: tuple[int, ...]) -> Any:
+        nonlocal repeats
+        if is_tensor(value) or not isinstance(value, Mapping):
+            return value
+        if id(value) in above or (above and "param_groups" in value):
+            return {}
+        repeats += id(value) in seen
+        if len(above) == DEEPEST or repeats > MOST_REPEATS:
+            problem = (
+                f"are nested more than {DEEPEST} deep" if len(above) == DEEPEST else "hold the same dicts too often"
+            )
+            raise ParityError(f"{path} holds dicts that {problem}; save model.state_dict() instead")
+        seen.add(id(value))
+        return {key: opened(inner, (*above, id(value))) for key, inner in value.items()}
+
+    return opened(content, ())
+
+
+def flattened(content: Mapping[Any, Any], is_tensor: IsTensor) -> dict[str, Any]:
+    """{dotted path: array} of a `tree`, as Flax's parameters are."""
+    result = {}
+    for key, value in content.items():
+        if is_tensor(value):
+            result[str(key)] = value
+        elif isinstance(value, Mapping):
+            result |= {f"{key}.{name}": inner for name, inner in flattened(value, is_tensor).items()}
+    return result
 
 
 def _size(value: Any, is_tensor: IsTensor) -> int:
-    """How many tensors are in nested dicts; an optimiser's (`torch.optim.Optimizer.state_dict`) count for none."""
-    if not isinstance(value, Mapping) or "param_groups" in value:
+    """How many tensors are in nested dicts."""
+    if not isinstance(value, Mapping):
         return 0
     return sum(1 if is_tensor(inner) else _size(inner, is_tensor) for inner in value.values())
-
-
-def _flat(tree: Mapping[Any, Any], is_tensor: IsTensor) -> dict[str, Any]:
-    result = {}
-    for key, value in tree.items():
-        if is_tensor(value):
-            result[str(key)] = value
-        elif isinstance(value, Mapping) and "param_groups" not in value:
-            result |= {f"{key}.{name}": inner for name, inner in _flat(value, is_tensor).items()}
-    return result
 
 
 def _named(content: Mapping[Any, Any], *, except_for: Any) -> str:

@@ -1,20 +1,18 @@
 """Where two networks part, and why: the first difference that the floor does not explain, then hypotheses."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
-from parity.checks.isolation import Isolated, Recorded, isolate, record
+from parity.checks.isolation import isolate, record
 from parity.checks.pair import Pair, first_not_finite
 from parity.checks.tolerance import relative
-from parity.diagnosis import between, optimizers
-from parity.diagnosis.between import as_pair
+from parity.diagnosis import losses, optimizers
+from parity.diagnosis.causes import causes
 from parity.diagnosis.layers import why
 from parity.diagnosis.statistics import why_statistics
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.base import OUTPUT
-from parity.sides.torch_private import Convolution
 
 
 def diagnose(pair: Pair, report: Report) -> list[Finding]:
@@ -35,7 +33,7 @@ def diagnose(pair: Pair, report: Report) -> list[Finding]:
         return [_one_sided(first)]
     for check in ("forward", "activations", "layers"):
         if failures.get(check):
-            return [_activations(pair, failures[check][0])]
+            return _activations(pair, failures[check][0])
     for check, explain in _OTHERS.items():
         if failures.get(check):
             return [explain(pair, failures[check])]
@@ -80,42 +78,35 @@ def explain_values(ours: np.ndarray, theirs: np.ndarray) -> str:
     return ""
 
 
-def _activations(pair: Pair, row: Comparison) -> Finding:
+def _activations(pair: Pair, row: Comparison) -> list[Finding]:
     train = row.mode == "train"
     if row.check == "layers":
         recorded = record(pair, train=train)
         layer = isolate(pair, recorded, row.name, train=train)
-        return Finding(row.name, (why(layer) if layer else "") or f"{row.name} alone differs", _evidence(row))
+        return [Finding(row.name, (why(layer) if layer else "") or f"{row.name} alone differs", _evidence(row))]
     runs = pair.runs(train)
-    nan = first_not_finite(runs.candidate)
-    if nan:
-        return Finding(nan, f"{nan} is the first of Flax's submodules to give NaN or infinite values", _evidence(row))
+    if nan := first_not_finite(runs.candidate):
+        words = f"{nan} is the first of Flax's submodules to give NaN or infinite values"
+        return [Finding(nan, words, _evidence(row))]
+    try:
+        findings = causes(pair, train=train)
+    except Exception as error:  # a network that cannot be taken apart is still located
+        pair.note(f"the network could not be taken apart to look for causes ({type(error).__name__})")
+        findings = []
+    return findings or [_located(pair, row)]
+
+
+def _located(pair: Pair, row: Comparison) -> Finding:
+    """The first submodule that differs, where nothing more is known."""
+    runs = pair.runs(row.mode == "train")
     rows = pair.judge("activations", row.mode, "activations", runs.candidate.activations, runs.noise)
     failing = [candidate for candidate in rows if not candidate.passed]
     if not failing:
         return Finding("output", "every submodule agrees: the difference arises after the last of them", _evidence(row))
     first = failing[0]
     position = rows.index(first)
-    before = rows[position - 1].name if position else "the inputs"
-    recorded = record(pair, train=train)
-    agrees = f"{before} agrees" if position else "it is the first"
-    growth = f"; by the output {_output_error(pair, train):.1e}"
-    layer = isolate(pair, recorded, first.name, train=train)
-    if layer is None:
-        where = f"{first.name} is the first to differ"
-        return Finding(first.name, where, _evidence(first) + growth)
-    if layer.error() > layer.limit:
-        explanation = _moved_stride(pair, recorded, layer) or why(layer) or f"{first.name} is the first to differ"
-        return Finding(first.name, explanation, f"{_evidence(first)}{growth}; {agrees}")
-    explanation = between.why(pair, recorded, before, layer) or (
-        f"{first.name} agrees on PyTorch's input: the difference arises between {before} and {first.name}"
-    )
-    return Finding(f"between {before} and {first.name}", explanation, _evidence(first) + growth)
-
-
-def _output_error(pair: Pair, train: bool) -> float:
-    rows = pair.judge("forward", "", "outputs", pair.runs(train).candidate.outputs, pair.runs(train).noise)
-    return max(row.error.relative for row in rows)
+    agrees = f"{rows[position - 1].name} agrees" if position else "it is the first"
+    return Finding(first.name, f"{first.name} is the first to differ", f"{_evidence(first)}; {agrees}")
 
 
 def _one_sided(row: Comparison) -> Finding:
@@ -131,33 +122,9 @@ def _one_sided(row: Comparison) -> Finding:
     return Finding("", "only one side can compute this")
 
 
-def _moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
-    """The stride in the first 1x1 convolution of a bottleneck (v1) instead of in the 3x3 (v1.5)."""
-    parent, _, _name = layer.path.rpartition(".")
-    block = isolate(pair, recorded, parent, train=layer.train) if parent else None
-    if block is None:
-        return ""
-    convs = {name: child for name, child in block.theirs.named_children() if isinstance(child, Convolution)}
-    ours: dict[str, Any] = {name: getattr(block.ours, name, None) for name in convs}
-    moved = {
-        name: as_pair(child.stride)
-        for name, child in convs.items()
-        if hasattr(ours[name], "strides") and as_pair(ours[name].strides) != as_pair(child.stride)
-    }
-    if len(moved) < 2:
-        return ""
-    have = [name for name in moved if max(as_pair(ours[name].strides)) > 1]
-    for name, stride in moved.items():
-        ours[name].strides = stride
-    if not have or block.error() > max(block.limit, 1e-9):
-        return ""
-    want = [name for name, stride in moved.items() if max(stride) > 1]
-    return f"the stride of {parent} sits in {', '.join(have)}, in PyTorch in {', '.join(want)}" + (
-        " (v1 has it in the first 1x1, torchvision's v1.5 in the 3x3)" if have == ["conv1"] else ""
-    )
-
-
 def _gradients(pair: Pair, failures: list[Comparison]) -> Finding:
+    if words := losses.why(pair):
+        return Finding("the loss", words, _evidence(failures[0]))
     runs = pair.runs(failures[0].mode == "train")
     oracle = runs.noise.oracle["gradients"]
     ours = {name: value for name, value in runs.candidate.gradients.items() if name in oracle}

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from parity.checks.isolation import Isolated
+from parity.checks.isolation import Isolated, Recorded, isolate
+from parity.checks.pair import Pair
+from parity.diagnosis.between import as_pair
 from parity.sides.torch_private import BatchNorm, Convolution
 
 
@@ -128,3 +130,29 @@ HYPOTHESES: tuple[Callable[[Isolated], str], ...] = (
 
 def fast_variance(layer: Isolated) -> str:
     return f"use_fast_variance of {layer.path}: E[x^2] - E[x]^2 cancels where the mean is large against the deviation"
+
+
+def moved_stride(pair: Pair, recorded: Recorded, layer: Isolated) -> str:
+    """The stride in the first 1x1 convolution of a bottleneck (v1) instead of in the 3x3 (v1.5)."""
+    parent, _, _name = layer.path.rpartition(".")
+    block = isolate(pair, recorded, parent, train=layer.train) if parent else None
+    if block is None:
+        return ""
+    convs = {name: child for name, child in block.theirs.named_children() if isinstance(child, Convolution)}
+    ours: dict[str, Any] = {name: getattr(block.ours, name, None) for name in convs}
+    moved = {
+        name: as_pair(child.stride)
+        for name, child in convs.items()
+        if hasattr(ours[name], "strides") and as_pair(ours[name].strides) != as_pair(child.stride)
+    }
+    if len(moved) < 2:
+        return ""
+    have = [name for name in moved if max(as_pair(ours[name].strides)) > 1]
+    for name, stride in moved.items():
+        ours[name].strides = stride
+    if not have or block.error() > max(block.limit, 1e-9):
+        return ""
+    want = [name for name, stride in moved.items() if max(stride) > 1]
+    return f"the stride of {parent} sits in {', '.join(have)}, in PyTorch in {', '.join(want)}" + (
+        " (v1 has it in the first 1x1, torchvision's v1.5 in the 3x3)" if have == ["conv1"] else ""
+    )

@@ -18,6 +18,8 @@ def why_statistics(layer: Isolated) -> str:
     ours, theirs = layer.ours, cast(Any, copy.deepcopy(layer.theirs).double())
     if not hasattr(ours, "var") or not hasattr(theirs, "running_var") or theirs.running_var is None:
         return ""
+    batches = int(theirs.num_batches_tracked) + 1 if theirs.momentum is None else 0
+    share = 1 / batches if batches else theirs.momentum  # without a momentum PyTorch keeps the mean of all batches
     with torch.no_grad():
         theirs(layer.torch_inputs.double())
     wanted = _statistics_of_torch(theirs)
@@ -39,12 +41,12 @@ def why_statistics(layer: Isolated) -> str:
         batch = (statistics["var"] - momentum * before["var"]) * (count / (count - 1))
         return {**statistics, "var": momentum * before["var"] + batch}
 
-    their_momentum = 1 - (theirs.momentum if theirs.momentum is not None else 1.0)
+    their_momentum = 1 - share
     same_momentum = momentum is not None and np.isclose(momentum, their_momentum)
     of_momentum = (
         f"BN momentum of {layer.path} is {momentum:g}, but PyTorch's {theirs.momentum:g} is Flax's {their_momentum:g}"
         if momentum is not None and theirs.momentum is not None
-        else ""
+        else f"BN momentum of {layer.path} is {momentum}, PyTorch's is None: it keeps the mean of all batches"
     )
     of_bias = (
         f"running variance of {layer.path} is biased: PyTorch's is n/(n-1) times the batch's, here n = {count} "

@@ -184,11 +184,11 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
 
 def _losses(picture: Figure, report: Report) -> None:
     left, right = picture.subplots(1, 2)
-    oracle = report.curves["PyTorch, float64"]
+    oracle, *_, candidate = report.curves.values()  # in the order in which they were computed
     labelled: set[str] = set()
     for name, curve in report.curves.items():
         steps = range(1, len(curve) + 1)
-        ours = name.startswith("Flax")
+        ours = curve is candidate
         style = {"color": _OURS if ours else _THEIRS, "linewidth": 1.6 if ours else 1.0, "alpha": 1.0 if ours else 0.6}
         if ours:
             style["linestyle"] = "--"

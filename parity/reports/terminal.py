@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from parity.errors import printable
 from parity.reports.results import Comparison, Report
 
 WIDTH = 100
@@ -28,22 +29,23 @@ def as_renderable(report: Report) -> Group:
     if report.failures:
         parts += [Text(f"\n{len(report.failures)} of {len(report.comparisons)} comparisons failed")]
         notes = [f"{row.check}, {_place(row)}: {row.note}" for row in report.failures if _was_not_compared(row)]
-        parts += [Text(note) for note in notes[:FAILURES_SHOWN]]
+        parts += [Text(printable(note)) for note in notes[:FAILURES_SHOWN]]
         if len(notes) > FAILURES_SHOWN:
             parts += [Text(f"and {len(notes) - FAILURES_SHOWN} more")]
         if len(notes) < len(report.failures):
             parts += [_failures(report)]
     for finding in report.findings:
         # Text, not markup: names have brackets.
-        parts += [Text(f"\n{finding.where or 'the network'}", style="bold"), Padding(Text(str(finding)), (0, 0, 0, 2))]
-    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+        parts += [Text(f"\n{printable(finding.where or 'the network')}", style="bold")]
+        parts += [Padding(Text(printable(finding)), (0, 0, 0, 2))]
+    parts += [Text(f"note: {printable(note)}", style="dim") for note in report.notes]
     return Group(*parts)
 
 
 def as_text(report: Report) -> str:
     """The table as plain text, 100 columns wide."""
     stream = io.StringIO()
-    Console(file=stream, width=WIDTH, color_system=None).print(as_renderable(report))
+    Console(file=stream, width=WIDTH, color_system=None, markup=False, emoji=False).print(as_renderable(report))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -54,7 +56,8 @@ def figure(value: float) -> str:
 
 def _title(report: Report) -> Text:
     settings = report.settings
-    networks = f"{settings['flax network']} in Flax and {settings['torch network']} in PyTorch"
+    ours, theirs = settings.get("frameworks", ("Flax", "PyTorch"))
+    networks = f"{settings['flax network']} in {ours} and {settings['torch network']} in {theirs}"
     inputs = "x".join(map(str, settings["inputs"]))
     verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
     return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
@@ -110,7 +113,7 @@ def _was_not_compared(row: Comparison) -> bool:
 
 
 def _place(row: Comparison) -> str:
-    return row.name + (f", step {row.step}" if row.step else "")
+    return printable(row.name) + (f", step {row.step}" if row.step else "")
 
 
 def _shortened(text: str, width: int) -> str:

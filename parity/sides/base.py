@@ -1,7 +1,8 @@
 """What a side of a comparison is: one network in one precision, run on batches, under canonical names.
 
-Canonical names are PyTorch's dotted paths. Parameters, statistics, moments and the parameters' gradients are in
-PyTorch's layout; outputs, activations and the inputs' gradient in the side's own, which `aligned` brings together.
+Canonical names are PyTorch's dotted paths, which a network in JAX has by the rules of the conversion. Parameters,
+statistics, moments and the parameters' gradients are in PyTorch's layout; outputs, activations and the inputs' gradient
+in the side's own, which `aligned` brings together.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,6 +35,7 @@ class Run:
         statistics: what the pass left in the network's buffers.
         gradients: the loss's, for every parameter, and for the inputs under `INPUTS` in the side's own layout.
         loss: NaN where there was none.
+        floors: {group: {name: relative error}} for a run that was recorded with its noise.
     """
 
     outputs: Arrays
@@ -41,9 +43,10 @@ class Run:
     statistics: Arrays
     gradients: Arrays = field(default_factory=dict)
     loss: float = float("nan")
+    floors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def groups(self) -> dict[str, Arrays]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, dict)}
+        return {name: getattr(self, name) for name in ("outputs", "activations", "statistics", "gradients")}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Side(Protocol):
     """A network that can be compared: a private copy in one precision.
 
     Attributes:
-        framework: what messages call it, "Flax" or "PyTorch".
+        framework: what messages call it: "Flax", "Linen", "JAX" or "PyTorch", and which it is of two that are alike.
+        channels: the axis of them in arrays of four or more axes, 1 or -1.
         precision: "float64", "float32" or "bfloat16".
         device: what it computes on, as its framework names it.
         parameters: names of the parameters, in order of definition.
@@ -96,6 +100,7 @@ class Side(Protocol):
     """
 
     framework: str
+    channels: int
     precision: str
     device: Any
 
@@ -145,7 +150,18 @@ class Side(Protocol):
 
 
 class Reference(Side, Protocol):
-    """A side that can also compute the same thing in other arrangements, whose spread is the noise floor."""
+    """A side that can also compute the same thing in other arrangements, whose spread is the noise floor.
+
+    Attributes:
+        arrangements: those that mean something to it, without the plain one.
+    """
+
+    @property
+    def arrangements(self) -> Sequence[Arrangement]: ...
+
+    def step_floors(self, step: int) -> Mapping[str, Mapping[str, float]]:
+        """{group: {name: floor}} known for an optimiser step: none but of a recording."""
+        return {}
 
     def run(
         self,
@@ -178,25 +194,46 @@ def channels_second(arrays: Any) -> Any:
     return np.moveaxis(np.asarray(arrays), -1, 1) if np.ndim(arrays) >= 4 else np.asarray(arrays)
 
 
-def aligned(run: Run, reference: Run) -> Run:
-    """A run with outputs, activations and the inputs' gradient ordered and laid out as their counterparts."""
-    inputs = _aligned({name: value for name, value in run.gradients.items() if name == INPUTS}, reference.gradients)
-    return replace(
-        run,
-        outputs=_aligned(run.outputs, reference.outputs),
-        activations=_aligned(run.activations, reference.activations),
-        gradients=run.gradients | inputs,
+def relaid(arrays: Any, side: Side, other: Side) -> Any:
+    """Inputs or targets as one side takes them, as another does: channels moved in arrays of four or more axes."""
+    if isinstance(arrays, Mapping):
+        return {name: relaid(array, side, other) for name, array in arrays.items()}
+    return (
+        np.moveaxis(np.asarray(arrays), side.channels, other.channels) if np.ndim(arrays) >= 4 else np.asarray(arrays)
     )
 
 
-def _aligned(arrays: Arrays, reference: Arrays) -> Arrays:
+def jittered(inputs: np.ndarray, seed: int | None, dtype: Any) -> np.ndarray:
+    """The inputs, each moved by one unit in the last place of `dtype`, up or down."""
+    if seed is None or not np.issubdtype(inputs.dtype, np.floating):
+        return inputs
+    inputs = inputs.astype(dtype)
+    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
+    return np.nextafter(inputs, np.where(up, np.inf, -np.inf).astype(inputs.dtype))
+
+
+def aligned(run: Run, reference: Run, side: Side, other: Side) -> Run:
+    """A run of one side with outputs, activations and the inputs' gradient ordered and laid out as the other's."""
+    inputs = {name: value for name, value in run.gradients.items() if name == INPUTS}
+    return replace(
+        run,
+        outputs=_aligned(run.outputs, reference.outputs, side, other),
+        activations=_aligned(run.activations, reference.activations, side, other),
+        gradients=run.gradients | _aligned(inputs, reference.gradients, side, other),
+    )
+
+
+def _aligned(arrays: Arrays, reference: Arrays, side: Side, other: Side) -> Arrays:
     """Those that the reference has too, in its order and layout."""
-    return {name: in_layout_of(arrays[name], array) for name, array in reference.items() if name in arrays}
+    return {name: in_layout_of(arrays[name], array, side, other) for name, array in reference.items() if name in arrays}
 
 
-def in_layout_of(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The array with its last axis second if the reference has that shape; where either fits, from four axes on."""
-    if array.ndim < 3:
+def in_layout_of(array: np.ndarray, reference: np.ndarray, side: Side, other: Side) -> np.ndarray:
+    """An array of one side with its channels where the other has them, if that is the shape of `reference`.
+
+    Where either fits, channels are moved from four axes on.
+    """
+    if array.ndim < 3 or side.channels == other.channels:
         return array
-    moved = np.moveaxis(array, -1, 1)
+    moved = np.moveaxis(array, side.channels, other.channels)
     return moved if moved.shape == reference.shape and (array.ndim >= 4 or array.shape != reference.shape) else array

@@ -99,11 +99,11 @@ def _is_moment(node: Any) -> bool:
 
 def moments(state: Any) -> dict[str, dict[str, Any]]:
     """{PyTorch's name of the moment: {parameter: value}} in an optax state."""
-    found = {}
+    kept = {}
     for node in jax.tree.leaves(state, is_leaf=_is_moment):
         for ours, theirs in MOMENTS.get(type(node), {}).items():
-            found[theirs] = getattr(node, ours)
-    return found
+            kept[theirs] = getattr(node, ours)
+    return kept
 
 
 def with_moments(state: Any, values: dict[str, dict[str, Any]], step: int) -> Any:

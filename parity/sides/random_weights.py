@@ -9,7 +9,7 @@ from flax import nnx
 
 from parity.conversion.convert import to_flax
 from parity.errors import ParityError
-from parity.sides.networks import require_networks
+from parity.sides.networks import is_torch, kind
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def randomize(
     from parity.sides.torch_private import NormWithStatistics
 
     if flax_model is not None:
-        require_networks(flax_model, torch_model)
+        _require_pair(flax_model, torch_model)
     rng = np.random.default_rng(seed)
     norms = NormWithStatistics | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}
@@ -59,6 +59,15 @@ def randomize(
     torch_model.load_state_dict(values)
     if flax_model is not None:
         to_flax(torch_model.state_dict(), flax_model, names=names)
+
+
+def _require_pair(flax_model: Any, torch_model: Any) -> None:
+    if not isinstance(flax_model, nnx.Module) or not is_torch(torch_model):
+        given = " and ".join(map(kind, (flax_model, torch_model)))
+        raise ParityError(
+            f"expected the Flax network and then the PyTorch one, found {given}; parameters that no module holds are "
+            "filled by parity.to_flax(torch_model.state_dict(), parameters), after parity.randomize(None, torch_model)"
+        )
 
 
 def random_inputs(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:

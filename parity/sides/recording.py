@@ -13,6 +13,7 @@ from flax import nnx
 from parity.conversion.modules import patched_calls
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
+from parity.sides.linen import recording_linen
 
 if TYPE_CHECKING:
     import torch
@@ -49,16 +50,23 @@ def is_tensor(value: Any) -> bool:
 
 
 class Recorder:
-    """Outputs (and the input where there is one) by module path; a module's second call is `path#2`."""
+    """Outputs and positional arguments by module path; a module's second call is `path#2`.
+
+    Attributes:
+        inputs: the only argument of a call that has just one.
+        arguments: all of them.
+    """
 
     def __init__(self) -> None:
         self.outputs: Record = {}
         self.inputs: Record = {}
+        self.arguments: Record = {}
         self._calls: Counter[str] = Counter()
 
     def add(self, path: str, inputs: tuple, output: Any) -> None:
         self._calls[path] += 1
         key = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
+        self.arguments[key] = inputs
         if len(inputs) == 1:
             self.inputs[key] = inputs[0]
         if not path:  # the whole network's output is the caller's
@@ -97,7 +105,11 @@ def recording_flax(model: nnx.Module) -> Generator[Recorder]:
 
         return wrapper
 
-    with patched_calls((module for _, module in named), wrap):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patched_calls((module for _, module in named), wrap))
+        for path, module in named:
+            if isinstance(module, nnx.bridge.ToNNX):
+                stack.enter_context(recording_linen(recorder.add, path))
         yield recorder
 
 
@@ -116,7 +128,7 @@ def recording_torch(module: "torch.nn.Module") -> Generator[Recorder]:
         return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), values)
 
     def before(path: str) -> Callable:
-        return lambda _module, args: inputs.update({path: clone(args) if len(args) == 1 else ()})
+        return lambda _module, args: inputs.update({path: clone(args)})
 
     def after(path: str) -> Callable:
         return lambda _module, _args, output: recorder.add(path, inputs.pop(path), clone(output))

@@ -9,7 +9,18 @@ import torch
 
 from parity.conversion.convert import as_numpy
 from parity.errors import ParityError
-from parity.sides.base import INPUTS, OUTPUT, PLAIN, Arrangement, Arrays, Loss, Run, Train
+from parity.sides.base import (
+    ARRANGEMENTS,
+    INPUTS,
+    OUTPUT,
+    PLAIN,
+    Arrangement,
+    Arrays,
+    Loss,
+    Run,
+    Train,
+    jittered,
+)
 from parity.sides.losses import require_scalar
 from parity.sides.optimizers import Optimizer
 from parity.sides.recording import flatten_output, recording_torch
@@ -20,7 +31,7 @@ from parity.sides.trainers import TorchTrainer
 class TorchSide:
     """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
 
-    framework = "PyTorch"
+    framework, channels, arrangements = "PyTorch", 1, ARRANGEMENTS[1:]
 
     def __init__(self, module: torch.nn.Module, precision: str, device: str = "cpu"):
         self.precision, self.device = precision, torch.device(device)
@@ -67,6 +78,9 @@ class TorchSide:
         entries = self.module.state_dict(keep_vars=True)
         return {name: tuple(tensor.shape) for name, tensor in entries.items() if first.get(id(tensor), name) == name}
 
+    def step_floors(self, step: int) -> dict[str, dict[str, float]]:
+        return {}
+
     def trainer(self, optimizer: Optimizer) -> TorchTrainer:
         return TorchTrainer(self, optimizer)
 
@@ -76,6 +90,11 @@ class TorchSide:
 
     def state(self) -> Arrays:
         return {name: as_numpy(tensor).copy() for name, tensor in self.module.state_dict().items()}
+
+    def _statistics(self) -> Arrays:
+        """The buffers that belong to the state; others, such as a fixed filter's, are constants of the network."""
+        state = self.module.state_dict()
+        return {name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers() if name in state}
 
     def load(self, state: Arrays) -> None:
         """Takes some or all parameters and statistics, by copies."""
@@ -114,7 +133,8 @@ class TorchSide:
         if arrangement.permutation_seed is not None:
             order = np.random.default_rng(arrangement.permutation_seed).permutation(len(inputs))
         back = np.argsort(order)
-        x = self.array(_jittered(inputs, arrangement.noise_seed, self.dtype)[order])
+        wide = np.float64 if self.precision == "float64" else np.float32
+        x = self.array(jittered(inputs, arrangement.noise_seed, wide)[order])
         if arrangement.channels_last and x.ndim == 4:
             self.module.to(memory_format=torch.channels_last)
             x = x.contiguous(memory_format=torch.channels_last)
@@ -136,7 +156,7 @@ class TorchSide:
             result = Run(
                 outputs={name: _numpy(value) for name, value in flatten_output(outputs, OUTPUT).items()},
                 activations={name: _numpy(in_order(value)) for name, value in recorder.outputs.items()},
-                statistics={name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers()},
+                statistics=self._statistics(),
             )
             if loss is not None:
                 value = require_scalar(loss.torch(outputs, self.array(targets)), "PyTorch")
@@ -160,12 +180,3 @@ class TorchSide:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return as_numpy(tensor).astype(np.float64, copy=False) if tensor.is_floating_point() else as_numpy(tensor).copy()
-
-
-def _jittered(inputs: np.ndarray, seed: int | None, dtype: torch.dtype) -> np.ndarray:
-    """The inputs, each moved by one unit in the last place, up or down."""
-    if seed is None or not np.issubdtype(inputs.dtype, np.floating):
-        return inputs
-    inputs = inputs.astype(np.float64 if dtype is torch.float64 else np.float32)
-    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
-    return np.nextafter(inputs, np.where(up, np.inf, -np.inf).astype(inputs.dtype))

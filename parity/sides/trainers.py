@@ -21,19 +21,21 @@ class FlaxTrainer:
     def __init__(self, side: "FlaxSide", optimizer: Optimizer):
         self.side, self.optimizer = side, optimizer
         self.transform = optimizer.for_jax()
-        self.state = self.transform.init(side.parts()[0])
+        with side.arithmetic():
+            self.state = self.transform.init(side.parts()[0])
         self._update = jax.jit(self._updated)
 
     def _updated(self, gradients: Any, state: Any, parameters: Any, learning_rate: Any) -> Any:
         updates, state = self.transform.update(gradients, state, parameters)
         return optax.apply_updates(parameters, optax.tree.scale(learning_rate, updates)), state
 
-    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Loss) -> Run:
+    def step(self, step: int, inputs: np.ndarray, targets: Any, loss: Loss, arrangement: Arrangement = PLAIN) -> Run:
         """One step, counted from 0."""
-        run = self.side.run(inputs, targets, loss, train=True)
-        gradients = self.side.from_torch_layout(run.gradients)
+        run = self.side.run(inputs, targets, loss, train=True, arrangement=arrangement, record=False)
         rate = np.asarray(self.optimizer.learning_rate_at(step), self.side.dtype)
-        parameters, self.state = self._update(gradients, self.state, self.side.parts()[0], rate)
+        with self.side.arithmetic():
+            gradients = self.side.from_torch_layout(run.gradients)
+            parameters, self.state = self._update(gradients, self.state, self.side.parts()[0], rate)
         self.side.values |= parameters
         self.side.load(run.statistics)
         return run
@@ -49,13 +51,14 @@ class FlaxTrainer:
     def take_moments(self, kept: Moments, step: int) -> None:
         """Continues from these moments, after `step` steps; those that are missing stay as they are."""
         named = {moment for names in MOMENTS.values() for moment in names.values()}
-        values = {
-            moment: self.side.from_torch_layout(
-                {name: as_array(state[moment]) for name, state in kept.items() if moment in state}
-            )
-            for moment in named
-        }
-        self.state = with_moments(self.state, values, step)
+        with self.side.arithmetic():
+            values = {
+                moment: self.side.from_torch_layout(
+                    {name: as_array(state[moment]) for name, state in kept.items() if moment in state}
+                )
+                for moment in named
+            }
+            self.state = with_moments(self.state, values, step)
 
 
 class TorchTrainer:
@@ -102,13 +105,19 @@ class TorchTrainer:
         }
 
     def take_moments(self, kept: Moments, step: int) -> None:
-        """Continues from these moments, by copies; the number of steps is one of them."""
+        """Continues from these moments, by copies; PyTorch's own hold the number of steps, optax's do not."""
+        import torch
+
         for name, state in kept.items():
             parameter = self.parameters[name]
-            self.optimizer.state[parameter] = {
+            tensors = {key: torch.as_tensor(value) for key, value in state.items()}
+            taken = {
                 key: value.to(parameter, copy=True) if value.shape == parameter.shape else value.clone()
-                for key, value in state.items()
+                for key, value in tensors.items()
             }
+            if taken.keys() & {"exp_avg_sq", "square_avg"}:
+                taken.setdefault("step", torch.tensor(float(step)))
+            self.optimizer.state[parameter] = taken
 
 
 def as_array(moment: Any) -> np.ndarray:

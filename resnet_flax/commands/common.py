@@ -1,22 +1,28 @@
 """What the commands that run a model on images have in common: arguments, and the loop over the images."""
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import track
 
+from parity.errors import printable
+from resnet_flax.data.class_list import read_class_names
+from resnet_flax.data.decoding import Decoding
+from resnet_flax.data.preprocessing import LARGEST, Preprocessing
 from resnet_flax.errors import UserError
-from resnet_flax.inference import Outputs, find_images, read_batches
+from resnet_flax.inference import Outputs, read_batches
+from resnet_flax.models.options import ModelOptions
+from resnet_flax.options import PositiveInt, Range, check_ranges
+from resnet_flax.text import PlainConsole
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments:
+class ModelArguments(ModelOptions):
     weights: str
     """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory."""
@@ -24,36 +30,67 @@ class ModelArguments:
     """Architecture; by default that of the weights."""
     prefix: str | None = None
     """What the names of the network begin with in a file that holds several, such as teacher."""
+    class_names: Path | None = None
+    """A file with the name of a class on each line, or a .json list of them, in place of the weights' own."""
+    resize: Annotated[int | None, Range(ge=1, le=LARGEST)] = None
+    """Resize the shorter side of images to this, in place of the weights' own preprocessing."""
+    crop: Annotated[int | None, Range(ge=1, le=LARGEST)] = None
+    """Then cut out the central square of this side."""
+    mean: Annotated[tuple[float, ...] | None, Range()] = None
+    """Per-channel mean of images in [0, 1], or one for all channels."""
+    std: Annotated[tuple[float, ...] | None, Range(gt=0)] = None
+    """Per-channel standard deviation."""
+    decoding: Annotated[Decoding, tyro.conf.arg(name="")] = field(default_factory=Decoding)
 
     def load(self) -> Pretrained:
-        """Loads the model, and prints what was assumed or changed to stderr."""
-        pretrained = load_pretrained(self.model, self.weights, prefix=self.prefix)
+        """Loads the model, with what the options change, and prints what was assumed or changed to stderr.
+
+        Raises:
+            UserError: for weights that cannot be used, or options that do not fit them.
+        """
+        check_ranges(self)
+        names = None if self.class_names is None else read_class_names(self.class_names)
+        pretrained = load_pretrained(
+            self.model, self.weights, prefix=self.prefix, class_names=names, **self.arguments()
+        )
         for note in pretrained.notes:
-            print(note, file=sys.stderr)
-        return pretrained
+            print(printable(note), file=sys.stderr)
+        return replace(pretrained, preprocessing=self._changed(pretrained))
+
+    def _changed(self, pretrained: Pretrained) -> Preprocessing:
+        own, channels = pretrained.preprocessing, pretrained.model.in_channels
+        for option, values in (("--mean", self.mean), ("--std", self.std)):
+            if values is not None and len(values) not in (1, channels):
+                raise UserError(f"{option} has {len(values)} values, but the network takes {channels} channel(s)")
+        sizes = {"resize_size": self.resize, "crop_size": self.crop}
+        transform = replace(own.transform, **{name: size for name, size in sizes.items() if size is not None})
+        given, kept = self.decoding, own.decoding
+        decoding = replace(
+            given,
+            exif_orientation=given.exif_orientation or kept.exif_orientation,
+            scale_16_bit=given.scale_16_bit or kept.scale_16_bit,
+        )
+        return replace(own, transform=transform, mean=self.mean or own.mean, std=self.std or own.std, decoding=decoding)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageArguments(ModelArguments):
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
     """Files, folders, patterns, or - for a list of files on stdin."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Images per batch."""
 
 
 def run_on_images(
-    args: ImageArguments, pretrained: Pretrained, apply: Callable[..., Outputs]
+    paths: Sequence[Path], batch_size: int, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
     """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    paths = find_images(args.images)
-    batches = read_batches(paths, pretrained, args.batch_size)
-    total = -(-len(paths) // args.batch_size)
-    console = Console(stderr=True)
+    batches = read_batches(paths, pretrained, batch_size)
+    total = -(-len(paths) // batch_size)
+    console = PlainConsole(stderr=True)
     for batch in track(batches, f"{len(paths)} images", total, console=console, transient=True, disable=total < 3):
         for message in batch.unreadable:
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            console.print(message, soft_wrap=True)
         outputs = {}
         if batch.paths:
             outputs = {name: values[: len(batch.paths)] for name, values in apply(batch.images).items()}

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_flax.errors import UserError
+from resnet_flax.figures import drawn
 from resnet_flax.training.display import duration
 from resnet_flax.training.metrics import read_metrics
 from resnet_flax.training.plots import plot_curves
@@ -44,6 +45,6 @@ def main(workdirs: Sequence[str], console: Console) -> int:
             duration(last["seconds"]),
         )
     console.print(table)
-    plot_curves(runs, OUT)
-    console.print(f"written: {OUT}", highlight=False, soft_wrap=True)
+    is_drawn, note = drawn(OUT, lambda: plot_curves(runs, OUT))
+    console.print(f"written: {OUT}" if is_drawn else f"note: {note}", highlight=False, soft_wrap=True)
     return 0

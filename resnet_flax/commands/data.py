@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_flax.data.source import Source
+from parity.errors import needs_extra, printable
+from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import FORMS, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.figures import drawn
 from resnet_flax.options import NonNegativeInt, check_ranges
+from resnet_flax.text import PlainConsole, to_json
+
+_Options = Annotated[SourceOptions, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Show:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC", help=f"{FORMS}.")]
     split: str = "train"
-    """train or test (also val, validation)."""
+    """train, val (also validation, valid, dev) or test."""
     data_dir: Path | None = None
     """The directory of TFDS data sets; ~/tensorflow_datasets by default."""
     limit: NonNegativeInt = 2000
@@ -35,11 +38,12 @@ class Show:
     """Write a contact sheet to this PNG file."""
     json: Path | None = None
     """Write the figures to this JSON file."""
+    options: _Options = field(default_factory=SourceOptions)
 
 
 @dataclass(frozen=True)
 class Write:
-    """Writes the train and test splits of a data set as a TFDS data set in array_record, which tfds:NAME then reads."""
+    """Writes all splits of a data set as a TFDS data set in array_record, which tfds:NAME then reads."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
     """The data set, as for `data show`."""
@@ -47,55 +51,69 @@ class Write:
     """The new data set's name: lower-case letters, digits and _."""
     data_dir: Path = Path("~/tensorflow_datasets")
     """The directory to write to, and that of a tfds: source."""
+    options: _Options = field(default_factory=SourceOptions)
 
 
 @contextmanager
 def progress(label: str, total: int) -> Generator[Callable[[], None]]:
     """Yields a function that advances a progress bar, which is shown on stderr if that is a terminal."""
     columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
 
 
+def say(text: str) -> None:
+    print(printable(text))
+
+
 def summary(source: Source) -> str:
-    return f"{source.spec} {source.split}: {len(source):,} images, {source.num_classes} classes"
+    """One line: the set, the split, its size, and where it is."""
+    return f"{source.spec} {source.split}: {len(source):,} images, {source.num_classes} classes (from {source.origin})"
 
 
 def show(arguments: Show) -> int:
     from resnet_flax.data.describe import contact_sheet, describe
 
     check_ranges(arguments)
+    if arguments.sheet is not None:
+        with needs_extra("train", "a contact sheet"):
+            import matplotlib  # noqa: F401
     for path in (arguments.sheet, arguments.json):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"cannot write {path}: there is no directory {path.parent}")
-    source = open_source(arguments.data, arguments.split, data_dir=arguments.data_dir)
+    source = open_source(arguments.data, arguments.split, data_dir=arguments.data_dir, options=arguments.options)
     limit = min(arguments.limit or len(source), len(source))
     with progress("decoding", limit) as advance:
         figures = describe(source, limit=limit, on_sample=advance)
-    print(summary(source))
+    say(summary(source))
+    for note in source.notes():
+        say(f"note: {note}")
     channels, sizes = source.channels, size_range(figures.smallest, figures.largest)
-    print(
+    say(
         f"{channels} channel{'s' * (channels > 1)}, sizes {sizes} "
         f"(height x width, {figures.looked_at:,} images decoded)"
     )
-    print(f"mean {numbers(figures.mean)}  std {numbers(figures.std)}  (pixels in [0, 1])")
-    width = max(len(name) for name in figures.counts)
-    most = max(figures.counts.values())
-    for name, count in list(figures.counts.items())[:50]:
+    say(f"mean {numbers(figures.mean)}  std {numbers(figures.std)}  (pixels in [0, 1])")
+    names = [printable(name).replace("\n", "\\n") for name in figures.counts]
+    width, most = max(map(len, names)), max(figures.counts.values())
+    for name, count in list(zip(names, figures.counts.values(), strict=True))[:50]:
         print(f"  {name:<{width}} {count:>9,} {'#' * math.ceil(30 * count / most)}")
     if len(figures.counts) > 50:
         least = min(figures.counts.values())
         print(f"  ... and {len(figures.counts) - 50} more classes, {least:,} to {most:,} images each")
-    for message in (*source.notes(), *(f"damaged: {message}" for message in figures.damaged)):
-        print(message)
-    if arguments.sheet:
-        contact_sheet(source, arguments.sheet)
-        print(f"contact sheet: {arguments.sheet}")
+    for message in figures.damaged:
+        say(f"damaged: {message}")
     if arguments.json:
         row = {"data": source.spec, "split": source.split, "images": len(source), **asdict(figures)}
-        arguments.json.write_text(json.dumps(row, indent=1) + "\n")
+        arguments.json.write_text(to_json(row, indent=1) + "\n")
+    if (sheet := arguments.sheet) is not None:
+        is_drawn, note = drawn(sheet, lambda: contact_sheet(source, sheet))
+        if is_drawn:
+            say(f"contact sheet: {sheet}")
+        if note:
+            say(f"note: {note}")
     return 1 if figures.damaged else 0
 
 
@@ -111,14 +129,20 @@ def numbers(values: tuple[float, ...]) -> str:
 def write(arguments: Write) -> int:
     from resnet_flax.data.prepare import write_tfds
 
-    splits = {split: open_source(arguments.data, split, data_dir=arguments.data_dir) for split in ("train", "test")}
+    check_ranges(arguments)
+
+    def opened(split: str) -> Source:
+        return open_source(arguments.data, split, data_dir=arguments.data_dir, options=arguments.options)
+
+    train = opened("train")
+    splits = {split: train if split == "train" else opened(split) for split in train.splits}
     with progress("writing", sum(map(len, splits.values()))) as advance:
         path = write_tfds(arguments.name, arguments.data_dir, splits, on_sample=advance)
     for source in splits.values():
-        print(summary(source))
+        say(summary(source))
     megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
-    print(f"written to {path} ({megabytes:,.1f} MB)")
-    print(f"read it with --data tfds:{arguments.name} --data-dir {arguments.data_dir}")
+    say(f"written to {path} ({megabytes:,.1f} MB)")
+    say(f"read it with --data tfds:{arguments.name} --data-dir {arguments.data_dir}")
     return 0
 
 

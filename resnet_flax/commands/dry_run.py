@@ -66,8 +66,9 @@ def main(config: TrainConfig, console: Console) -> int:
     config = resolve(without_weights(config))
     mesh = open_devices(config.run) if config.run.target is None else absent_mesh(config.run.target)
     try:
-        source = open_source(config.data.data, "train", data_dir=config.data.data_dir, may_prepare=False)
-        facts, origin = facts_of(source), "opened"
+        data = config.data
+        source = open_source(data.data, "train", data_dir=data.data_dir, may_prepare=False, options=data.source)
+        facts, origin = facts_of(source, config.loss.class_weights), f"opened: {source.origin}"
     except UserError:
         recipe = RECIPES.get(config.recipe)
         if recipe is None or recipe.config.data.data != config.data.data:
@@ -90,6 +91,8 @@ def main(config: TrainConfig, console: Console) -> int:
 
     say("recipe", config.recipe)
     say("data", f"{config.data.data}: {facts.images:,} images, {facts.num_classes:,} classes ({origin})")
+    for note in source.notes() if source else ():
+        say("note", note)
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
         say("weights", f"{weights} (their values do not matter here)")

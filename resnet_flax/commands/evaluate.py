@@ -1,8 +1,7 @@
-"""`python train.py --evaluate --weights W`: the accuracy of weights on a test split."""
+"""`python train.py --evaluate --weights W`: the accuracy of weights on the validation split, or that of --split."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,10 @@ from rich.table import Table
 
 from resnet_flax.data import Source, open_source
 from resnet_flax.data.preprocessing import Preprocessing
+from resnet_flax.data.source import SourceOptions
 from resnet_flax.errors import UserError
+from resnet_flax.figures import drawn
+from resnet_flax.text import to_json
 from resnet_flax.training.config import DataConfig, TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.evaluation import Evaluation
@@ -28,7 +30,7 @@ WORST = 20  # classes listed where there are many
 
 
 def main(config: TrainConfig, console: Console) -> int:
-    """Prints top-1, top-5, loss and the accuracy of each class, and writes confusion.png and evaluation.json.
+    """Prints top-1, top-5, loss, macro-F1 and each class's figures, and writes evaluation.json and confusion.png.
 
     Transform, mean and standard deviation are those of the command line where they differ from the recipe's; otherwise
     those stored with the weights; otherwise the recipe's.
@@ -42,7 +44,7 @@ def main(config: TrainConfig, console: Console) -> int:
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
-    test = open_source(config.data.data, "test", data_dir=config.data.data_dir)
+    test = _open(config, config.data.source)
     is_file = Path(config.model.weights).expanduser().exists()
     loaded = load_pretrained(
         None if is_file else config.model.name,
@@ -56,6 +58,7 @@ def main(config: TrainConfig, console: Console) -> int:
             f"{config.model.weights} has {loaded.model.num_classes} classes and {config.data.data} has "
             f"{test.num_classes}; evaluate on the data it was trained on, or train a new head"
         )
+    test_options = config.data.source
     for note in (*loaded.notes, *(_other_classes(config, loaded, test) if is_file else ())):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     config = replace(
@@ -64,10 +67,15 @@ def main(config: TrainConfig, console: Console) -> int:
         model=replace(config.model, name=loaded.architecture, freeze=()),
     )
 
+    if config.data.source != test_options:
+        test = _open(config, config.data.source)
     setup = Setup(config, mesh, facts_of(test), loaded.model)
     data = config.data
+    for note in test.notes():
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(
-        f"{loaded.architecture} from {loaded.source} on {data.data} ({len(test):,} images), {describe(mesh)}\n"
+        f"{loaded.architecture} from {loaded.source} on {data.data} {test.split} ({len(test):,} images), "
+        f"{describe(mesh)}\n{test.split} is {test.origin}\n"
         f"images: {Preprocessing(data.eval_transform, data.mean, data.std)}",
         highlight=False,
         soft_wrap=True,
@@ -76,11 +84,20 @@ def main(config: TrainConfig, console: Console) -> int:
     if jax.process_index() == 0:
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()
-        plot_confusion(result.confusion, test.class_names, workdir.confusion)
-        workdir.evaluation.write_text(json.dumps(_as_json(result, test.class_names), indent=2) + "\n")
-        _print(result, test.class_names, console)
-        console.print(f"written: {workdir.confusion}, {workdir.evaluation}", highlight=False, soft_wrap=True)
+        _print(result, test, console)
+        workdir.evaluation.write_text(to_json(_as_json(result, test), indent=2) + "\n")
+        is_drawn, note = drawn(
+            workdir.confusion, lambda: plot_confusion(result.confusion, test.class_names, workdir.confusion)
+        )
+        written = [str(path) for path in (workdir.confusion if is_drawn else None, workdir.evaluation) if path]
+        console.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
+        if note:
+            console.print(f"note: {note}", soft_wrap=True)
     return 0
+
+
+def _open(config: TrainConfig, options: SourceOptions) -> Source:
+    return open_source(config.data.data, config.run.split, data_dir=config.data.data_dir, options=options)
 
 
 def _other_classes(config: TrainConfig, loaded: Pretrained, test: Source) -> Iterator[str]:
@@ -101,36 +118,57 @@ def _preprocessing(config: TrainConfig, given: DataConfig, loaded: Pretrained) -
         return data
     own, size = loaded.preprocessing, given.image_size
     transform = own.transform if size is None else own.transform.resized(size)
+    given_decoding = given.source.decoding
+    decoding = replace(
+        given_decoding,
+        exif_orientation=given_decoding.exif_orientation or own.decoding.exif_orientation,
+        scale_16_bit=given_decoding.scale_16_bit or own.decoding.scale_16_bit,
+    )
+    data = replace(data, source=replace(data.source, decoding=decoding))
     stored = {"eval_transform": transform, "mean": own.mean, "std": own.std}
     return replace(data, **{name: x for name, x in stored.items() if getattr(given, name) == getattr(preset, name)})
 
 
-def _as_json(result: Evaluation, class_names: tuple[str, ...]) -> dict:
-    per_class = {name: None if np.isnan(x) else x for name, x in zip(class_names, result.per_class, strict=True)}
+def _as_json(result: Evaluation, test: Source) -> dict:
+    def per_class(values: np.ndarray) -> dict[str, float]:  # NaN becomes null
+        return dict(zip(test.class_names, values.tolist(), strict=True))
+
     return {
+        "data": test.spec,
+        "split": test.split,
+        "origin": test.origin,
         "count": result.count,
         "loss": result.loss,
         "accuracy": result.accuracy,
         "top5": result.top5,
-        "per_class": per_class,
+        "macro_f1": result.macro_f1,
+        "per_class": per_class(result.per_class),
+        "precision": per_class(result.precision),
+        "recall": per_class(result.recall),
+        "f1": per_class(result.f1),
     }
 
 
-def _print(result: Evaluation, class_names: tuple[str, ...], console: Console) -> None:
+def _print(result: Evaluation, test: Source, console: Console) -> None:
+    class_names = test.class_names
     console.print(
-        f"top-1 {result.accuracy:.2%}  top-5 {result.top5:.2%}  loss {result.loss:.4f}  over {result.count:,} images",
+        f"top-1 {result.accuracy:.2%}  top-5 {result.top5:.2%}  loss {result.loss:.4f}  "
+        f"macro-F1 {result.macro_f1:.4f}  over {result.count:,} images of {test.split}",
         highlight=False,
+        soft_wrap=True,
     )
-    table = Table("class", "accuracy", "images", "most often confused with", box=None)
+    table = Table("class", "accuracy", "precision", "F1", "images", "most often confused with", box=None)
     order = np.argsort(result.per_class)
     shown = sorted(order) if len(order) <= WORST else order[:WORST]
     for index in shown:
         row = result.confusion[index].copy()
         row[index] = 0
         mistaken = f"{class_names[row.argmax()]} ({row.max():,})" if row.any() else ""
-        total = result.confusion[index].sum()
-        accuracy = f"{result.per_class[index]:.2%}" if total else "-"
-        table.add_row(class_names[index], accuracy, f"{total:,}", mistaken)
+        figures = [
+            "-" if np.isnan(values[index]) else f"{values[index]:.2%}"
+            for values in (result.per_class, result.precision, result.f1)
+        ]
+        table.add_row(class_names[index], *figures, f"{result.confusion[index].sum():,}", mistaken)
     if len(order) > WORST:
         console.print(f"the {WORST} worst of {len(order):,} classes:", highlight=False)
     console.print(table)

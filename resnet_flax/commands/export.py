@@ -7,6 +7,7 @@ import tyro
 
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
+from parity.errors import printable
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
@@ -49,13 +50,13 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--size {size[0]} {size[1]}: height and width must be at least 1")
         export_stablehlo(pretrained.model, args.out, size)
         shape = ", ".join(map(str, ("N", *size, pretrained.model.in_channels)))
-        print(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda")
+        print(printable(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda"))
     else:
         state_dict = to_torch(pretrained.model)
-        options = arithmetic_of(pretrained.model)
+        options = arithmetic_of(pretrained.model, pretrained.architecture)
         metadata = metadata_of(
             pretrained.architecture, pretrained.preprocessing, pretrained.class_names, options=options
         )
         write_checkpoint(args.out, state_dict, metadata)
-        print(f"{args.out}: {len(state_dict)} entries")
+        print(printable(f"{args.out}: {len(state_dict)} entries"))
     return 0

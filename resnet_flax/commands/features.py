@@ -8,9 +8,10 @@ import numpy as np
 import tyro
 
 from parity.conversion.files import write_whole
+from parity.errors import printable
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
-from resnet_flax.inference import make_apply
+from resnet_flax.inference import find_images, make_apply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +37,13 @@ def main(arguments: list[str]) -> int:
     taps = tuple(tap.strip() for tap in args.taps.split(",") if tap.strip())
     if not taps:
         raise UserError("--taps is empty; give some of stem, layer1, layer2, layer3, layer4, pool")
+    images = find_images(args.images)
     pretrained = args.load()
     apply = make_apply(pretrained, taps)
-    print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
+    print(printable(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}"), file=sys.stderr)
 
     all_paths, chunks, unreadable = [], {tap: [] for tap in taps}, 0
-    for paths, outputs, failed in run_on_images(args, pretrained, apply):
+    for paths, outputs, failed in run_on_images(images, args.batch_size, pretrained, apply):
         unreadable += failed
         all_paths += map(str, paths)
         for tap, values in outputs.items():
@@ -58,5 +60,5 @@ def main(arguments: list[str]) -> int:
     contents = {**arrays, "paths": np.array(all_paths)}
     write_whole(args.out, lambda temporary: np.savez(temporary, allow_pickle=False, **contents))
     shapes = ", ".join(f"{tap} {values.shape}" for tap, values in arrays.items())
-    print(f"{args.out}: {shapes}")
+    print(printable(f"{args.out}: {shapes}"))
     return 1 if unreadable else 0

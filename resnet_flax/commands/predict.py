@@ -1,16 +1,17 @@
 """`python -m resnet_flax predict IMAGE... --weights W`."""
 
-import json
 import sys
 from dataclasses import dataclass
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from parity.errors import printable
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
-from resnet_flax.inference import make_apply, top_classes
+from resnet_flax.inference import find_images, make_apply, top_classes
+from resnet_flax.options import PositiveInt
+from resnet_flax.text import PlainConsole, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Arguments(ImageArguments):
     skipped, and the exit status is 1.
     """
 
-    top: int = 5
+    top: PositiveInt = 5
     """How many classes to show."""
     json: bool = False
     """Print one line of JSON per image."""
@@ -30,29 +31,28 @@ class Arguments(ImageArguments):
 def main(arguments: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
     args = tyro.cli(Arguments, prog="python -m resnet_flax predict", args=arguments, config=config)
-    if args.top < 1:
-        raise UserError(f"--top is {args.top}; it must be at least 1")
+    images = find_images(args.images)
     pretrained = args.load()
     if pretrained.model.fc is None:
         raise UserError(f"{args.weights} has no head, and so no classes; use `features` to write activations")
     names = pretrained.class_names or tuple(str(index) for index in range(pretrained.model.num_classes))
-    print(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}", file=sys.stderr)
+    print(printable(f"{pretrained.architecture}, {pretrained.source}: {pretrained.preprocessing}"), file=sys.stderr)
 
     unreadable = 0
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("image", overflow="fold")
     table.add_column("class")
     table.add_column("probability")
-    for paths, outputs, failed in run_on_images(args, pretrained, make_apply(pretrained)):
+    for paths, outputs, failed in run_on_images(images, args.batch_size, pretrained, make_apply(pretrained)):
         unreadable += failed
         for path, probabilities in zip(paths, outputs.get("probabilities", ()), strict=True):
             top = [(int(i), names[i], float(probabilities[i])) for i in top_classes(probabilities[None], args.top)[0]]
             if args.json:
                 rows = [{"index": i, "class": name, "probability": round(p, 6)} for i, name, p in top]
-                print(json.dumps({"image": str(path), "top": rows}), flush=True)
+                print(to_json({"image": str(path), "top": rows}), flush=True)
             for rank, (_, name, probability) in enumerate(top):
                 table.add_row("" if rank else str(path), name, f"{probability:.4f}", end_section=rank == len(top) - 1)
     if table.rows and not args.json:
         width = None if sys.stdout.isatty() else 1000  # a pipe has no margin
-        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+        PlainConsole(width=width).print(table)
     return 1 if unreadable else 0

@@ -12,6 +12,7 @@ from rich.console import Console
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.options import options_of
+from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
 from resnet_flax.training.recipes import RECIPES, Recipe
@@ -32,7 +33,7 @@ DESCRIPTION = """Trains a ResNet.
 
 def main(arguments: list[str]) -> int:
     """Trains or resumes, or runs the command that an option names; returns the exit status."""
-    console = Console(markup=False, emoji=False)  # names of files may look like markup
+    console = PlainConsole()
     match arguments:
         case ["--list", *rest]:
             if rest:

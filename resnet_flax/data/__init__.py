@@ -2,7 +2,7 @@
 
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from resnet_flax.data.source import Source
+from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import open_source
 from resnet_flax.data.stream import prefetch_to_device
 from resnet_flax.data.transforms import (
@@ -17,6 +17,7 @@ __all__ = [
     "EvaluationTransform",
     "SmallImageTransform",
     "Source",
+    "SourceOptions",
     "TrainingTransform",
     "evaluation_batches",
     "evaluation_transform",

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from parity.conversion.files import open_regular
 from parity.errors import needs_extra
-from resnet_flax.data.source import Sample, Source, split_names, stratified_split
+from resnet_flax.data.source import Sample, Source, SourceOptions
+from resnet_flax.data.splits import Choice, choose
 from resnet_flax.errors import UserError
 
 if TYPE_CHECKING:
     from resnet_flax.data.transforms import EvaluationTransform
 
 CACHE_BYTES = 1 << 30
+CHUNK = 1 << 22  # bytes read at once
+SMALL = 1 << 28  # bytes that a gzipped file of any size may unpack to
+LARGEST_PACKING = 20  # times its size that a larger one may: images of MNIST's kind are packed to a fifth
 
 
 def fits(source: Source, transform: EvaluationTransform | None) -> bool:
@@ -29,14 +36,29 @@ def fits(source: Source, transform: EvaluationTransform | None) -> bool:
 class ArraySource(Source):
     """Images of one size in a single uint8 array (N, H, W, C), labels int64 (N,)."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, *, spec: str, split: str, class_names: tuple[str, ...]):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        spec: str,
+        split: str,
+        class_names: tuple[str, ...],
+        origin: str = "",
+        splits: tuple[str, ...] = ("train", "test"),
+        notes: tuple[str, ...] = (),
+    ):
         self.images, self._labels = images, labels
         self.spec, self.split, self.class_names, self.channels = spec, split, class_names, images.shape[-1]
+        self.origin, self.splits, self._notes = origin, splits, notes
         self._transformed: dict[EvaluationTransform, np.ndarray] = {}
 
     @property
     def labels(self) -> np.ndarray:
         return self._labels
+
+    def notes(self) -> list[str]:
+        return list(self._notes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,25 +83,42 @@ class ArraySource(Source):
         return self._transformed[transform]
 
 
-def open_digits(_: str, split: str) -> ArraySource:
+def _chosen(
+    choice: Choice, images: np.ndarray, labels: np.ndarray, *, spec: str, place: str, class_names: tuple[str, ...]
+) -> ArraySource:
+    """The images of a choice, out of all of the split that stores them."""
+    if choice.part != "all":
+        kept = choice.indices(labels)
+        images, labels = images[kept], labels[kept]
+    if not len(images):
+        raise UserError(
+            f"no images for split {choice.split!r} in {spec}: a class needs at least two to have one held out"
+        )
+    return ArraySource(
+        images,
+        labels.astype(np.int64),
+        spec=spec,
+        split=choice.split,
+        class_names=class_names,
+        origin=choice.origin(place),
+        splits=choice.splits,
+        notes=(choice.note,) if choice.note else (),
+    )
+
+
+def open_digits(_: str, split: str, *, options: SourceOptions | None = None) -> ArraySource:
     """scikit-learn's `load_digits`: 1,797 real 8x8 grey images of 10 classes, shipped inside its wheel.
 
-    Grey levels 0 to 16 become 0 to 255. It has no split of its own: `stratified_split` puts a fifth of each class, 359
-    images, in the test set.
+    Grey levels 0 to 16 become 0 to 255. It has no split of its own: a fifth of each class, 359 images, is held out.
     """
     with needs_extra("train", "the data set digits"):
         from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    chosen = stratified_split(digits.target, split)
-    return ArraySource(
-        images[chosen],
-        digits.target[chosen].astype(np.int64),
-        spec="digits",
-        split=split,
-        class_names=tuple(str(name) for name in digits.target_names),
-    )
+    choice = choose(split, ("train",), (options or SourceOptions()).split_by, name="digits")
+    names = tuple(str(name) for name in digits.target_names)
+    return _chosen(choice, images, digits.target, spec="digits", place="the digits", class_names=names)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -89,23 +128,37 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     32-bit integer, the values (Y. LeCun, "The MNIST database").
     """
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            return _parse_idx(path, gzip.GzipFile(fileobj=file) if packed else file, dimensions, size, packed=packed)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_at_most(file: BinaryIO | gzip.GzipFile, most: int) -> bytes:
+    data = bytearray()
+    while len(data) < most and (more := file.read(min(CHUNK, most - len(data)))):
+        data += more
+    return bytes(data)
+
+
+def _parse_idx(path: Path, file: BinaryIO | gzip.GzipFile, dimensions: int, size: int, *, packed: bool) -> np.ndarray:
+    """Reads what the header promises and not a byte more, once the file can hold as much."""
+    start = file.read(4 + 4 * dimensions)
+    if len(start) < 4 + 4 * dimensions or start[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(
             f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions: it must start with "
-            f"000008{dimensions:02x}, but starts with {data[:4].hex() or 'nothing'}"
+            f"000008{dimensions:02x}, but starts with {start[:4].hex() or 'nothing'}"
         )
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if len(data) - header != int(np.prod(shape, dtype=np.uint64)):
-        raise UserError(
-            f"{path} must have {shape} bytes after its header, but has {len(data) - header:,}; download it again"
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    shape = struct.unpack(f">{dimensions}I", start[4:])
+    promised, most = math.prod(shape), max(SMALL, LARGEST_PACKING * size) if packed else size
+    data = b"" if promised > most else _read_at_most(file, promised + 1)
+    if promised > most or len(data) != promised:
+        found = f"{len(data):,}" if promised <= most else f"{size:,} in all" + " before unpacking" * packed
+        raise UserError(f"{path} must have {shape} bytes after its header, but has {found}; download it again")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _read(directory: Path, prefixes: tuple[str, ...], kind: str, dimensions: int) -> np.ndarray:
@@ -125,7 +178,7 @@ def _read(directory: Path, prefixes: tuple[str, ...], kind: str, dimensions: int
     return read_idx(next(iter(plain.values())), dimensions)
 
 
-def open_idx(directory: str, split: str) -> ArraySource:
+def open_idx(directory: str, split: str, *, options: SourceOptions | None = None) -> ArraySource:
     """A directory of IDX files, the format in which MNIST, Fashion-MNIST, KMNIST and EMNIST are published.
 
     The files have no class names: classes are "0", "1", ... up to the largest label of the training set.
@@ -133,22 +186,23 @@ def open_idx(directory: str, split: str) -> ArraySource:
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise UserError(f"no directory {root}; idx:DIR needs one with the four IDX files of an MNIST-like set")
-    training = split_names(split)[0] == "train"
-    prefixes = ("train",) if training else ("t10k", "test")
-    images = _read(root, prefixes, "images", 3)
-    labels = _read(root, prefixes, "labels", 1)
+    choice = choose(split, PREFIXES, (options or SourceOptions()).split_by, name=str(root))
+    images = _read(root, PREFIXES[choice.stored], "images", 3)
+    labels = _read(root, PREFIXES[choice.stored], "labels", 1)
     if len(images) != len(labels) or not len(images):
-        raise UserError(f"{root}: the {split} files have {len(images):,} images, but {len(labels):,} labels")
-    train_labels = labels if training else _read(root, ("train",), "labels", 1)
+        raise UserError(f"{root}: the {choice.stored} files have {len(images):,} images, but {len(labels):,} labels")
+    train_labels = labels if choice.stored == "train" else _read(root, PREFIXES["train"], "labels", 1)
+    if not len(train_labels):
+        raise UserError(f"{root}: the train files have no labels")
     classes = int(train_labels.max()) + 1
     if labels.max() >= classes:
         raise UserError(
-            f"{root}: the largest {split} label is {labels.max()}, the largest training label {classes - 1}"
+            f"{root}: the largest {choice.stored} label is {labels.max()}, the largest training label {classes - 1}"
         )
-    return ArraySource(
-        images[..., None],
-        labels.astype(np.int64),
-        spec=f"idx:{directory}",
-        split=split,
-        class_names=tuple(str(label) for label in range(classes)),
-    )
+    names = tuple(str(label) for label in range(classes))
+    place = f"the {choice.stored} files in {root}"
+    return _chosen(choice, images[..., None], labels, spec=f"idx:{directory}", place=place, class_names=names)
+
+
+PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
+"""{split: how the names of its files start}."""

@@ -2,18 +2,39 @@
 
 torchvision's ImageFolder converts every file that way: EXIF orientation is not applied, alpha is dropped, palettes are
 looked up, CMYK is converted as Pillow does. Only grey images of 16 or 32 bits, which Pillow would turn white, are
-refused.
+refused. `Decoding` has what differs on request.
 """
 
 from __future__ import annotations
 
 import io
+import threading
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnet_flax.errors import UserError
+from resnet_flax.options import PositiveInt
+
+PIXELS = 178_956_970
+"""Twice Pillow's `MAX_IMAGE_PIXELS`, where it refuses an image: half a gigabyte of RGB."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What becomes of an image file; by default what torchvision makes of it."""
+
+    exif_orientation: bool = False
+    """Turn each image as its EXIF orientation tells, which torchvision does not."""
+    scale_16_bit: bool = False
+    """Read grey images of 16 bits as 8, 0 to 65535 becoming 0 to 255; by default they are refused."""
+    max_pixels: PositiveInt = PIXELS
+    """The largest image, in pixels, that is decoded: a small file may hold a huge one."""
 
 
 class CorruptImage(UserError):
@@ -33,7 +54,7 @@ class CorruptImage(UserError):
         return f"cannot read image {self.name}: {self.reason}" + (f"; {self.advice}" if self.advice else "")
 
 
-def decode_rgb(data: bytes, name: str) -> np.ndarray:
+def decode_rgb(data: bytes, name: str, decoding: Decoding | None = None) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP, TIFF or PNM image to uint8 (H, W, 3).
 
     JPEGs are decoded by simplejpeg, which is faster and bit-identical to Pillow. It converts CMYK differently and
@@ -42,29 +63,69 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
     Args:
         data: the content of the image file.
         name: what errors call the image.
+        decoding: `Decoding()` if None.
 
     Raises:
-        CorruptImage: if it is not an image, truncated, or empty.
+        CorruptImage: if it is not an image, truncated, empty, or too large.
     """
-    if data.startswith(b"\xff\xd8"):
+    decoding = decoding or Decoding()
+    if data.startswith(b"\xff\xd8") and not decoding.exif_orientation:
         try:
-            if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            _require_size(name, int(width), int(height), decoding)
+            if colours in ("YCbCr", "RGB", "Gray"):
                 return simplejpeg.decode_jpeg(data, "RGB")
+        except CorruptImage:
+            raise
         except ValueError:
             pass
-    return np.asarray(_decode_with_pillow(data, name, "RGB"))
+    return np.asarray(_decode_with_pillow(data, name, "RGB", decoding))
 
 
-def decode_grey(data: bytes, name: str) -> np.ndarray:
+def decode_grey(data: bytes, name: str, decoding: Decoding | None = None) -> np.ndarray:
     """Decodes an image stored as one grey channel to uint8 (H, W, 1); raises as `decode_rgb`."""
-    return np.asarray(_decode_with_pillow(data, name, "L"))[..., None]
+    return np.asarray(_decode_with_pillow(data, name, "L", decoding or Decoding()))[..., None]
 
 
-def _decode_with_pillow(data: bytes, name: str, mode: str) -> Image.Image:
+def _require_size(name: str, width: int, height: int, decoding: Decoding) -> None:
+    if width * height > decoding.max_pixels:
+        raise CorruptImage(
+            name,
+            f"it has {width:,}x{height:,} = {width * height:,} pixels, more than --max-pixels {decoding.max_pixels:,}",
+            f"if it is what it should be, raise the limit with --max-pixels {width * height}",
+        )
+
+
+_opening = threading.Lock()
+
+
+@contextmanager
+def _own_limit() -> Generator[None]:
+    """Pillow's limit, a global with a warning below it, is replaced by ours for as long as a header takes to read."""
+    with _opening:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+
+
+def _decode_with_pillow(data: bytes, name: str, mode: str, decoding: Decoding) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        with _own_limit():
+            image = Image.open(io.BytesIO(data))
+        kind = image.format
+        _require_size(name, *image.size, decoding)
         image.load()
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):  # Pillow would make all above 255 white
+        if decoding.exif_orientation:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+            if not decoding.scale_16_bit:
+                raise CorruptImage(
+                    name, "its grey values have more than 8 bits", "store it with 8, or add --scale-16-bit"
+                )
+            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))  # 65535 = 255 * 257
+        if image.mode in ("I", "F"):  # Pillow would make all above 255 white
             raise CorruptImage(name, "its grey values have more than 8 bits", "store it with 8")
         # The same colours, without Pillow's warning about transparency in a palette.
         if image.mode == "P" and "transparency" in image.info:
@@ -76,3 +137,7 @@ def _decode_with_pillow(data: bytes, name: str, mode: str) -> Image.Image:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "it is empty" if not data else "not an image" if unknown else str(error)
         raise CorruptImage(name, reason) from error
+
+
+# About EXIF data and TIFF tags that are damaged; whether the pixels are, the decoder finds out.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parity.errors import needs_extra
+from parity.errors import printable
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.transforms import to_pil
+from resnet_flax.figures import new_figure, save
+from resnet_flax.figures import shown as shown_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,16 +77,17 @@ def evenly(length: int, limit: int) -> np.ndarray:
     return np.linspace(0, length - 1, min(limit, length)).astype(np.int64)
 
 
-def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 10) -> None:
-    """Writes a PNG with one row of images per class, labelled with its name and count, for the first `rows` classes."""
-    with needs_extra("train", "a contact sheet"):
-        from matplotlib.figure import Figure
+def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 10) -> str | None:
+    """Writes a PNG with one row of images per class, labelled with its name and count, for the first `rows` classes.
 
+    Returns a note if no font has the names of the classes.
+    """
     labels = source.labels
     shown = [label for label in range(source.num_classes) if (labels == label).any()][:rows]
-    figure = Figure(figsize=(1.6 + columns, len(shown)), layout="constrained")
+    names = shown_names([source.class_names[label] for label in shown])
+    figure = new_figure((1.6 + columns, len(shown)))
     grid = figure.subplots(len(shown), columns, squeeze=False)
-    for label, axes in zip(shown, grid, strict=True):
+    for label, name, axes in zip(shown, names.texts, grid, strict=True):
         members = np.flatnonzero(labels == label)
         chosen = iter(members[evenly(len(members), columns)])
         for axis in axes:
@@ -95,7 +98,9 @@ def contact_sheet(source: Source, path: Path, *, rows: int = 12, columns: int = 
                     axis.imshow(to_pil(source[int(index)]["image"]).convert("RGB"))
                 except CorruptImage:
                     axis.text(0.5, 0.5, "damaged", ha="center", va="center", transform=axis.transAxes)
-        axes[0].set_ylabel(f"{source.class_names[label]}\n{len(members):,}", rotation=0, ha="right", va="center")
+        axes[0].set_ylabel(f"{name}\n{len(members):,}", rotation=0, ha="right", va="center", **names.style)
     more = source.num_classes > len(shown)
-    figure.suptitle(f"{source.spec} {source.split}" + (f", first {len(shown)} classes" if more else ""))
-    figure.savefig(path, dpi=100)
+    title = printable(f"{source.spec} {source.split}") + (f", first {len(shown)} classes" if more else "")
+    figure.suptitle(title, parse_math=False)
+    save(figure, path, dpi=100)
+    return names.note

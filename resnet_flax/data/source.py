@@ -1,19 +1,20 @@
-"""What every data source offers, and how splits are named and made."""
+"""What every data source offers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import numpy as np
+import tyro
 
-from resnet_flax.errors import UserError
+from resnet_flax.data.decoding import Decoding
+from resnet_flax.data.splits import SplitBy
+from resnet_flax.options import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resnet_flax.data.transforms import EvaluationTransform
-
-EVALUATION_SPLITS = ("test", "val", "validation", "valid")
 
 
 class Sample(TypedDict):
@@ -23,15 +24,39 @@ class Sample(TypedDict):
     label: int
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a data set is read, where that is not the set's own business."""
+
+    split_by: Annotated[SplitBy, Range(gt=0, lt=1)] = None
+    """What training is evaluated on: test, or a fraction of each class held out of the training set with a fixed seed.
+    By default the validation split; without one the test split; without both a fifth of each class."""
+    classes: Path | None = None
+    """A folder's classes: a file with a class folder on each line, in the order of the class numbers, or .json."""
+    allow_empty: bool = False
+    """Allow class folders without images."""
+    label: str | None = None
+    """The feature of a TFDS set that is the label, if it has several class labels or an integer for one."""
+    decoding: Annotated[Decoding, tyro.conf.arg(name="")] = field(default_factory=Decoding)
+
+
 class Source:
     """A labelled image set with random access: `len(source)` and `source[i] -> {"image", "label"}`.
 
     Images are uint8 (H, W, C) and may differ in size; labels are indices into `class_names`. A source can be pickled,
     so that worker processes can read it. A damaged image raises `CorruptImage`, which names its file.
+
+    Attributes:
+        spec: the data set, as on the command line.
+        split: the split that these images are: "train", "val" or "test".
+        origin: where they are, and whether they are held out of others: a path, or a split of TFDS.
+        splits: the splits of the data set that have images of their own.
     """
 
     spec: str
     split: str
+    origin: str = ""
+    splits: tuple[str, ...] = ("train", "test")
     class_names: tuple[str, ...]
     channels: int
 
@@ -62,37 +87,8 @@ class Source:
         return None
 
     def notes(self) -> list[str]:
-        """Remarks for `data show`, one sentence each."""
+        """What was assumed or ignored, one sentence each."""
         return []
 
     def __repr__(self) -> str:
         return f"<{self.spec} {self.split}: {len(self):,} images, {self.num_classes} classes>"
-
-
-def split_names(split: str) -> tuple[str, ...]:
-    """The names that a split may have on disk, the given one first: all but "train" are synonyms.
-
-    Raises:
-        UserError: for any other name.
-    """
-    if split == "train":
-        return ("train",)
-    if split not in EVALUATION_SPLITS:
-        raise UserError(f"no split {split!r}; splits are train, {', '.join(EVALUATION_SPLITS)}")
-    return (split, *(name for name in EVALUATION_SPLITS if name != split))
-
-
-def stratified_split(labels: Sequence[int] | np.ndarray, split: str, *, test_fraction: float = 0.2) -> np.ndarray:
-    """The indices, ascending, of one side of a fixed split, for a set that comes without one.
-
-    The test set gets the same fraction of each class (rounded; a class of two or more images has at least one on either
-    side), drawn with a fixed seed: the split depends only on the labels.
-    """
-    labels = np.asarray(labels)
-    training = split_names(split)[0] == "train"
-    kept = []
-    for label in np.unique(labels):
-        members = np.random.default_rng([0, int(label)]).permutation(np.flatnonzero(labels == label))
-        tests = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
-        kept.append(members[tests:] if training else members[:tests])
-    return np.sort(np.concatenate(kept))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_flax.data.source import split_names
+from resnet_flax.data.source import SourceOptions
+from resnet_flax.data.splits import canonical
 from resnet_flax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ class Kind:
         form: how its specs are written.
         summary: one line about it.
         is_path: whether the rest of the spec is a path.
-        takes_options: whether the opener also takes `data_dir` and `may_prepare`, as keywords.
+        takes: the keywords that the opener takes besides, of "options", "data_dir" and "may_prepare".
     """
 
     opener: str
     form: str
     summary: str
     is_path: bool = False
-    takes_options: bool = False
+    takes: tuple[str, ...] = ("options",)
 
 
 KINDS = {
@@ -47,7 +48,7 @@ KINDS = {
         "resnet_flax.data.tfds:TfdsSource",
         "tfds:NAME[/CONFIG][:VERSION]",
         "a TensorFlow Datasets set with an image and a class label",
-        takes_options=True,
+        takes=("options", "data_dir", "may_prepare"),
     ),
     "synthetic": Kind(
         "resnet_flax.data.synthetic:SyntheticSource", "synthetic:HxWxC:N", "N images of noise, for benchmarks"
@@ -77,29 +78,39 @@ def absolute(spec: str) -> str:
 
 
 def open_source(
-    spec: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
+    spec: str,
+    split: str = "train",
+    *,
+    data_dir: str | Path | None = None,
+    may_prepare: bool = True,
+    options: SourceOptions | None = None,
 ) -> Source:
     """Opens the data set that `spec` names.
 
     Args:
         spec: in one of the forms of `KINDS`.
-        split: "train", or "test" (also "val", "validation", "valid"); sources map it to the name they use.
+        split: "train", "val" (also "validation", "valid", "dev") or "test"; see `splits.choose`.
         data_dir: directory of TFDS data sets; TFDS's default, `~/tensorflow_datasets`, if None.
         may_prepare: whether a TFDS set that is not there may be downloaded and prepared.
+        options: how the set is read; `SourceOptions()` if None.
 
     Raises:
         UserError: for an unknown spec or split, or if the data set cannot be opened.
     """
-    split_names(split)
+    canonical(split)
     scheme, colon, rest = spec.partition(":")
     kind = KINDS.get(scheme)
     if kind is None or bool(rest) != (":" in kind.form) or (colon and not rest):
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{_hint(spec)}")
+    options = options or SourceOptions()
+    for option, value, only in (("--classes", options.classes, "folder"), ("--label", options.label, "tfds")):
+        if value is not None and scheme != only:
+            raise UserError(f"{option} is for {KINDS[only].form}; {spec} has its own")
     module, _, name = kind.opener.partition(":")
-    options: dict[str, Any] = {}
-    if kind.takes_options:
-        options = {"data_dir": Path(data_dir).expanduser() if data_dir else None, "may_prepare": may_prepare}
-    return getattr(importlib.import_module(module), name)(rest, split, **options)
+    known = {"options": options, "data_dir": Path(data_dir).expanduser() if data_dir else None}
+    known["may_prepare"] = may_prepare
+    keywords: dict[str, Any] = {name: known[name] for name in kind.takes}
+    return getattr(importlib.import_module(module), name)(rest, split, **keywords)
 
 
 def _hint(spec: str) -> str:

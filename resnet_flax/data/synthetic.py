@@ -6,14 +6,15 @@ import re
 
 import numpy as np
 
-from resnet_flax.data.source import Sample, Source, split_names
+from resnet_flax.data.source import Sample, Source, SourceOptions
+from resnet_flax.data.splits import choose
 from resnet_flax.errors import UserError
 
 
 class SyntheticSource(Source):
     """`synthetic:HxWxC:N`: N images of fixed uint8 noise, labels i mod min(N, 1000). An image costs one copy."""
 
-    def __init__(self, description: str, split: str = "train"):
+    def __init__(self, description: str, split: str = "train", *, options: SourceOptions | None = None):
         match = re.fullmatch(r"(\d+)x(\d+)x([13]):(\d+)", description)
         shape = tuple(map(int, match.groups())) if match else (0,)
         if 0 in shape:
@@ -21,10 +22,14 @@ class SyntheticSource(Source):
                 f"synthetic:{description} must be synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
             )
         *self._shape, self._length = shape
-        self.spec, self.split, self.channels = f"synthetic:{description}", split, self._shape[2]
+        self.spec, self.channels = f"synthetic:{description}", self._shape[2]
+        if isinstance((options or SourceOptions()).split_by, float):
+            raise UserError(f"--split-by is for images; {self.spec} has a test split of the same size")
+        self.split = choose(split, ("train", "test"), name=self.spec).split
+        self.origin = f"the {self.split} split of {self.spec}"
         self.class_names = tuple(str(label) for label in range(min(self._length, 1000)))
         # Windows into one block of noise, an odd stride apart: neighbours differ, and no image needs random numbers.
-        rng = np.random.default_rng(split_names(split)[0] == "train")
+        rng = np.random.default_rng(self.split == "train")
         self._noise = rng.integers(0, 256, 2 * int(np.prod(self._shape)), np.uint8)
 
     @property

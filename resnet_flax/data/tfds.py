@@ -17,7 +17,8 @@ from parity.errors import needs_extra
 from resnet_flax.data.arrays import ArraySource, fits
 from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import disk_trouble
-from resnet_flax.data.source import EVALUATION_SPLITS, Sample, Source, split_names, stratified_split
+from resnet_flax.data.source import Sample, Source, SourceOptions
+from resnet_flax.data.splits import SPLITS, choose, split_of
 from resnet_flax.errors import UserError
 
 with needs_extra("train", "reading or writing TFDS data sets"):
@@ -49,6 +50,22 @@ def find_builder(name: str, data_dir: str | Path | None) -> Any:
         raise UserError(f"cannot open TFDS data set {name!r}: {reason}") from error
 
 
+def _kind(feature: Any) -> str:
+    if isinstance(feature, tfds.features.ClassLabel):
+        return "class label"
+    return f"{type(feature).__name__} {feature.np_dtype}" if _is_integer(feature) else type(feature).__name__
+
+
+def _is_integer(feature: Any) -> bool:
+    """Whether a feature is one integer per image, other than a class label."""
+    return (
+        isinstance(feature, tfds.features.Tensor)
+        and not isinstance(feature, tfds.features.ClassLabel)
+        and feature.shape == ()
+        and np.issubdtype(feature.np_dtype, np.integer)
+    )
+
+
 def prepare(builder: Any) -> None:
     """Downloads a data set and writes it as array_record, with TFDS's progress bars; needs TensorFlow.
 
@@ -73,14 +90,21 @@ def prepare(builder: Any) -> None:
 class TfdsSource(Source):
     """`tfds:NAME[/CONFIG][:VERSION]`: any TFDS set with an image and a class label, stored as array_record.
 
-    Prepared on first use if TensorFlow is installed, unless `may_prepare` is False. A set without a labelled test or
-    validation split is split by `stratified_split`. Images keep their stored size; grey ones stay (H, W, 1).
+    Prepared on first use if TensorFlow is installed, unless `may_prepare` is False. Images keep their stored size; grey
+    ones stay (H, W, 1). A label that is a plain integer has the classes "0", "1", ... up to the largest in training.
     """
 
     def __init__(
-        self, name: str, split: str = "train", *, data_dir: str | Path | None = None, may_prepare: bool = True
+        self,
+        name: str,
+        split: str = "train",
+        *,
+        data_dir: str | Path | None = None,
+        may_prepare: bool = True,
+        options: SourceOptions | None = None,
     ):
-        self.spec, self.split = f"tfds:{name}", split
+        options = options or SourceOptions()
+        self.spec, self._decoding = f"tfds:{name}", options.decoding
         builder = find_builder(name, data_dir)
         if not builder.info.splits:
             if not may_prepare:
@@ -89,41 +113,91 @@ class TfdsSource(Source):
                     f"`python -m resnet_flax data show {self.spec}` prepares it"
                 )
             prepare(builder)
-        self._image, self._label = self._keys(builder.info)
+        self._image, self._label = self._keys(builder.info, options)
         features = builder.info.features
-        self.class_names = tuple(features[self._label].names or map(str, range(features[self._label].num_classes)))
         self.channels = 1 if features[self._image].shape[-1] == 1 else 3
         self._of_one_size = None not in features[self._image].shape
         self._array: ArraySource | None = None
-        self._records, self._kept = self._choose(builder, split)
+        stored = self._stored(builder)
+        choice = choose(
+            split,
+            stored,
+            options.split_by,
+            name=self.spec,
+            # imagenet2012's test split, for one, has the label -1 throughout
+            usable=lambda split: int(self._open(builder, stored[split])[0][self._label]) >= 0,
+        )
+        self._records = self._open(builder, stored[choice.stored])
+        self._kept = None if choice.part == "all" else choice.indices(self._labels_of(self._records))
+        if isinstance(features[self._label], tfds.features.ClassLabel):
+            label = features[self._label]
+            self.class_names = tuple(label.names or map(str, range(label.num_classes)))
+        else:
+            training = self._labels_of(self._open(builder, stored["train"]))
+            if training.min() < 0:
+                raise UserError(
+                    f"{self.spec}: the smallest {self._label} is {training.min()}; class numbers start at 0"
+                )
+            self.class_names = tuple(map(str, range(int(training.max()) + 1)))
+        self.split, self.splits, self._note = choice.split, choice.splits, choice.note
+        self.origin = choice.origin(f"split {stored[choice.stored]} of {self.spec} in {builder.data_dir}")
+        if not len(self):
+            raise UserError(f"no images for split {split!r} in {self.spec}")
 
-    def _keys(self, info: Any) -> tuple[str, str]:
-        def of_type(kind: type) -> list[str]:
-            return [name for name, feature in info.features.items() if isinstance(feature, kind)]
+    def _keys(self, info: Any, options: SourceOptions) -> tuple[str, str]:
+        """The features that are the image and the label.
 
-        images, labels = of_type(tfds.features.Image), of_type(tfds.features.ClassLabel)
-        pair = info.supervised_keys
-        if pair and len(pair) == 2 and pair[0] in images and pair[1] in labels:
-            return pair
-        if len(images) == len(labels) == 1:
-            return images[0], labels[0]
-        raise UserError(f"{self.spec} must have an image and a class label; it has {', '.join(info.features)}")
+        Raises:
+            UserError: if they cannot be told, or are of another kind.
+        """
+        features = dict(info.features.items())
+        found = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+        images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+        integers = [name for name, feature in features.items() if _is_integer(feature)]
+        pair: tuple = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else ("", "")
+        if not images:
+            raise UserError(f"{self.spec} has no image; its features are {found}")
+        if pair[0] not in images and len(images) > 1:
+            raise UserError(f"{self.spec} has several images and names none as its input; its features are {found}")
+        image: str = pair[0] if pair[0] in images else images[0]
+        if features[image].np_dtype != np.uint8 and not options.decoding.scale_16_bit:
+            raise UserError(
+                f"the images of {self.spec} are {features[image].np_dtype}, not uint8; --scale-16-bit reads grey "
+                "ones of 16 bits as 8"
+            )
+        if options.label is not None:
+            if options.label not in (*labels, *integers):
+                raise UserError(
+                    f"--label {options.label} is no class label or integer of {self.spec}, which has {found}"
+                )
+            return image, options.label
+        if pair[1] in labels:
+            return image, pair[1]
+        if len(labels) == 1:
+            return image, labels[0]
+        if labels:
+            raise UserError(
+                f"{self.spec} has several class labels, {', '.join(labels)}, and names none as its target; "
+                "choose one with --label"
+            )
+        way_on = f"--label {integers[0]} takes the integers as classes" if integers else "it needs one per image"
+        raise UserError(f"{self.spec} has no feature of type ClassLabel; it has {found}; {way_on}")
 
-    def _choose(self, builder: Any, split: str) -> tuple[Any, np.ndarray | None]:
-        """The records of a split, and the indices to use of them if the set has no test split and has to be split."""
-        stored = builder.info.splits
-
-        def labelled(name: str) -> bool:  # imagenet2012's test split, for one, has the label -1 throughout
-            return name in stored and int(self._open(builder, name)[0][self._label]) >= 0
-
-        if "train" not in stored:
-            raise UserError(f"{self.spec} has no split train; it has {', '.join(stored)}")
-        names = EVALUATION_SPLITS if split == "train" else split_names(split)
-        evaluation = next((name for name in names if labelled(name)), None)
-        if evaluation is not None:
-            return self._open(builder, "train" if split == "train" else evaluation), None
-        records = self._open(builder, "train")
-        return records, stratified_split([int(records[i][self._label]) for i in range(len(records))], split)
+    def _stored(self, builder: Any) -> dict[str, str]:
+        """{split: its name in TFDS}."""
+        names = list(builder.info.splits)
+        found = {split: [name for name in names if split_of(name) == split] for split in SPLITS}
+        exact = {"train": "train", "val": "validation", "test": "test"}
+        chosen = {}
+        for split, candidates in found.items():
+            if exact[split] in candidates or len(candidates) == 1:
+                chosen[split] = exact[split] if exact[split] in candidates else candidates[0]
+            elif candidates:
+                raise UserError(f"{self.spec} has several splits that may be {split!r}: {', '.join(candidates)}")
+        if "train" not in chosen:
+            raise UserError(f"{self.spec} has no split train; it has {', '.join(names)}")
+        return chosen
 
     @staticmethod
     def _open(builder: Any, split: str) -> Any:
@@ -144,7 +218,14 @@ class TfdsSource(Source):
     def labels(self) -> np.ndarray:
         if self._array is not None:
             return self._array.labels
-        return np.array([int(self._record(i)[self._label]) for i in range(len(self))], np.int64)
+        every = self._labels_of(self._records)
+        return every if self._kept is None else every[self._kept]
+
+    def _labels_of(self, records: Any) -> np.ndarray:
+        return np.array([int(records[i][self._label]) for i in range(len(records))], np.int64)
+
+    def notes(self) -> list[str]:
+        return [self._note] if self._note else []
 
     def __len__(self) -> int:
         return len(self._records) if self._kept is None else len(self._kept)
@@ -159,7 +240,7 @@ class TfdsSource(Source):
     def __getitem__(self, index: int) -> Sample:
         record = self._record(index)
         decode = decode_grey if self.channels == 1 else decode_rgb
-        image = decode(record[self._image], f"{index} of {self.spec} {self.split}")
+        image = decode(record[self._image], f"{index} of {self.spec} {self.split}", self._decoding)
         return {"image": image, "label": int(record[self._label])}
 
     def transformed(self, transform: EvaluationTransform | None) -> np.ndarray | None:

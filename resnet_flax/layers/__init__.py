@@ -2,10 +2,26 @@
 
 from resnet_flax.layers import initializers
 from resnet_flax.layers.activation import residual_relu
+from resnet_flax.layers.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_flax.layers.convolution import Conv
 from resnet_flax.layers.linear import Linear
-from resnet_flax.layers.normalization import BatchNorm, conv_norm
-from resnet_flax.layers.pooling import max_pool
-from resnet_flax.layers.sequential import Sequential
+from resnet_flax.layers.normalization import BatchNorm, GroupNorm, conv_norm
+from resnet_flax.layers.pooling import AveragePool, BlurPool, max_pool
+from resnet_flax.layers.sequential import Apply, Sequential
 
-__all__ = ["BatchNorm", "Conv", "Linear", "Sequential", "conv_norm", "initializers", "max_pool", "residual_relu"]
+__all__ = [
+    "Apply",
+    "AveragePool",
+    "BatchNorm",
+    "BlurPool",
+    "Conv",
+    "EfficientChannelAttention",
+    "GroupNorm",
+    "Linear",
+    "Sequential",
+    "SqueezeExcite",
+    "conv_norm",
+    "initializers",
+    "max_pool",
+    "residual_relu",
+]

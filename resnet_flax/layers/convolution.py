@@ -11,19 +11,21 @@ from resnet_flax.layers.conv_gradients import conv_general_dilated
 from resnet_flax.layers.initializers import kaiming_normal, torch_default_bias
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def _each(value: int | tuple[int, ...], axes: int = 2) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else value
 
 
 class Conv(nnx.Conv):
     """`nnx.Conv` in 2-D, with the arguments and initialisation of `torch.nn.Conv2d` in torchvision's ResNets.
+
+    It has as many axes as a `kernel_size` in a tuple: (3,) makes a `torch.nn.Conv1d`.
 
     `padding` is a number of pixels, the same on both sides. Flax's "SAME" differs: at stride 2 it pads even sizes by
     (0, 1) and odd sizes by (1, 1).
 
     Args:
         in_features, out_features: channels.
-        kernel_size, stride, padding, dilation: in pixels; one number for both spatial axes, or (height, width).
+        kernel_size, stride, padding, dilation: in pixels; one number for all spatial axes, or (height, width).
         groups: channel groups; divides both channel counts.
         use_bias: torchvision's ResNets have none.
         kernel_init: torchvision's Kaiming normal by default; `initializers.torch_default` is the one of `nn.Conv2d`.
@@ -35,18 +37,18 @@ class Conv(nnx.Conv):
         ValueError: if `groups` does not divide the channels.
     """
 
-    strides: tuple[int, int]
+    strides: tuple[int, ...]
     padding: list[tuple[int, int]]
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int | tuple[int, int],
+        kernel_size: int | tuple[int, ...],
         *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         use_bias: bool = False,
         kernel_init: Initializer = kaiming_normal,
@@ -57,14 +59,15 @@ class Conv(nnx.Conv):
     ):
         if in_features % groups or out_features % groups:
             raise ValueError(f"groups={groups} must divide in_features={in_features} and out_features={out_features}")
-        kernel_size = _pair(kernel_size)
+        kernel_size = _each(kernel_size)
+        axes = len(kernel_size)
         super().__init__(
             in_features,
             out_features,
             kernel_size,
-            strides=_pair(stride),
-            padding=[(p, p) for p in _pair(padding)],
-            kernel_dilation=_pair(dilation),
+            strides=_each(stride, axes),
+            padding=[(p, p) for p in _each(padding, axes)],
+            kernel_dilation=_each(dilation, axes),
             feature_group_count=groups,
             use_bias=use_bias,
             kernel_init=kernel_init,

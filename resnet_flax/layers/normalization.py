@@ -1,4 +1,4 @@
-"""Batch normalisation with PyTorch's arithmetic."""
+"""Batch and group normalisation with PyTorch's arithmetic."""
 
 import math
 from collections.abc import Callable
@@ -158,6 +158,45 @@ class BatchNorm(nnx.BatchNorm):
             average = self.momentum * statistic[...] + (1 - self.momentum) * new
             statistic.set_value(average.astype(statistic.dtype))
         self.num_batches_tracked.set_value(self.num_batches_tracked[...] + 1)
+
+
+class GroupNorm(nnx.GroupNorm):
+    """`torch.nn.GroupNorm(32, num_features)`: arXiv:1803.08494.
+
+    It differs from `nnx.GroupNorm` in epsilon and in the variance, which does not cancel; statistics, scale and bias
+    are at least float32.
+    """
+
+    scale: nnx.Param  # ty: ignore[incompatible-mutable-override]  (never None here)
+    bias: nnx.Param  # ty: ignore[incompatible-mutable-override]
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            num_features,
+            num_groups=32,
+            epsilon=epsilon,
+            dtype=dtype,
+            param_dtype=_wider(param_dtype, jnp.float32),
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # ty: ignore[incompatible-method-override]  (no `mask`)
+        """Normalises x (N, ..., num_features) within each image and group of channels."""
+        wide = x.astype(_wider(x.dtype, self.param_dtype))
+        groups = wide.reshape(x.shape[0], -1, self.num_groups, x.shape[-1] // self.num_groups)
+        groups = groups - groups.mean((1, 3), keepdims=True)
+        groups = groups * jax.lax.rsqrt(jnp.square(groups).mean((1, 3), keepdims=True) + self.epsilon)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        y = groups.reshape(x.shape) * self.scale[...].reshape(shape) + self.bias[...].reshape(shape)
+        return y.astype(self.dtype or x.dtype)
 
 
 def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import tyro
 
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
+from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.specs import FORMS
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
+from resnet_flax.models.options import ModelOptions
 from resnet_flax.options import Fraction, NonNegative, NonNegativeInt, PositiveInt, Range
 
 # Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
@@ -18,7 +20,7 @@ _Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ModelOptions):
     """The network, and which parts of it are trained."""
 
     name: Annotated[str, tyro.conf.arg(name="model")] = "resnet50"
@@ -55,6 +57,7 @@ class DataConfig:
     data: Annotated[str, tyro.conf.arg(help=f"The data set: {FORMS}.")] = "digits"
     data_dir: Path | None = None
     """The directory of TFDS data sets; ~/tensorflow_datasets by default."""
+    source: Annotated[SourceOptions, _Flat] = field(default_factory=SourceOptions)
     train_transform: tyro.conf.AvoidSubcommands[TrainingTransform | SmallImageTransform | EvaluationTransform] = field(
         default_factory=TrainingTransform
     )
@@ -75,6 +78,9 @@ class LossConfig:
     """The loss, and the augmentation that runs on the device."""
 
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    class_weights: str | None = None
+    """Weights of the classes in the loss: balanced (inverse to the number of training images), or a file with a number
+    on each line in the order of the classes, or a .json list or {class: number}."""
     label_smoothing: Fraction = 0.0
     bce_threshold: Annotated[float | None, Range()] = None
     """For binary cross-entropy: targets above it count as 1, the others as 0."""
@@ -118,7 +124,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The number of epochs, and the learning rate over them."""
+    """The number of epochs, the learning rate over them, and how the best of them is chosen."""
 
     epochs: PositiveInt = 90
     schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
@@ -136,6 +142,8 @@ class ScheduleConfig:
     """Step: the factor of each drop."""
     poly_power: NonNegative = 2.0
     """Poly: the exponent; 1 is linear decay."""
+    best_by: Literal["loss", "accuracy", "top5", "macro-f1"] = "accuracy"
+    """The figure of the evaluations by which best.safetensors is chosen; cross-entropy for loss."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +169,16 @@ class RunConfig:
     """Number of checkpoints to keep."""
     on_nan: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop the run, or skip that update."""
+    patience: Annotated[int | None, Range(ge=1)] = None
+    """Stop after this many epochs in which --best-by has not improved."""
     skip_corrupt: NonNegativeInt = 0
     """Number of unreadable images to skip before stopping."""
     profile: bool = False
     """Write a trace of ten steps for xprof."""
     evaluate: bool = False
-    """Evaluate --weights on the test split instead of training."""
+    """Evaluate --weights on --split instead of training."""
+    split: str = "val"
+    """The split that --evaluate uses: train, val, or test; without a val it is the test split."""
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None

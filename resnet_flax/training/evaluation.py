@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from resnet_flax.errors import UserError
 from resnet_flax.training.sharding import AXIS, replicated
 from resnet_flax.training.state import Arrays, Network
 from resnet_flax.training.step import Forward
@@ -41,8 +42,34 @@ class Evaluation:
     @property
     def per_class(self) -> np.ndarray:
         """Accuracy of each class (classes,); NaN for classes without samples."""
-        totals = self.confusion.sum(1)
-        return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
+        return _ratio(np.diag(self.confusion), self.confusion.sum(1))
+
+    recall = per_class
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Of the samples predicted as each class the fraction that are of it (classes,); NaN where none are."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(0))
+
+    @property
+    def f1(self) -> np.ndarray:
+        """The harmonic mean of precision and recall (classes,), 2 TP / (2 TP + FP + FN); NaN where there is neither."""
+        return _ratio(2 * np.diag(self.confusion), self.confusion.sum(0) + self.confusion.sum(1))
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of `f1` over the classes that have samples or are predicted, as scikit-learn's macro average."""
+        f1 = self.f1[~np.isnan(self.f1)]
+        return float(f1.mean()) if f1.size else float("nan")
+
+    def score(self, metric: str) -> float:
+        """The figure to maximise: "accuracy", "top5" or "macro-f1", or the negative "loss"; NaN counts as the worst."""
+        value = -self.loss if metric == "loss" else getattr(self, metric.replace("-", "_"))
+        return float("-inf") if np.isnan(value) else value
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def make_evaluate(
@@ -96,6 +123,8 @@ def make_evaluate(
             totals = add(totals, arrays, batch)
         host: dict[str, np.ndarray] = jax.device_get(totals)
         count = int(host["count"])
+        if not count:
+            raise UserError("none of the images could be read: there is nothing to evaluate")
         return Evaluation(
             count=count,
             loss=float(host["loss"]) / count,

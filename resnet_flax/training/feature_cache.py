@@ -41,7 +41,8 @@ class FeatureSource(Source):
     """
 
     def __init__(self, features: np.ndarray, source: Source):
-        self.features, self._labels = features, source.labels
+        self.features, self._labels, self._notes = features, source.labels, source.notes()
+        self.origin, self.splits = source.origin, source.splits
         self.spec, self.split, self.class_names, self.channels = (
             source.spec,
             source.split,
@@ -52,6 +53,9 @@ class FeatureSource(Source):
     @property
     def labels(self) -> np.ndarray:
         return self._labels
+
+    def notes(self) -> list[str]:
+        return self._notes
 
     def __len__(self) -> int:
         return len(self.features)

@@ -19,6 +19,7 @@ from parity.errors import ParityError
 from resnet_flax.data import Source, open_source
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
+from resnet_flax.figures import drawn
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, memory_in_use, open_devices
@@ -44,12 +45,16 @@ class Progress:
     """What a checkpoint contains besides the state, so that the metrics of a resumed run continue too.
 
     Attributes:
-        best: {"model" or "ema": the best accuracy so far}.
+        best: {"model" or "ema": the accuracy of the best weights so far}.
+        scores: {"model" or "ema": their `--best-by`, to be maximised}.
+        waited: evaluations since the last of these improved.
         loss, accuracy, steps: sums over the current epoch.
         seconds: of training, without what was lost when the run was killed.
     """
 
     best: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
     steps: int = 0
@@ -109,7 +114,7 @@ class Run:
         try:
             with Interruption(self.display.say) as interruption:
                 state = self._steps(state, interruption)
-                if int(state["step"]) < setup.total_steps:
+                if int(state["step"]) < setup.total_steps and not self._has_waited():
                     return self._interrupted(state, interruption)
             self._finish(state)
         except (OSError, ParityError) as error:  # a ParityError is about the file of the best weights, and names it
@@ -129,10 +134,13 @@ class Run:
         setup, facts = self.setup, self.setup.facts
         resumed = f", resumed after step {self.start:,}" if self.start else ""
         steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
-        data = f"{facts.images:,} training and {len(self.test):,} test images, {facts.num_classes} classes"
+        data = f"{facts.images:,} training and {len(self.test):,} {self.test.split} images, {facts.num_classes} classes"
+        notes = "".join(f"\nnote: {note}" for note in _notes(self.source, self.test))
         return (
             f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
-            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}"
+            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
+            f"train is {self.source.origin}; {self.test.split}, by which the best weights are chosen, is "
+            f"{self.test.origin}{notes}"
         )
 
     def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
@@ -140,6 +148,8 @@ class Run:
         every = self.config.checkpoint_every or per_epoch
         batches = setup.training_batches(self.source, start)
         for step in range(start + 1, setup.total_steps + 1):
+            if self._has_waited():
+                break
             batch = next(batches)
             self._profile(step - start)
             try:
@@ -242,6 +252,7 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> None:
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
         train = progress.train
+        best_by, improved = self.setup.config.schedule.best_by, False
         parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
         if skipped := per_epoch - progress.steps:
             parts.append(f"{skipped:,} of {counted(per_epoch, 'update')} skipped")
@@ -257,29 +268,39 @@ class Run:
                     loss=result.loss,
                     accuracy=result.accuracy,
                     top5=result.top5,
+                    macro_f1=result.macro_f1,
+                    split=self.test.split,
                     **train,
                     seconds=self._seconds(),
                 )
-            name = "test" if weights == "model" else "EMA"
+            name = self.test.split if weights == "model" else f"{self.test.split} (EMA)"
             parts.append(f"{name} {result.loss:.4f} {result.accuracy:.2%}")
-            if result.accuracy > progress.best.get(weights, -1.0):
-                progress.best[weights] = result.accuracy
+            # A checkpoint of an earlier version has the accuracy alone.
+            best = progress.scores.get(weights, progress.best.get(weights) if best_by == "accuracy" else None)
+            if best is None or result.score(best_by) > best:
+                progress.best[weights], progress.scores[weights] = result.accuracy, result.score(best_by)
+                improved = True
                 parts[-1] += " (best)"
                 self._export(arrays, weights, result.accuracy, step)
         epoch = f"epoch {step // per_epoch}/{self.setup.config.schedule.epochs}"
         self.display.say(f"{epoch}  " + "  ".join(parts) + f"  [{duration(self._seconds())}]")
         progress.loss = progress.accuracy = progress.steps = 0
+        progress.waited = 0 if improved else progress.waited + 1
         self._plot()
+
+    def _has_waited(self) -> bool:
+        """Whether `--patience` is at its end."""
+        return self.config.patience is not None and self.progress.waited >= self.config.patience
 
     def _export(self, arrays: dict[str, jax.Array], weights: str, accuracy: float, step: int) -> None:
         """Writes the weights under torchvision's names, with preprocessing and class names."""
         if not self.first:
             return
-        config = self.setup.config
-        preprocessing = Preprocessing(config.data.eval_transform, config.data.mean, config.data.std)
+        name, data = self.setup.config.model.name, self.setup.config.data
+        preprocessing = Preprocessing(data.eval_transform, data.mean, data.std, data.source.decoding)
         model = self.setup.network.model(arrays)
         metadata = {
-            **metadata_of(config.model.name, preprocessing, self.source.class_names, options=arithmetic_of(model)),
+            **metadata_of(name, preprocessing, self.source.class_names, options=arithmetic_of(model, name)),
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }
@@ -291,7 +312,10 @@ class Run:
 
     def _plot(self, *, now: bool = False) -> None:
         if self.first and (now or time.monotonic() - self._plotted > PLOT_SECONDS):
-            plot_curves({self.setup.config.recipe: read_metrics(self.workdir)}, self.workdir.curves)
+            rows, path = read_metrics(self.workdir), self.workdir.curves
+            is_drawn, note = drawn(path, lambda: plot_curves({self.setup.config.recipe: rows}, path))
+            if not is_drawn:
+                self.display.say(f"note: {note}")
             self._plotted = time.monotonic()
 
     def _interrupted(self, state: TrainState, interruption: Interruption) -> int:
@@ -313,12 +337,17 @@ class Run:
         )
         if last:
             self.display.say(
-                f"test accuracy {last[-1]['accuracy']:.2%} ({best}) after {duration(self.progress.seconds)}\n"
+                f"{self.test.split} accuracy {last[-1]['accuracy']:.2%} ({best}) after "
+                f"{duration(self.progress.seconds)}\n"
                 f"  weights     {', '.join(str(self.workdir.weights(name)) for name in self.progress.best)}\n"
                 f"  checkpoint  {self.workdir.checkpoints / str(self.checkpoints.steps[-1])}\n"
                 f"  metrics     {self.workdir.metrics}\n"
                 f"  curves      {self.workdir.curves}"
             )
+
+
+def _notes(source: Source, test: Source) -> list[str]:
+    return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
 def train(config: TrainConfig, console: Console) -> int:
@@ -335,9 +364,11 @@ def train(config: TrainConfig, console: Console) -> int:
         console.quiet = True
     data = config.data
     # Many hosts would all prepare a data set at once, in the same place.
-    open_split = partial(open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed)
-    source, test = open_split("train"), open_split("test")
-    setup = Setup(config, mesh, facts_of(source))
+    open_split = partial(
+        open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed, options=data.source
+    )
+    source, test = open_split("train"), open_split("val")
+    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights))
     if config.run.resume:
         workdir.check_same_data(source)
     if config.model.cache_features:

@@ -8,19 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from parity.errors import needs_extra
+from resnet_flax.figures import line, new_figure, save, shown
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def _figure(columns: int, size: tuple[float, float]):
-    # The object interface: no global state, and no window whatever the machine's default backend is.
-    with needs_extra("train", "drawing curves or a confusion matrix"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(size, layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
+    figure = new_figure(size, dpi=120)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
@@ -36,13 +30,15 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
         averages = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "ema"]
         several = len(runs) > 1
         color, test = (f"C{index}", f"C{index}") if several else ("C0", "C1")
-        names = ("", label, f"{label} (EMA)") if several else ("train", "test", "test (EMA)")
+        split = next((row["split"] for row in evaluations if "split" in row), "test")
+        names = ("", label, f"{label} (EMA)") if several else ("train", split, f"{split} (EMA)")
+        names = [line(name).lstrip("_") for name in names]  # matplotlib hides labels that start with "_"
         for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
             axis.plot(*_series(train, key), color=color, lw=1, alpha=0.6, label=names[0] or None)
             axis.plot(*_series(evaluations, key), color=test, lw=2, marker="o", ms=3, label=names[1])
             if averages:
                 axis.plot(*_series(averages, key), color=test, lw=1.5, ls="--", label=names[2])
-        rate.plot(*_series(train, "learning_rate"), color=color, lw=1.5, label=label if several else None)
+        rate.plot(*_series(train, "learning_rate"), color=color, lw=1.5, label=names[1] if several else None)
     loss.set(title="loss", xlabel="epoch")
     positive = [row["loss"] for rows in runs.values() for row in rows if (row["loss"] or 0) > 0]
     if positive and max(positive) > 20 * min(positive):
@@ -54,8 +50,9 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
     for axis in (loss, accuracy, rate):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    loss.legend(frameon=False)
-    _save(figure, path)
+    for text in loss.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
+    save(figure, path, bbox_inches="tight")
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
@@ -63,8 +60,11 @@ def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
     return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 
-def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """The confusion matrix (classes, classes), rows as fractions of the true class; with counts up to 20 classes."""
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> str | None:
+    """The confusion matrix (classes, classes), rows as fractions of the true class; with counts up to 20 classes.
+
+    Returns a note if no font has the names of the classes.
+    """
     classes = len(confusion)
     side = min(max(4.5, 0.5 * classes + 2), 14)
     figure, (axis,) = _figure(1, (side + 1, side))
@@ -72,18 +72,14 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axis, shrink=0.8, format=lambda value, _: f"{100 * value:g} %")
     axis.set(xlabel="predicted", ylabel="true")
-    if classes <= 60:
-        axis.set_xticks(range(classes), class_names, rotation=90 if max(map(len, class_names)) > 3 else 0)
-        axis.set_yticks(range(classes), class_names)
+    names = shown(class_names) if classes <= 60 else None
+    if names is not None:
+        upright = max(map(len, names.texts)) <= 3
+        axis.set_xticks(range(classes), names.texts, rotation=0 if upright else 90, **names.style)
+        axis.set_yticks(range(classes), names.texts, **names.style)
     if classes <= 20:
         for row, column in np.argwhere(confusion):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=shade, fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure, path: Path) -> None:
-    """Writes to a temporary name first, so that the file is complete whenever it is opened."""
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, bbox_inches="tight")
-    temporary.replace(path)
+    save(figure, path, bbox_inches="tight")
+    return None if names is None else names.note

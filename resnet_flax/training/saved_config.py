@@ -12,7 +12,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.options import options_of
 from resnet_flax.training.config import TrainConfig
 
-PATHS = ("workdir", "data_dir")  # the fields that are paths; JSON has strings
+PATHS = ("workdir", "data_dir", "classes")  # the fields that are paths; JSON has strings
 
 # Fields that earlier versions had, and the values with which a run does not depend on them.
 REMOVED: dict[str, tuple[Any, ...]] = {"decoupled_decay": (None,)}

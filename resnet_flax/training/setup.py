@@ -21,6 +21,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet
 from resnet_flax.options import check_ranges
+from resnet_flax.training.class_weights import class_weights
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
@@ -85,11 +86,12 @@ def _check_cacheable(config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The properties of a data set that the model and the schedule depend on."""
+    """The properties of a data set that the model, the loss and the schedule depend on."""
 
     images: int
     channels: int
     num_classes: int
+    class_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Setup:
             in_channels=self.facts.channels,
             rngs=nnx.Rngs(self.config.seed),
             **options,
+            **model.arguments(),
         )
         if model.weights is not None and model.small_images and not network.small_images:
             raise UserError(f"{model.weights} has the stem for large images; add --no-small-images")
@@ -197,7 +200,7 @@ class Setup:
             self.network,
             self.optimizer,
             self.schedule,
-            make_loss(self.config.loss),
+            make_loss(self.config.loss, self.facts.class_weights),
             self.prepare,
             forward=self.logits,
             mesh=self.mesh,
@@ -282,5 +285,6 @@ def model_options(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
     return options
 
 
-def facts_of(source: Source) -> DataFacts:
-    return DataFacts(len(source), source.channels, source.num_classes)
+def facts_of(source: Source, weights: str | None = None) -> DataFacts:
+    """The facts of a training set, with its class weights as `LossConfig.class_weights` sets them."""
+    return DataFacts(len(source), source.channels, source.num_classes, class_weights(weights, source))

@@ -21,6 +21,7 @@ from parity.conversion.orbax import require_orbax_name
 from resnet_flax.data import Source
 from resnet_flax.data.specs import absolute
 from resnet_flax.errors import UserError
+from resnet_flax.training.class_weights import BALANCED
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.saved_config import as_json, differences, from_json
 
@@ -216,5 +217,10 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
     data_dir = data.data_dir and data.data_dir.expanduser().absolute()
     if model.weights and Path(model.weights).exists():
         model = replace(model, weights=str(Path(model.weights).absolute()))
-    data = replace(data, data=absolute(data.data), data_dir=data_dir)
-    return replace(config, data=data, model=model, run=replace(run, workdir=workdir.path)), workdir
+    classes = data.source.classes and data.source.classes.expanduser().absolute()
+    source = replace(data.source, classes=classes)
+    data = replace(data, data=absolute(data.data), data_dir=data_dir, source=source)
+    loss = config.loss
+    if loss.class_weights not in (None, BALANCED):
+        loss = replace(loss, class_weights=str(Path(loss.class_weights).expanduser().absolute()))
+    return replace(config, data=data, model=model, loss=loss, run=replace(run, workdir=workdir.path)), workdir

@@ -27,7 +27,7 @@ def adapted(
             features = next(
                 array.shape[0]
                 for name, array in reversed(state_dict.items())
-                if name.startswith("layer4.") and array.ndim == 1
+                if name.startswith("layer") and array.ndim == 1
             )
             head = to_torch(nnx.List([Linear(features, num_classes, rngs=rngs)]))
             state_dict |= {name.replace("0.", "fc."): array for name, array in head.items()}
@@ -37,7 +37,8 @@ def adapted(
             else "the head was dropped"
         )
     if in_channels is not None and in_channels != identity.in_channels:
-        state_dict["conv1.weight"] = adapt_stem(state_dict["conv1.weight"], in_channels)
+        first = "conv1.weight" if "conv1.weight" in state_dict else "conv1.0.weight"
+        state_dict[first] = adapt_stem(state_dict[first], in_channels)
         changes["conv1"] = f"the first convolution was adapted from {identity.in_channels} to {in_channels} channels"
     sizes = {
         "num_classes": identity.num_classes if num_classes is None else num_classes,

@@ -1,22 +1,20 @@
-"""What no shape shows of a network: its activation, norms' epsilon and dilation, as text beside its weights.
+"""What no shape shows of a network, such as its activation, as text beside its weights.
 
-The text is JSON, {option: value}, and holds only what differs from the architecture's own:
-
-    activation: one of `ACTIVATIONS`.
-    norm_epsilon: of every norm, in float64; 1e-5 by default.
-    output_stride: 8 or 16 where the last stages dilate instead of striding; 32 by default.
+The text is JSON, {option of `ResNet`: value}, and holds only what differs from the architecture's own. An activation is
+written as its name in `ACTIVATIONS`.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from flax import nnx
 
 from resnet_flax.errors import UserError
-from resnet_flax.layers import BatchNorm, Conv
-from resnet_flax.models import ResNet
+from resnet_flax.models import ResNet, get_architecture
+from resnet_flax.models.resnet import GlobalPool
+from resnet_flax.models.stems import AntiAliasing
 
 _exact_gelu = partial(nnx.gelu, approximate=False)
 _tanh_gelu = partial(nnx.gelu, approximate=True)
@@ -40,7 +38,20 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 ALIASES = {"swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "hardswish": "hard_swish"}
 
-_DILATED = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "activation": lambda value: isinstance(value, str),
+    "norm_epsilon": lambda value: isinstance(value, float) and 0 <= value < 1,
+    "output_stride": lambda value: value in (8, 16, 32),
+    "replace_stride_with_dilation": lambda value: isinstance(value, list) and set(map(type, value)) == {bool},
+    "last_stride": lambda value: value in (1, 2),
+    "stride_in_first_1x1": lambda value: isinstance(value, bool),
+    "max_pool_ceil": lambda value: isinstance(value, bool),
+    "aa_layer": lambda value: value in get_args(AntiAliasing),
+    "global_pool": lambda value: value in get_args(GlobalPool),
+}
+"""The options that the text may hold, and whether a value is one of theirs."""
+
+_DILATION = {"output_stride", "replace_stride_with_dilation"}
 
 
 def activation_named(name: Any, field: str) -> str:
@@ -61,33 +72,45 @@ def model_options(text: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     """
     options: dict[str, Any] = {}
     for name, value in text.items():
-        if name == "activation":
-            options["activation"] = ACTIVATIONS[activation_named(value, "the activation of the weights")]
-        elif name == "output_stride" and value in _DILATED:
-            options["replace_stride_with_dilation"] = _DILATED[value]
-        elif name == "norm_epsilon" and isinstance(value, float) and 0 <= value < 1:
-            layer = given.get("norm_layer", BatchNorm)
-            options["norm_layer"] = partial(layer, epsilon=value)
-            given = {key: option for key, option in given.items() if key != "norm_layer"}
-        else:
+        if name not in _VALUES or not _VALUES[name](value):
             raise UserError(f"the weights need {name}={value!r}, which no network here has")
+        if name in _DILATION and _DILATION & given.keys():
+            continue
+        if name == "activation":
+            value = ACTIVATIONS[activation_named(value, "the activation of the weights")]
+        options[name] = tuple(value) if isinstance(value, list) else value
     return options | dict(given)
 
 
-def arithmetic_of(model: ResNet) -> dict[str, Any]:
-    """The text for a model: `model_options` of it makes another with the same arithmetic."""
-    text: dict[str, Any] = {}
-    if model.activation is not nnx.relu:
-        name = next((name for name, function in ACTIVATIONS.items() if function is model.activation), None)
-        text["activation"] = name or getattr(model.activation, "__name__", "unknown")
+def arithmetic_of(model: ResNet, architecture: str) -> dict[str, Any]:
+    """The text for a model of an architecture: `model_options` of it makes another with the same arithmetic."""
+    name = next((name for name, function in ACTIVATIONS.items() if function is model.activation), None)
     epsilon = getattr(model.bn1, "epsilon", None)
-    if isinstance(epsilon, int | float) and epsilon != 1e-5:
-        text["norm_epsilon"] = float(epsilon)
-    strides = [_stride(getattr(model, f"layer{number}")[0]) for number in (2, 3, 4)]
-    dilated = tuple(stride == 1 for stride in strides)
-    output_stride = next((out for out, flags in _DILATED.items() if flags == dilated), 32)
-    return text | ({"output_stride": output_stride} if output_stride != 32 else {})
+    found: dict[str, Any] = {
+        "activation": name or getattr(model.activation, "__name__", "unknown"),
+        "norm_epsilon": float(epsilon) if isinstance(epsilon, int | float) else 1e-5,
+        **_dilation(model.dilated),
+        "last_stride": model.last_stride,
+        "stride_in_first_1x1": model.stride_in_first_1x1,
+        "max_pool_ceil": model.stem.max_pool_ceil,
+        "aa_layer": model.stem.aa_layer,
+        "global_pool": model.global_pool,
+    }
+    plain = {
+        "activation": "relu",
+        "norm_epsilon": 1e-5,
+        "output_stride": 32,
+        "last_stride": 2,
+        "stride_in_first_1x1": False,
+        "max_pool_ceil": False,
+        "aa_layer": "",
+        "global_pool": "avg",
+    } | dict(get_architecture(architecture).options)
+    return {option: value for option, value in found.items() if plain.get(option) != value}
 
 
-def _stride(block: nnx.Module) -> int:
-    return max((conv.strides[0] for _, conv in nnx.iter_modules(block) if isinstance(conv, Conv)), default=1)
+def _dilation(dilated: tuple[bool, ...]) -> dict[str, Any]:
+    for output_stride in (32, 16, 8):
+        if dilated == tuple(8 * 2**number > output_stride for number in range(len(dilated))):
+            return {"output_stride": output_stride}
+    return {"replace_stride_with_dilation": list(dilated)}

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_flax.data.preprocessing import Preprocessing
+from parity.conversion.files import read_regular
+from resnet_flax.data.preprocessing import LARGEST, Preprocessing
 from resnet_flax.data.transforms import RESAMPLING, EvaluationTransform, Interpolation
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES, get_architecture
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, get_architecture
 from resnet_flax.weights.arithmetic import activation_named
 from resnet_flax.weights.identify import Identity
 from resnet_flax.weights.published import imagenet_classes
 
-MOST_PIXELS = 100_000
-"""More on a side is no image's size but a damaged number."""
+LARGEST_CONFIG = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_config(folder: Path) -> Config | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        content = json.loads(read_regular(path, LARGEST_CONFIG))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); repair it, or move it away from the weights") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} and not a JSON object")
@@ -150,6 +150,15 @@ class Fields:
             raise self.error(name, f"a list of {count or 'finite'} {'finite ' if count else ''}numbers")
         return tuple(value)
 
+    def choice(self, name: str) -> str:
+        """What a name in `_CHOICES` is called here."""
+        value = self.content.get(name)
+        if not isinstance(value, str):
+            raise self.error(name, "a string")
+        if value not in _CHOICES[name]:
+            raise self.lacks(name, f"there are {', '.join(_CHOICES[name])}")
+        return _CHOICES[name][value]
+
     def inside(self, name: str) -> "Fields":
         value = self.content.get(name)
         if value is not None and not isinstance(value, dict):
@@ -173,35 +182,46 @@ _TRAINING_ONLY = frozenset(
 )
 
 
+# timm's names of pools and anti-aliasing; "fast" pools compute the same. Others change the shapes, and are in the rows.
+_CHOICES = {
+    "global_pool": {f"{fast}{pool}": pool for fast in ("", "fast") for pool in ("avg", "max", "avgmax", "catavgmax")}
+    | {"fast": "avg"},
+    "aa_layer": {"avg": "avg", "avgpool": "avg", "blur": "blur", "blurpool": "blur"},
+}
+
+
 def _timm(fields: Fields) -> Config:
     architecture = fields.content["architecture"]
     name = architecture.partition(".")[0] if isinstance(architecture, str) else architecture
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise fields.lacks("architecture", "`python -m resnet_flax models` lists those that are here")
-    if (pool := fields.content.get("global_pool")) not in (None, "avg", "fast"):
-        raise fields.lacks("global_pool") if isinstance(pool, str) else fields.error("global_pool", "a string")
     options: dict[str, Any] = {}
+    if fields.content.get("global_pool") is not None:
+        options["global_pool"] = fields.choice("global_pool")
     expected: dict[str, tuple[str, int]] = {}
     arguments = fields.inside("model_args")
     for key, value in arguments.content.items():
+        if value is None or key in _TRAINING_ONLY:
+            continue
         if key == "act_layer":
             options["activation"] = activation_named(value, f"{fields.path}: model_args.act_layer")
         elif key == "output_stride":
             if value not in (8, 16, 32):
                 raise arguments.error(key, "8, 16 or 32")
-            options |= {"output_stride": value} if value != 32 else {}
+            options[key] = value
         elif key == "num_classes":
             expected["model_args.num_classes"] = ("num_classes", arguments.integer(key) or 0)
         elif key == "in_chans":
             expected["model_args.in_chans"] = ("in_channels", arguments.integer(key) or 0)
-        elif key == "global_pool" and value in ("avg", "fast"):
-            pass
-        elif key not in _TRAINING_ONLY and value is not None:
+        elif key in _CHOICES:
+            options[key] = arguments.choice(key)
+        else:
             raise arguments.lacks(key)
     if (classes := fields.integer("num_classes")) is not None:
         expected.setdefault("num_classes", ("num_classes", classes))
-    if options.get("activation") == "relu":
-        del options["activation"]
+    plain = {"activation": "relu", "output_stride": 32, "global_pool": "avg", "aa_layer": ""}
+    plain |= dict(ARCHITECTURES[name].options)
+    options = {key: value for key, value in options.items() if plain[key] != value}
     pretrained = fields.inside("pretrained_cfg")
     class_names = _timm_classes(fields, pretrained, classes)
     preprocessing = _timm_preprocessing(pretrained) if pretrained.content else None
@@ -222,7 +242,7 @@ def _timm_classes(fields: Fields, pretrained: Fields, classes: int | None) -> tu
 
 def _timm_preprocessing(fields: Fields) -> Preprocessing:
     size = fields.numbers("input_size", (3, 224, 224), 3)
-    if any(x != int(x) or not 1 <= x <= MOST_PIXELS for x in size):
+    if any(x != int(x) or not 1 <= x <= LARGEST for x in size):
         raise fields.error("input_size", "a list of 3 whole numbers of channels and pixels")
     if size[1] != size[2]:
         raise fields.lacks("input_size", "only square images are cropped here")
@@ -234,12 +254,14 @@ def _timm_preprocessing(fields: Fields) -> Preprocessing:
     if not isinstance(interpolation, str) or interpolation not in RESAMPLING:
         raise fields.lacks("interpolation", f"there are {', '.join(RESAMPLING)}")
     resize = math.floor(crop / percent)  # timm.data.transforms_factory.transforms_imagenet_eval
+    if resize > LARGEST:
+        raise fields.error("crop_pct", f"a fraction of at most {LARGEST} pixels")
     return Preprocessing(EvaluationTransform(resize, crop, interpolation), *_mean_std(fields, "mean", "std"))
 
 
 # Hugging Face: transformers' ResNetConfig and its defaults.
 
-_LAYERS = {"basic": 1, "bottleneck": 4}
+_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 def _hugging_face(fields: Fields) -> Config:
@@ -248,9 +270,10 @@ def _hugging_face(fields: Fields) -> Config:
     if (activation := fields.content.get("hidden_act")) is not None:
         name = activation_named(activation, f"{fields.path}: hidden_act")
         options |= {"activation": name} if name != "relu" else {}
-    for flag in ("downsample_in_bottleneck", "downsample_in_first_stage"):
-        if fields.flag(flag):
-            raise fields.lacks(flag)
+    if fields.flag("downsample_in_first_stage"):
+        raise fields.lacks("downsample_in_first_stage")
+    if fields.flag("downsample_in_bottleneck") and fields.content.get("layer_type", "bottleneck") == "bottleneck":
+        options["stride_in_first_1x1"] = True
     if (channels := fields.integer("num_channels")) is not None:
         expected["num_channels"] = ("in_channels", channels)
     class_names = _labels(fields)
@@ -262,16 +285,15 @@ def _hugging_face_architecture(fields: Fields) -> str | None:
     if "depths" not in fields.content:
         return None
     depths, kind = fields.numbers("depths"), fields.content.get("layer_type", "bottleneck")
-    if not isinstance(kind, str) or kind not in _LAYERS:
-        raise fields.lacks("layer_type", f"there are {', '.join(_LAYERS)}")
-    widths = tuple(64 * _LAYERS[kind] * 2**stage for stage in range(4))
+    if not isinstance(kind, str) or kind not in _BLOCKS:
+        raise fields.lacks("layer_type", f"there are {', '.join(_BLOCKS)}")
+    widths = tuple(64 * _BLOCKS[kind].expansion * 2**stage for stage in range(4))
     if fields.numbers("hidden_sizes", (256, 512, 1024, 2048)) != widths:
         raise fields.lacks("hidden_sizes", f"{kind} networks here have {list(widths)}")
     if fields.number("embedding_size", 64, low=1, high=1e6) != 64:
         raise fields.lacks("embedding_size", "networks here have 64")
     for row in ARCHITECTURES.values():
-        plain = (row.groups, row.width_per_group, row.conv_bias) == (1, 64, False)
-        if plain and row.layers == depths and row.block.expansion == _LAYERS[kind]:
+        if row.layers == depths and row.block is _BLOCKS[kind] and not row.options:
             return row.name
     raise fields.lacks("depths")
 
@@ -296,7 +318,7 @@ def _hugging_face_preprocessing(folder: Path) -> Preprocessing | None:
         return None
     size = fields.content.get("size")
     crop = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-    if isinstance(crop, bool) or not isinstance(crop, int) or not 1 <= crop <= MOST_PIXELS:
+    if isinstance(crop, bool) or not isinstance(crop, int) or not 1 <= crop <= LARGEST:
         raise fields.error("size", "a number of pixels or an object with shortest_edge")
     if crop >= 384:
         raise fields.lacks("size", "from 384 pixels on transformers squeezes images to a square")

@@ -1,7 +1,7 @@
 """Checkpoints of the family in any format and naming, read as the weights of a known network, and written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from resnet_flax.models import ARCHITECTURES, ResNet, get_architecture
 from resnet_flax.weights.arithmetic import arithmetic_of, model_options
 from resnet_flax.weights.config import Config, read_config
 from resnet_flax.weights.identify import Identity, identify
-from resnet_flax.weights.layouts import Layout
+from resnet_flax.weights.layouts import TORCHVISION, Layout
 from resnet_flax.weights.metadata import OF_THE_FILE, Metadata, metadata_of
 from resnet_flax.weights.refusals import seen
 from resnet_flax.weights.selection import Selection, layout_of, names_by_layout, select
-from resnet_flax.weights.signs import Clues, signs
+from resnet_flax.weights.signs import Clues, named_architecture, signs
 from resnet_flax.weights.wrappers import computed, unfolded
 
 
@@ -46,11 +46,14 @@ class Doubt:
 
     Attributes:
         text: what was seen and what was made of it.
-        settled_by: arguments of `ResNet`, any of which makes it the caller's decision.
+        settled_by: arguments of `ResNet`, any of which makes it the caller's decision, or "architecture" for its name.
     """
 
     text: str
     settled_by: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text}; settle it with {' or '.join(self.settled_by)}" if self.settled_by else self.text
 
     def to_json(self) -> list[Any]:
         return [self.text, list(self.settled_by)]
@@ -85,7 +88,25 @@ class Weights:
     def warnings(self, **given: Any) -> tuple[Note, ...]:
         """The notes, with a warning for every doubt that no argument of `ResNet` in `given` settles."""
         open_doubts = [doubt for doubt in self.doubts if not set(doubt.settled_by) & given.keys()]
-        return (*self.notes, *(Note(doubt.text, is_warning=True) for doubt in open_doubts))
+        return (*self.notes, *(Note(str(doubt), is_warning=True) for doubt in open_doubts))
+
+    def named(self, architecture: str) -> "Weights":
+        """The same as the weights of that architecture, with a warning if they came as those of another one.
+
+        Raises:
+            UserError: if they do not fit it.
+        """
+        row, own = get_architecture(architecture), ARCHITECTURES[self.identity.architecture]
+        if not row.has_shapes_of(own):
+            raise UserError(f"{self.source} holds a {own.name}, not a {row.name}")
+        doubts = tuple(doubt for doubt in self.doubts if "architecture" not in doubt.settled_by)
+        notes = self.notes
+        if row.name != own.name and len(doubts) == len(self.doubts):
+            text = (
+                f"{self.source} came as a {own.name}, whose names and shapes {row.name} has too; taken as a {row.name}"
+            )
+            notes = (*notes, Note(text, is_warning=True))
+        return replace(self, identity=replace(self.identity, architecture=row.name), doubts=doubts, notes=notes)
 
     def to_model(self, rngs: nnx.Rngs | None = None, **options: Any) -> ResNet:
         """A model of this network with these weights, in eval mode. float64 weights need `jax.enable_x64`.
@@ -98,8 +119,8 @@ class Weights:
         defaults = {"param_dtype": np.float64 if wide else np.float32}
         try:
             model = self.identity.build_abstract(**{**defaults, **model_options(self.options, options)})
-        except ValueError as error:  # such as a dilated BasicBlock
-            raise UserError(f"{self.source} needs {self.options}: {error}") from error
+        except UserError as error:  # such as a BasicBlock with the stride in its first 1x1
+            raise UserError(f"{self.source} needs {self.options}: {error}" if self.options else str(error)) from error
         rngs = rngs or nnx.Rngs(0)
         for _, variable in nnx.iter_graph(model):
             if isinstance(variable, nnx.RngKey):
@@ -167,12 +188,9 @@ def from_checkpoint(checkpoint: Checkpoint, path: Path, prefix: str | None) -> W
     config = read_config(path if path.is_dir() else path.parent)
     if config:
         config.require(identity)
-    for name in (config and config.architecture, kept.architecture):
-        row = ARCHITECTURES.get(name or "")
-        if row and row.has_shapes_of(ARCHITECTURES[identity.architecture]):  # shapes alone do not determine a network
-            identity = replace(identity, architecture=row.name)
-            break
-    options, doubts = _decided(path, selection, identity, checkpoint, config, bool(folded))
+    identity, doubts = _named(identity, path, selection, (config.architecture if config else None, kept.architecture))
+    options, others = _decided(path, selection, identity, checkpoint, config, bool(folded))
+    doubts += others
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in OF_THE_FILE}
     if config and config.preprocessing:
         metadata |= config.preprocessing.to_metadata()
@@ -203,6 +221,31 @@ def _identity(
         if sentence := seen(shapes | beside):
             raise UserError(sentence) from error
         raise
+
+
+def _named(
+    identity: Identity, path: Path, selection: Selection, known: Iterable[str | None]
+) -> tuple[Identity, tuple[Doubt, ...]]:
+    """Which of the architectures with these names and shapes it is, and what is assumed about that.
+
+    Args:
+        known: the names that came with the weights, the most reliable first.
+    """
+    candidates = (identity.architecture, *identity.also)
+    if name := next((name for name in known if name in candidates), None):
+        return replace(identity, architecture=name), ()
+    # The variants are timm's: they have no other layout, and the stem for large images.
+    if not identity.also or identity.small_images or selection.layout is not TORCHVISION:
+        return identity, ()
+    name = named_architecture(path, candidates)
+    if name == identity.architecture:
+        return identity, ()
+    seen = f"the name of {path} has {name} in it" if name else "nothing that came with the weights names one of them"
+    name = name or identity.architecture
+    text = (
+        f"{', '.join(candidates)} have the same names and shapes and compute different things; {seen}; taken as {name}"
+    )
+    return replace(identity, architecture=name), (Doubt(text, ("architecture",)),)
 
 
 def _decided(
@@ -301,7 +344,7 @@ def write_weights(path: str | Path, model: ResNet, weights: Weights, *, original
     path = Path(path)
     decided: dict[str, Any] = {
         "names": weights.names,
-        "options": arithmetic_of(model),
+        "options": arithmetic_of(model, weights.identity.architecture),
         "doubts": [doubt.to_json() for doubt in weights.doubts],
     }
     if not path.suffix:

@@ -6,10 +6,10 @@ from pathlib import Path
 from parity.conversion.checkpoints import NUMPY_SUFFIXES, TORCH_SUFFIXES
 from parity.conversion.folders import INDICES, WHOLE, shards
 from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES
 
 HUB = "hf-hub:"
 
-_TIMM_TAG = re.compile(r"[a-z0-9_]*res[a-z0-9_]*\.[a-z0-9_]+")
 _FILES = (".safetensors", *TORCH_SUFFIXES, *NUMPY_SUFFIXES)
 
 
@@ -17,7 +17,8 @@ def hub_name(weights: str) -> str | None:
     """OWNER/NAME[@REVISION] for "hf-hub:..." or for timm's "architecture.tag"; None for anything else."""
     if weights.startswith(HUB):
         return weights.removeprefix(HUB)
-    if _TIMM_TAG.fullmatch(weights) and not weights.endswith(_FILES):
+    architecture, _, tag = weights.partition(".")
+    if architecture in ARCHITECTURES and re.fullmatch(r"[a-z0-9_]+", tag) and f".{tag}" not in _FILES:
         return f"timm/{weights}"
     return None
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, ResNet, build_model
-from resnet_flax.weights.entries import Shape, entries
+from resnet_flax.weights.entries import Shape, entries, first_entries, kind_of_entries, kind_of_row
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,15 @@ class Identity:
         head = f"{self.num_classes} classes" if self.num_classes else "no head"
         channels = "1 input channel" if self.in_channels == 1 else f"{self.in_channels} input channels"
         return f"{self.architecture}, {head}, {channels}" + (", small-image stem" if self.small_images else "")
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """The other architectures whose checkpoints have the same names and shapes, such as resnetblur50 for resnet50.
+
+        Only what came with a checkpoint can tell which of them it belongs to.
+        """
+        own = ARCHITECTURES[self.architecture]
+        return tuple(row.name for row in ARCHITECTURES.values() if row is not own and row.has_shapes_of(own))
 
     def build(self, rngs: nnx.Rngs, **options: Any) -> ResNet:
         """A randomly initialised network of this kind."""
@@ -43,7 +52,8 @@ class Identity:
 def identify(shapes: Mapping[str, Shape]) -> Identity:
     """The network whose state_dict has these entries.
 
-    A few entries may be missing or unknown; filling the network lists them.
+    A few entries may be missing or unknown; filling the network lists them. Where several architectures have the same
+    names and shapes, it is the first in the table, which is the plain one; the others are in `Identity.also`.
 
     Args:
         shapes: {torchvision's name: PyTorch's shape} of every entry.
@@ -51,41 +61,63 @@ def identify(shapes: Mapping[str, Shape]) -> Identity:
     Raises:
         UserError: if it is none of `ARCHITECTURES`.
     """
-    depths = tuple(
-        len({match[1] for name in shapes if (match := re.match(rf"layer{stage}\.(\d+)\.", name))})
-        for stage in (1, 2, 3, 4)
-    )
-    rows = [row.name for row in ARCHITECTURES.values() if row.layers == depths]
+    blocks = {(match[1], match[2]) for name in shapes if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
+    stages = sorted({int(stage) for stage, _ in blocks})
+    depths = tuple(sum(stage == number for stage, _ in blocks) for number in map(str, stages))
+    rows = [row for row in ARCHITECTURES.values() if row.layers == depths]
     if not rows:
+        every = sorted({row.layers for row in ARCHITECTURES.values()})
+        near = sorted(every, key=lambda layers: abs(sum(layers) - sum(depths)) + 99 * (len(layers) != len(depths)))[:3]
         raise UserError(
-            f"no architecture here has stages of {', '.join(map(str, depths))} blocks; "
-            f"the architectures are {', '.join(ARCHITECTURES)}"
+            f"no architecture here has stages of {_listed(depths)} blocks; the nearest have "
+            f"{' or '.join(map(_listed, near))}"
         )
-    nearest = max(rows, key=lambda name: _agreement(shapes, name))
-    _require_near(shapes, nearest)
-    stem, head = shapes.get("conv1.weight", ()), shapes.get("fc.weight")
+    stem = shapes.get("conv1.0.weight", shapes.get("conv1.weight", ()))
     if len(stem) != 4:
-        found = f"conv1.weight is {stem}" if stem else "there is no conv1.weight"
-        raise UserError(f"every architecture here has a conv1.weight (64, channels, height, width), but {found}")
-    return Identity(nearest, head[0] if head else 0, in_channels=stem[1], small_images=stem[2] == 3)
+        found = f"conv1.weight is {stem}" if stem else "there is no conv1.weight and no conv1.0.weight"
+        raise UserError(
+            f"every architecture here has a conv1.weight or conv1.0.weight (features, channels, height, width), "
+            f"but {found}"
+        )
+    is_small = "conv1.weight" in shapes and stem[2] == 3
+    kind = kind_of_entries(shapes)
+    likely = [row for row in rows if kind_of_row(row) == kind or (is_small and kind_of_row(row)[1:] == kind[1:])]
+    found = _comparable(
+        {name: shape for name, shape in shapes.items() if re.match(r"layer\d+\.0\.|conv1\.|bn1\.|maxpool\.", name)},
+        with_stem=not is_small,
+    )
+    agreements = {}
+    for row in likely or rows:
+        expected = _comparable(first_entries(row.name), with_stem=not is_small)
+        agreeing = sum(found.get(name) == shape for name, shape in expected.items())
+        agreements[row.name] = agreeing / len(expected.keys() | found.keys())
+        if agreements[row.name] == 1:
+            break
+    nearest = max(agreements, key=lambda name: agreements[name])
+    _require_near(shapes, nearest, with_stem=not is_small)
+    head = shapes.get("fc.weight")
+    return Identity(nearest, head[0] if head else 0, in_channels=stem[1], small_images=is_small)
 
 
-def _stages(architecture: str) -> dict[str, Shape]:
-    """The entries that every network of an architecture has, whatever its stem, head and age."""
+def _listed(depths: tuple[int, ...]) -> str:
+    return ", ".join(map(str, depths)) or "no"
+
+
+def _comparable(expected: Mapping[str, Shape], *, with_stem: bool) -> dict[str, Shape]:
+    """The entries that every network of an architecture has, whatever its input, head and age."""
     return {
         name: shape
-        for name, shape in entries(architecture).items()
-        if name.startswith("layer") and not name.endswith("num_batches_tracked")
+        for name, shape in expected.items()
+        if not name.endswith("num_batches_tracked")
+        and not name.startswith("fc.")
+        and name not in ("conv1.weight", "conv1.0.weight")
+        and (with_stem or name.startswith("layer"))
     }
 
 
-def _agreement(shapes: Mapping[str, Shape], architecture: str) -> int:
-    return sum(shapes.get(name) == shape for name, shape in _stages(architecture).items())
-
-
-def _require_near(shapes: Mapping[str, Shape], architecture: str) -> None:
+def _require_near(shapes: Mapping[str, Shape], architecture: str, *, with_stem: bool) -> None:
     """Raises UserError if an entry has another shape, or most are missing."""
-    expected = _stages(architecture)
+    expected = _comparable(entries(architecture), with_stem=with_stem)
     missing = [name for name in expected if name not in shapes]
     misshapen = [name for name in expected if name in shapes and shapes[name] != expected[name]]
     if misshapen:

@@ -123,7 +123,7 @@ def _haiku(module: str, ours: str) -> Rules:
 
 _TORCHVISION: Rules = (
     (rf"(layer\d+\.\d+)\.shortcut\.{_ANY}", "{1}.downsample.{2}"),  # kuangliu/pytorch-cifar
-    (rf"((?:conv1|bn1|layer\d+|fc)\.{_ANY})", "{1}"),
+    (rf"((?:conv1|bn1|maxpool|layer\d+|fc)\.{_ANY})", "{1}"),  # a maxpool with entries is ResNet-RS's
 )
 _HAIKU_BLOCK = r"(?:~\.)?block_group_(\d)\.(?:~\.)?block_(\d+)\.(?:~\.)?"
 _HF_BLOCK = r"encoder\.stages\.(\d+)\.layers\.(\d+)"
@@ -132,6 +132,11 @@ TORCHVISION = Layout("torchvision", (("layer1.0.conv1.weight", ""),), _TORCHVISI
 
 LAYOUTS: tuple[Layout, ...] = (
     TORCHVISION,
+    Layout(
+        "OpenMMLab's deep stem",
+        (("layer1.0.conv1.weight", "stem.0.weight"),),
+        ((rf"stem\.7\.{_ANY}", "bn1.{1}"), (rf"stem\.([0-6]\.{_ANY})", "conv1.{1}"), *_TORCHVISION),
+    ),
     Layout(
         "Hugging Face",
         (("encoder.stages.0.layers.0.layer.0.convolution.weight", ""),),

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from flax import nnx
 
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES, ResNet, build_model, get_architecture
+from resnet_flax.models import ResNet, build_model, get_architecture
 from resnet_flax.weights.adapt import adapted
 from resnet_flax.weights.download import fetch_published
 from resnet_flax.weights.files import Weights, read_weights
@@ -89,6 +90,7 @@ def load_pretrained(
     num_classes: int | None = None,
     in_channels: int | None = None,
     rngs: nnx.Rngs | None = None,
+    class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Pretrained:
     """A network with weights, together with its preprocessing and class names.
@@ -100,33 +102,36 @@ def load_pretrained(
             "hf-hub:timm/resnet50.a1_in1k"; or a file or folder that `python -m parity inspect` can read.
         prefix: of the wanted network's names, in a file that holds several, such as "teacher.".
         num_classes, in_channels, rngs, options: as in `create_model`.
+        class_names: of the logits, in place of those that came with the weights.
 
     Raises:
         UserError, ParityError: as `create_model`.
     """
-    row = get_architecture(name) if name is not None else None
-    loaded, preprocessing, class_names, notes = _find(name, str(weights), prefix)
+    name = get_architecture(name).name if name is not None else None
+    loaded, preprocessing, names, notes = _find(name, str(weights), prefix)
+    loaded = loaded if name is None else loaded.named(name)
     notes += [str(note) for note in loaded.warnings(**options) if note.is_warning]
     if loaded.options:
         decided = ", ".join(f"{option}={value}" for option, value in loaded.options.items())
         logger.info("the weights of %s come with %s", weights, decided)
-    theirs = ARCHITECTURES[loaded.identity.architecture]
-    if row is None:
-        row = theirs
-    elif not row.has_shapes_of(theirs):
-        raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
-
     rngs = rngs or nnx.Rngs(0)
     loaded, changes = adapted(loaded, num_classes, in_channels, rngs)
-    if "fc" in changes:
-        class_names = None
-    identity = replace(loaded.identity, architecture=row.name)
+    names = tuple(class_names) if class_names is not None else None if "fc" in changes else names
+    identity = loaded.identity
+    if names is not None and len(names) != identity.num_classes:
+        origin = "given" if class_names is not None else f"in the metadata of {weights}"
+        way_on = "" if class_names is not None else "; give theirs with --class-names FILE"
+        raise UserError(f"{len(names):,} class names are {origin}, but it has {identity.num_classes:,} classes{way_on}")
+    if preprocessing and len(preprocessing.mean) not in (1, 3, identity.in_channels):
+        raise UserError(
+            f"{weights} comes with a mean of {len(preprocessing.mean)} channels for images of {identity.in_channels}"
+        )
     used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
         notes.append(f"no preprocessing came with {weights}; assumed: {used}")
-    model = replace(loaded, identity=identity).to_model(rngs, **options)
+    model = loaded.to_model(rngs, **options)
     notes += changes.values()
-    return Pretrained(model, row.name, str(weights), used, preprocessing is not None, class_names, tuple(notes))
+    return Pretrained(model, identity.architecture, str(weights), used, preprocessing is not None, names, tuple(notes))
 
 
 def _find(

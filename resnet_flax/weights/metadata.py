@@ -64,7 +64,10 @@ class Metadata:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         with _named("class_names"):
-            return tuple(json.loads(self.text["class_names"])) if "class_names" in self.text else None
+            names = json.loads(self.text.get("class_names", "null"))
+            if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise ValueError(f"it is {str(names)[:80]}, not a list of names")
+            return None if names is None else tuple(names)
 
     @property
     def origin(self) -> dict[str, str] | None:
@@ -99,6 +102,6 @@ class Metadata:
 def _named(what: str) -> Generator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ParityError(f"the {what} in the metadata of the weights cannot be read ({reason})") from error

@@ -1,4 +1,4 @@
-"""torchvision's published weights for the family, as data: where they are, how they were trained, their accuracy.
+"""The published weights for the family, as data: torchvision's with their accuracy, and the names of timm's.
 
 The figures are torchvision's own (`torchvision.models.get_model_weights(name)`, release 0.29), which the tests compare.
 """
@@ -87,3 +87,13 @@ def published_weights(architecture: str) -> dict[str, PublishedWeights]:
 def imagenet_classes() -> tuple[str, ...]:
     """torchvision's names of ImageNet's 1,000 classes, in the order of the logits."""
     return tuple(files("resnet_flax.weights").joinpath("imagenet_classes.txt").read_text().splitlines())
+
+
+@cache
+def timm_tags() -> dict[str, tuple[str, ...]]:
+    """{architecture: tags of timm's weights}, each hf-hub:timm/ARCHITECTURE.TAG.
+
+    They are timm's own (`timm.list_pretrained`, release 1.0.31), which the tests compare.
+    """
+    lines = files("resnet_flax.weights").joinpath("timm_tags.txt").read_text().splitlines()
+    return {name: tuple(tags) for name, *tags in map(str.split, lines)}

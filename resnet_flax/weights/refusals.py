@@ -10,16 +10,18 @@ _REFUSED = f"it is none of the networks here (`python -m resnet_flax models`); {
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "an attention pool, as in CLIP's ModifiedResNet; only global average pooling is known here"),
-    (r"(^|\.)conv1\.\d+\.weight$|(^|\.)stem\.\d+\.", "a deep stem (resnet*c, d, s, t)"),
+    (r"(^|\.)(stem\.\d+|layer0\.conv\d)\.", "a deep stem under other names than timm's, conv1.0 and so on"),
     (r"(^|\.)(qweight|qzeros|SCB|weight_scale|weight_zero_point|absmax|_packed_params)(\.|$)",
      "quantised weights; give the checkpoint from before quantisation"),
     (r"\.lora_[AB]\.|lora_(up|down)", "LoRA adapters; merge them into the weights first (peft: merge_and_unload())"),
-    (r"layer\d\.\d+\.(se|se_module|attn)\.", "attention in the blocks (squeeze-and-excitation or ECA)"),
+    (r"layer\d\.\d+\.(se\.(?!fc[12]\.|conv\.)|se_module\.|attn\.|eca\.)",
+     "attention in the blocks under other names than timm's, se.fc1 and se.fc2 or se.conv"),
     (r"layer\d\.\d+\.(cbam|ca|sa|ChannelGate|SpatialGate)\.", "CBAM attention in the blocks"),
     (r"layer\d\.\d+\.convs\.\d", "split convolutions in the blocks (Res2Net)"),
     (r"layer\d\.\d+\.conv2\.(conv|fc1|bn0)\.", "split attention in the blocks (ResNeSt)"),
     (r"layer\d\.\d+\.(bn1|norm1)\.(IN|BN)\.", "instance and batch norms side by side (IBN-Net)"),
-    (r"(^|\.)\w*\.filt$|blurpool|\.aa\.", "blur-pooling (anti-aliased downsampling)"),
+    (r"(^|\.)\w*\.filt$|blurpool|\.aa\.",
+     "blur-pooling whose filters are entries; timm's resnetblur50 and the like compute theirs"),
     (r"layer\d\.\d+\.(rbr_|rep_)", "re-parametrised branches (RepVGG's)"),
     (r"layer\d\.\d+\.(fixup_|bias1a|bias2a)", "Fixup biases instead of norms"),
     (r"layer\d\.\d+\.\w*(prelu|PReLU)", "PReLU activations, which have weights"),
@@ -45,12 +47,11 @@ def seen(shapes: Mapping[str, Shape]) -> str:
             shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             return f"{shown}: {what}; {_REFUSED}"
     stages = {match[1] for name in shapes if (match := re.match(r"layer(\d)\.", name))}
-    if stages and max(stages) == "3":
-        return f"layer1 to layer3: three stages, as in the CIFAR networks of He et al. 2015, section 4.2; {_REFUSED}"
     norms = [name for name in shapes if re.search(r"(^|\.)(bn\d|norm\d)\.weight$", name)]
     if stages and norms and not any(name.endswith("running_mean") for name in shapes):
         return (
-            f"{norms[0]} and no running_mean anywhere: norms without statistics (GroupNorm, InstanceNorm); {_REFUSED}"
+            f"{norms[0]} and no running_mean anywhere: norms without statistics (GroupNorm, InstanceNorm), which here "
+            f"only resnet50_gn has; {WAY_ON}"
         )
     if norms and stages and not any(re.match(r"bn1\.", name) for name in norms) and any("bn1" in n for n in norms):
         return f"norms in the blocks and none after conv1: a pre-activation network (ResNet v2); {_REFUSED}"

@@ -108,9 +108,9 @@ def unfolded(state_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     Returns:
         The entries under torchvision's names, and {their name of a bias: the norm's}; empty where nothing is folded.
     """
-    biases = {name: _norm_of(name) for name in state_dict if re.search(r"(conv\d|downsample\.0)\.bias$", name)}
-    norms = any(re.search(r"(^|\.)(bn\d|downsample\.1)\.", name) for name in state_dict)
-    if norms or "conv1.bias" not in biases:
+    biases = {name: f"{norm}.bias" for name in state_dict if (norm := _norm_of(name, state_dict))}
+    norms = any(re.search(r"(^|\.)bn\d\.|running_mean$", name) for name in state_dict)
+    if norms or not biases.keys() & {"conv1.bias", "conv1.0.bias"}:
         return state_dict, {}
     result: dict[str, Any] = {}
     for name, array in state_dict.items():
@@ -124,5 +124,19 @@ def unfolded(state_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     return result, biases
 
 
-def _norm_of(bias: str) -> str:
-    return re.sub(r"conv(\d)\.bias$", r"bn\1.bias", bias.replace("downsample.0.bias", "downsample.1.bias"))
+def _norm_of(bias: str, state_dict: Mapping[str, Any]) -> str:
+    """The norm after the convolution that an entry is the bias of, or "" for any other entry."""
+    module, _, leaf = bias.rpartition(".")
+    kernel = state_dict.get(f"{module}.weight")
+    if leaf != "bias" or kernel is None or kernel.ndim != 4:
+        return ""
+    if match := re.fullmatch(r"(layer\d+\.\d+\.|)conv(\d)", module):
+        return f"{match[1]}bn{match[2]}"
+    if module == _LAST_OF_A_DEEP_STEM:
+        return "bn1"
+    if match := re.fullmatch(r"(conv1\.|maxpool\.|layer\d+\.\d+\.downsample\.)(\d)", module):
+        return f"{match[1]}{int(match[2]) + 1}"
+    return ""
+
+
+_LAST_OF_A_DEEP_STEM = "conv1.6"

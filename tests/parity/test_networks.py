@@ -27,6 +27,23 @@ from flax import nnx
 from torch import nn
 
 
+class Ours(nnx.Module):
+    def __init__(self, features):
+        self.conv = nnx.Conv(3, features, (1, 1), rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.conv(x).mean((1, 2))
+
+
+class Theirs(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.conv = nn.Conv2d(3, features, 1)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
 @dataclass(frozen=True)
 class Options:
     features: int = 5
@@ -40,9 +57,9 @@ class Family:
         return ["one_layer"]
 
     def pair(self, name, options, *, weights=None):
-        ours = nnx.eval_shape(lambda: nnx.Linear(3, options.features, rngs=nnx.Rngs(0)))
+        ours = nnx.eval_shape(lambda: Ours(options.features))
         return SimpleNamespace(
-            flax_model=ours, torch_model=nn.Linear(3, options.features), channels=3, num_classes=5, train=None
+            flax_model=ours, torch_model=Theirs(options.features), channels=3, num_classes=options.features, train=None
         )
 
     def read(self, path):

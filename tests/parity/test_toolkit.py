@@ -199,7 +199,7 @@ def test_class_numbers():
         (["resnet18", "--html", "."], "cannot write .: it is a directory"),
         (["resnet18", "--json", "sealed/report.json"], "cannot write sealed/report.json: it is not permitted"),
         (["resnet18", "--weights", "/nowhere/weights.pth"], "does not exist"),
-        (["resnet18", "--image", "/nowhere/cat.jpg"], "does not exist"),
+        (["resnet18", "--image", "/nowhere/cat.jpg"], "cannot be read: No such file"),
         (["resnet18", "--device", "gpu"], "finds no GPU"),
         (["resnet18", "--weights", "two.pth", "--checks", "trajectory"], "ten digits, and the weights have 2 classes"),
     ],

@@ -428,7 +428,7 @@ def test_an_error_in_a_network_says_where_and_all_of_it():
 
     found = report(dense(broken), targets=np.zeros((8, 6)), checks=("forward",))
     words = " ".join(str(found).split())
-    assert "Flax raises TypeError at test_parity_odd_models.py:" in words
+    assert "Flax raises TypeError at test_odd_models.py:" in words
     assert "many words; PyTorch gives a result" in words
 
 

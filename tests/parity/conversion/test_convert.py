@@ -8,7 +8,7 @@ from flax import nnx
 
 import parity
 from parity.conversion.convert import copied, to_flax, to_torch
-from parity.conversion.naming import _renamed, find_prefix, leaves
+from parity.conversion.naming import find_prefix, leaves, renamed
 from parity.errors import ParityError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 
@@ -297,17 +297,17 @@ def test_names_that_differ_are_mapped():
 
 
 def test_the_longest_name_that_fits_is_mapped():
-    assert _renamed("a.b.c", {"a": "x", "a.b": "y"}) == _renamed("a.b.c", {"a.b": "y", "a": "x"}) == "y.c"
-    assert _renamed("a.bc", {"a.b": "y"}) == "a.bc"
+    assert renamed("a.b.c", {"a": "x", "a.b": "y"}) == renamed("a.b.c", {"a.b": "y", "a": "x"}) == "y.c"
+    assert renamed("a.bc", {"a.b": "y"}) == "a.bc"
 
 
 def test_layer_without_a_rule_is_named():
-    class Attends(nnx.Module):
+    class Adapts(nnx.Module):
         def __init__(self):
-            self.attention = nnx.MultiHeadAttention(2, 4, rngs=nnx.Rngs(0))
+            self.adapter = nnx.LoRA(4, 2, 4, rngs=nnx.Rngs(0))
 
-    with pytest.raises(ParityError, match=r"attention\.query is a flax LinearGeneral.*parity\.register_layer"):
-        leaves(Attends())
+    with pytest.raises(ParityError, match=r"adapter is a flax LoRA.*parity\.register_layer"):
+        leaves(Adapts())
 
 
 def test_model_without_parameters_is_refused():

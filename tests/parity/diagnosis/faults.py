@@ -18,6 +18,7 @@ import parity
 from parity.reports.results import Report
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, initializers, max_pool
 from resnet_flax.models import Bottleneck
+from resnet_flax.models.blocks import Shape
 
 torch.set_num_threads(1)  # on tensors this small, waiting for a second thread takes most of the time
 
@@ -58,8 +59,8 @@ class FlaxNet(nnx.Module):
         conv, norm = partial(conv, rngs=rngs), partial(norm, rngs=rngs)
         self.conv1 = conv(3, 8, 7, stride=2, padding=3)
         self.bn1 = norm(8)
-        self.layer1 = Sequential([block(8, 4, conv=conv, norm=norm)])
-        self.layer2 = Sequential([block(16, 8, stride=2, conv=conv, norm=norm)])
+        self.layer1 = Sequential([block(Shape(8, 4), conv=conv, norm=norm)])
+        self.layer2 = Sequential([block(Shape(16, 8, stride=2), conv=conv, norm=norm)])
         self.neck = Linear(32, 32, rngs=rngs)
         self.fc = Linear(32, 10, rngs=rngs)
         self.pool = pool or partial(max_pool, window=3, stride=2, padding=1)

@@ -8,6 +8,7 @@ from flax import nnx
 pytest.importorskip("torch")
 
 import parity
+from parity.sides.base import Loss
 from parity.sides.flax import FlaxSide
 from tests.compilation import assert_compiles_once
 
@@ -16,7 +17,7 @@ def squares(outputs, targets):
     return ((outputs - targets) ** 2).sum()
 
 
-@pytest.mark.parametrize("loss", [None, (squares, squares)], ids=["forward", "gradients"])
+@pytest.mark.parametrize("loss", [None, Loss(squares, squares)], ids=["forward", "gradients"])
 def test_runs_on_the_same_shapes_compile_once(loss):
     inputs = parity.random_inputs((2, 3))
     targets = None if loss is None else np.ones((2, 4), np.float32)

@@ -26,3 +26,21 @@ def test_trees_are_mapped_leaf_by_leaf():
     assert mapped["a"][1][0].tolist() == [2, 2]
     assert mapped["b"] == 3
     assert torch_private.tree_map(type, tree) == {"a": (torch.Tensor, [torch.Tensor]), "b": int}
+    assert torch_private.tree_leaves({"a": (1, [2]), "b": 3}) == [1, 2, 3]
+
+
+def test_functions_are_not_seen_where_that_is_switched_off():
+    class Seen(torch.overrides.TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    with Seen() as mode:
+        torch.ones(1).relu()
+        seen = mode.calls
+        with torch_private.without_functions():
+            torch.ones(1).relu()
+    assert seen
+    assert mode.calls == seen

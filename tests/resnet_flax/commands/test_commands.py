@@ -11,11 +11,16 @@ import pytest
 from PIL import Image
 
 import parity
+from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.__main__ import main
 from resnet_flax.commands.models import markdown
+from resnet_flax.data import EvaluationTransform
+from resnet_flax.data.decoding import Decoding
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.inference import find_images, make_apply, read_batches
 from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.metadata import Metadata
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -23,6 +28,7 @@ skimage_data = pytest.importorskip("skimage.data")
 
 from tests import ROOT
 from tests.numerics import TENSORS, assert_close_to_torch, tolerance, torch_noise
+from tests.torch_models import randomized
 
 
 def command(*arguments) -> int:
@@ -41,9 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def original():
-    network = torchvision.models.resnet18().eval()
-    parity.randomize(None, network)
-    return network
+    return randomized(torchvision.models.resnet18()).eval()
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +131,11 @@ def test_features_are_the_models(folder, weights, original, tmp_path, capsys):
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
         (("predict", "nothing-here", "--weights", "{weights}"), "nothing-here: no such image"),
         (("predict", "--weights", "{weights}"), "no images given"),
-        (("predict", "{folder}", "--weights", "{weights}", "--batch-size", "0"), "--batch-size is 0"),
-        (("predict", "{folder}", "--weights", "{weights}", "--top", "0"), "--top is 0"),
+        (
+            ("predict", "{folder}", "--weights", "{weights}", "--batch-size", "0"),
+            "--batch-size must be at least 1; got 0",
+        ),
+        (("predict", "{folder}", "--weights", "{weights}", "--top", "0"), "--top must be at least 1; got 0"),
         (("export", "--weights", "{weights}", "--out", "{out}.onnx"), "must end in .safetensors"),
         (("predikt",), "no command 'predikt'"),
     ],
@@ -190,6 +197,20 @@ def test_exported_weights_load_into_torchvision(suffix, weights, original, tmp_p
         assert again.preprocessing.transform.resize_size == 256
         assert again.notes == ()
     assert command("export", "--weights", weights, "--out", out) == 2  # it exists
+
+
+def test_own_class_names_and_preprocessing_are_kept(weights, tmp_path, capsys):
+    names, out = tmp_path / "names.txt", tmp_path / "out.safetensors"
+    names.write_text("\n".join(f"name {number}" for number in range(1000)))
+    options = ["--resize", 40, "--crop", 32, "--mean", 0.5, "--std", 0.25, "--exif-orientation"]
+    assert command("export", "--weights", weights, "--class-names", names, *options, "--out", out) == 0
+    kept = Metadata(read_checkpoint(out).metadata)
+    assert kept.class_names[::999] == ("name 0", "name 999")
+    expected = Preprocessing(EvaluationTransform(40, 32), (0.5,), (0.25,), Decoding(exif_orientation=True))
+    assert kept.preprocessing == expected
+    names.write_text("one\ntwo\n")
+    assert command("export", "--weights", weights, "--class-names", names, "--out", tmp_path / "no.pth") == 2
+    assert "error: 2 class names are given, but it has 1,000 classes" in capsys.readouterr().err
 
 
 def test_stablehlo_artifact_runs_without_this_package(weights, original, tmp_path):

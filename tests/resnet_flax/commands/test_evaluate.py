@@ -58,6 +58,8 @@ def test_evaluation_of_weights(capsys):
     assert result["accuracy"] == (jax.jit(logits_of)(images, arrays).argmax(1) == labels).mean()
     assert_as_exact_as(result["loss"], jax.jit(loss), (images.astype(jnp.float32), labels), arrays)
     assert result["count"] == 7
+    assert (result["split"], result["origin"]) == ("test", "the test split of synthetic:8x8x1:7")
+    assert result["recall"] == result["per_class"]
 
     # Weights without preprocessing use the recipe's.
     options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "4"]
@@ -80,9 +82,10 @@ def test_evaluation_asks_the_weights_for_what_the_command_line_leaves_open(capsy
         (["--eval-transform.crop-size", "10"], replace(kept, transform=EvaluationTransform(16, 10))),
     ]:
         assert run(*options, *given) == 0
-        assert f"resnet18 from w[x].safetensors on synthetic:12x12x1:7 (7 images), 1 x CPU\nimages: {used}\n" in (
-            capsys.readouterr().out
-        )
+        assert (
+            "resnet18 from w[x].safetensors on synthetic:12x12x1:7 test (7 images), 1 x CPU\n"
+            f"test is the test split of synthetic:12x12x1:7\nimages: {used}\n"
+        ) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("names", [[*"0123456"], [*"01x3456"]])

@@ -19,7 +19,7 @@ from resnet_flax.__main__ import main
 from resnet_flax.data import CorruptImage, evaluation_batches, evaluation_transform, open_source
 from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import write_tfds
-from resnet_flax.data.source import stratified_split
+from resnet_flax.data.splits import held_out
 from resnet_flax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_digits_have_a_fixed_stratified_split():
 
 def test_stratified_split_partitions_every_class():
     labels = np.array([0] * 10 + [1] * 3 + [2] * 2 + [3])
-    train, test = (stratified_split(labels, split) for split in ("train", "test"))
+    train, test = (held_out(labels, rest=rest) for rest in (True, False))
     assert sorted([*train, *test]) == list(range(len(labels)))
     assert np.bincount(labels[test], minlength=4).tolist() == [2, 1, 1, 0]
 
@@ -250,10 +250,9 @@ def single_images(root):
     [
         (lacking_class, "val", "classes that are not in the training set: zebra"),
         (empty_class, "train", "no images of class empty"),
-        (lambda root: shutil.rmtree(root / "val"), "test", "has train/ but no val/"),
         (lambda root: shutil.rmtree(root), "train", "no directory"),
         (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train", "no class folders"),
-        (lambda root: None, "dev", "no split 'dev'"),
+        (lambda root: None, "devil", "no split 'devil'"),
         (single_images, "test", "a class needs at least two to have one held out"),
     ],
 )
@@ -311,7 +310,7 @@ def test_tfds_without_a_test_split_is_cut_and_images_may_be_grey(tmp_path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     train, test = (open_source("tfds:grey:1.0.0", split, data_dir="~") for split in ("train", "test"))
     assert (len(train), len(test), train.channels) == (8, 4, 1)
-    kept = stratified_split(source.labels, "test")
+    kept = held_out(source.labels)
     for i, j in enumerate(kept):
         np.testing.assert_array_equal(test[i]["image"], source[j]["image"])
 

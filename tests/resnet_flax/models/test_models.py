@@ -11,7 +11,6 @@ from flax import nnx
 
 import parity
 import resnet_flax
-from parity.checks.tolerance import PROFILES, relative
 from parity.conversion.naming import leaves
 from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
@@ -20,45 +19,17 @@ from resnet_flax.models.shortcuts import BareConvolution
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from parity import to_flax
-from tests.numerics import TENSORS, assert_within, torch_noise
+from tests.resnet_flax.models.against_torch import check_against_torch
 from tests.torch_models import torch_model
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_names_shapes_and_parameter_count_are_the_originals(name):
+@pytest.mark.parametrize("name", ["resnet18", "residual18", "residual18_3x3"])
+def test_names_and_shapes_of_a_model_are_the_originals(name):
     model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
     with torch.device("meta"):
         original = torch_model(name).state_dict()
     ours = {leaf.torch_name: leaf.torch_shape for leaf in leaves(model)}
     assert ours == {key: tuple(tensor.shape) for key, tensor in original.items()}
-    assert (
-        sum(leaf.variable.size for leaf in leaves(model) if isinstance(leaf.variable, nnx.Param))
-        == ARCHITECTURES[name].parameters
-    )
-
-
-@nnx.jit
-def flax_outputs(model, images):
-    return {**model.features(images, STAGES), "output": model(images)}
-
-
-def check_against_torch(build, original, height: int, width: int, channels: int) -> dict[str, tuple[float, ...]]:
-    """{place: (our float32 error, torch's float32 floor, our float64 error)}, all relative to float64 torch."""
-    parity.randomize(None, original)
-    images = parity.random_inputs((2, height, width, channels))
-    noise = torch_noise(original, images, (*STAGES, "output"))
-    ours = flax_outputs(to_flax(original.state_dict(), nnx.eval_shape(build)), jnp.asarray(images))
-    narrow = assert_within(ours, noise)
-    with jax.enable_x64(True):
-        abstract = nnx.eval_shape(partial(build, param_dtype=jnp.float64))
-        model = to_flax(copy.deepcopy(original).double().state_dict(), abstract)
-        wide = jax.tree.map(np.asarray, flax_outputs(model, jnp.asarray(images, jnp.float64)))
-    errors = {place: (*narrow[place], relative(array, noise.oracle[TENSORS][place])) for place, array in wide.items()}
-    assert all(error <= PROFILES["float64"].least for *_, error in errors.values()), errors
-    return errors
 
 
 # Small sizes here; every architecture at full size under the marker `full`. At 64 pixels each strided layer sees an
@@ -141,6 +112,13 @@ def test_no_head_gives_pooled_features():
     np.testing.assert_array_equal(model.fc(headless(images)), model(images))
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (16, 16, 3), (2, 16, 16, 1)])
+def test_images_of_another_layout_are_named(shape):
+    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3, small_images=True, rngs=nnx.Rngs(0))
+    with pytest.raises(resnet_flax.UserError, match=r"must be \(N, H, W, C\) with 3 channels last; got \("):
+        model(jnp.zeros(shape))
+
+
 def test_small_image_stem_keeps_the_resolution():
     model = tiny(small_images=True, in_channels=1)
     shapes = nnx.eval_shape(
@@ -186,7 +164,9 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_basic_block_has_no_groups():
-    with pytest.raises(ValueError, match="takes groups=1, width_per_group=64 and dilation=1 only, not groups=2"):
+    with pytest.raises(
+        ValueError, match="takes groups=1 and width_per_group=64 only and has no 1x1 convolution, not groups=2"
+    ):
         tiny(groups=2)
 
 

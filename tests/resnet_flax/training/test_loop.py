@@ -1,5 +1,6 @@
 """The training loop: what a run writes, interruptions and kills, resuming, and what stops a run."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -246,10 +246,7 @@ def test_a_disk_too_full_for_the_weights(monkeypatch):
 
     def improving(self):
         real = evaluate(self)
-        return lambda *batches: replace_accuracy(real(*batches), next(better))
-
-    def replace_accuracy(result, value):
-        return SimpleNamespace(loss=result.loss, top5=result.top5, accuracy=value)
+        return lambda *batches: dataclasses.replace(real(*batches), accuracy=next(better))
 
     monkeypatch.setattr(setup.Setup, "evaluate", property(improving))
     with pytest.raises(

@@ -72,6 +72,7 @@ class Case:
         make: what the file holds, from a network under torchvision's names.
         outcome: "exact", "note" or "warning" (both exact as far as the entries go), or "refused".
         text: a regular expression that the message or some note matches.
+        file: what it is called; by default as the architecture, which then is certain.
         classes: of the head that is found.
         options: the arithmetic that is decided.
     """
@@ -81,7 +82,7 @@ class Case:
     outcome: str = "exact"
     text: str = ""
     prefix: str | None = None
-    file: str = "weights.pth"
+    file: str = ""
     architecture: str = "resnet18"
     classes: int = 1000
     config: Any = None

@@ -66,6 +66,11 @@ def kuangliu(name: str) -> str:
     return _started(name.replace("downsample", "shortcut"), {"fc": "linear"})
 
 
+def openmmlab(name: str) -> str:
+    """mmpretrain's ResNetV1c and ResNetV1d: a Sequential for the whole stem."""
+    return re.sub(r"^conv1\.", "stem.", re.sub(r"^bn1\.", "stem.7.", name))
+
+
 def pycls(name: str) -> str:
     if match := re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name):
         rest = re.sub(r"conv(\d)", lambda m: f"f.{'abc'[int(m[1]) - 1]}", match[3])

@@ -28,7 +28,7 @@ def read(case: Case, folder: Path) -> Weights:
     if case.config is not None:
         text = case.config if isinstance(case.config, str) else json.dumps(case.config)
         (folder / "config.json").write_text(text)
-    path = folder / case.file
+    path = folder / (case.file or f"{case.architecture}.pth")
     content = case.make(numbered(case.architecture))
     tensors, notes = unnested(content, path, lambda value: isinstance(value, np.ndarray))
     return from_checkpoint(Checkpoint(tensors, notes=notes), path, case.prefix)

@@ -27,6 +27,7 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 from tests.numerics import assert_close_to_torch, assert_rounded
+from tests.torch_models import randomized
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +45,7 @@ def closed_network(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def original():
-    network = torchvision.models.resnet18().eval()
-    parity.randomize(None, network)
-    return network
+    return randomized(torchvision.models.resnet18()).eval()
 
 
 @pytest.fixture(scope="module")

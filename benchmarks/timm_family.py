@@ -1,0 +1,182 @@
+"""Every architecture of timm's `timm/models/resnet.py` in full, against timm: outputs, recognition, round trip.
+
+    python benchmarks/timm_family.py --json family.json --markdown docs/timm-family.md
+
+One architecture at a time, the smallest first. Rows are added to the JSON file as they are measured, and those that it
+has are not measured again; the page is made of the file's rows alone. Needs timm (the extra `torch`).
+"""
+
+import copy
+import gc
+import json
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+from flax import nnx
+
+import parity
+from parity import to_flax, to_torch
+from parity.checks.tolerance import relative
+from parity.conversion.convert import as_numpy
+from resnet_flax.errors import UserError
+from resnet_flax.models import ARCHITECTURES, build_model
+from resnet_flax.weights.identify import identify
+
+FLOAT64_LIMIT = 1e-10
+FLOAT32_TIMES = 3
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare every ResNet of timm with the architecture of the same name here."""
+
+    json: Path
+    """Flat rows, one for each architecture; read first, if it is there."""
+    markdown: Path | None = None
+    """Also write the page docs/timm-family.md."""
+    size: int = 64
+    """Height and width of the images, a multiple of 32."""
+    batch: int = 2
+    """Images."""
+    minutes: float = 600.0
+    """Start no architecture after so long."""
+
+
+def outputs(model: nnx.Module, images: np.ndarray) -> np.ndarray:
+    return np.asarray(nnx.jit(lambda network, x: network(x))(model, jnp.asarray(images)))
+
+
+def arrangements(original: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray]:
+    """PyTorch's logits in float32: as it is, with channels last, and with the images in another order."""
+    with torch.no_grad():
+        plain = original(images).numpy()
+        turned = original(images.flip(0)).flip(0).numpy()
+        last = copy.deepcopy(original).to(memory_format=torch.channels_last)
+        return [plain, turned, last(images.to(memory_format=torch.channels_last)).numpy()]
+
+
+def measure(name: str, size: int, batch: int) -> dict[str, Any]:
+    """One row; an architecture that is refused has its sentence in `refused`."""
+    import timm
+
+    began = time.monotonic()
+    original = timm.create_model(name).eval()
+    parity.randomize(None, original)
+    state_dict = original.state_dict()
+    row: dict[str, Any] = {"what": name, "parameters": sum(p.numel() for p in original.parameters())}
+    try:
+        identity = identify({key: tuple(tensor.shape) for key, tensor in state_dict.items()})
+        row["recognised"] = name in (identity.architecture, *identity.also)
+        row["as"], row["also"] = identity.architecture, list(identity.also)
+        model = to_flax(state_dict, nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0))))
+    except UserError as error:
+        return row | {"refused": str(error), "seconds": round(time.monotonic() - began, 1)}
+    back = to_torch(model)
+    row["round trip"] = list(back) == list(state_dict) or back.keys() == state_dict.keys()
+    row["round trip"] &= all(back[key].tobytes() == as_numpy(tensor).tobytes() for key, tensor in state_dict.items())
+    images = parity.random_inputs((batch, size, size, 3))
+    narrow = outputs(model, images)
+    del model, back
+    channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    theirs = arrangements(original, channels_first)
+    original.double()
+    with torch.no_grad():
+        oracle = original(channels_first.double()).numpy()
+    with jax.enable_x64(True):
+        abstract = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0), param_dtype=jnp.float64))
+        wide = outputs(to_flax(original.state_dict(), abstract), images.astype(np.float64))
+    row["float64"] = relative(wide, oracle)
+    row["float32"] = relative(narrow, oracle)
+    row["torch float32"] = max(relative(array, oracle) for array in theirs)
+    row["ours"], row["peer"], row["ratio"] = row["float32"], row["torch float32"], row["float32"] / row["torch float32"]
+    row["passed"] = bool(
+        row["recognised"] and row["round trip"] and row["float64"] <= FLOAT64_LIMIT and row["ratio"] <= FLOAT32_TIMES
+    )
+    row["settings"] = {"size": size, "batch": batch}
+    row["versions"] = {package: version(package) for package in ("jax", "flax", "torch", "timm")}
+    return row | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def markdown(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """The page docs/timm-family.md, of the rows that were measured."""
+    measured = [row for row in rows if "refused" not in row]
+    refused = [row for row in rows if "refused" in row]
+    absent = [name for name in names if name not in {row["what"] for row in rows}]
+    lines = []
+    for row in sorted(measured, key=lambda row: names.index(row["what"])):
+        cells = [
+            row["what"],
+            f"{row['parameters']:,}",
+            ", or ".join([row["as"], *row["also"]]),
+            "same bytes" if row["round trip"] else "DIFFERS",
+            *(f"{row[key]:.1e}" for key in ("float64", "float32", "torch float32")),
+            f"{row['ratio']:.2f}",
+            "yes" if row["passed"] else "NO",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    sentences = [f"`{row['what']}` is refused: {row['refused']}." for row in refused]
+    if absent:
+        sentences.append(f"Not measured yet: {', '.join(absent)}.")
+    settings, versions = measured[0]["settings"], measured[0]["versions"]
+    tools = ", ".join(f"{package} {number}" for package, number in versions.items())
+    table, notes = "\n".join(lines), "\n\n".join(sentences)
+    return f"""# Every ResNet of timm
+
+Generated by `python benchmarks/timm_family.py --json family.json --markdown docs/timm-family.md`.
+
+Architectures of timm's `timm/models/resnet.py`, which has {len(names)}, built in full by timm with random weights,
+gammas and statistics (`parity.randomize`), against the architecture of the same name here; {len(measured)} were
+measured, of which {sum(row["passed"] for row in measured)} pass. The images are {settings["batch"]} of
+{settings["size"]}x{settings["size"]} pixels; {tools}, on a CPU.
+
+- recognised as: what the names and shapes of its entries alone identify, and which other architectures have the same.
+- round trip: PyTorch to Flax to PyTorch.
+- float64, float32: the relative L2 difference of the logits from PyTorch's in float64; PyTorch's: of its own float32,
+  the largest of three arrangements of the same computation (as it is, channels last, another order of the images).
+- passes: float64 within {FLOAT64_LIMIT:g}, float32 within {FLOAT32_TIMES} times PyTorch's own error, recognised, same
+  bytes.
+
+| architecture | parameters | recognised as | round trip | float64 | float32 | PyTorch's | ratio | passes |
+|---|---|---|---|---|---|---|---|---|
+{table}
+
+{notes}
+"""
+
+
+def main(args: Arguments) -> int:
+    import timm
+
+    names = sorted(timm.list_models(module="resnet"), key=lambda name: (size_of(name), name))
+    rows = json.loads(args.json.read_text()) if args.json.exists() else []
+    began = time.monotonic()
+    for name in names:
+        if any(row["what"] == name for row in rows):
+            continue
+        if time.monotonic() - began > 60 * args.minutes:
+            break
+        rows.append(measure(name, args.size, args.batch))
+        print({key: value for key, value in rows[-1].items() if key not in ("settings", "versions")}, flush=True)
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        jax.clear_caches()
+        gc.collect()
+    if args.markdown is not None:
+        args.markdown.write_text(markdown(rows, names))
+    return 0 if all(row.get("passed", "refused" in row) for row in rows) else 1
+
+
+def size_of(name: str) -> int:
+    """How many parameters; the pruned networks, which have no row here, come first."""
+    return ARCHITECTURES[name].parameters if name in ARCHITECTURES else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))))

@@ -1,0 +1,118 @@
+"""A map between the names of two networks, proposed from order, kinds of layer, shapes and names."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity.conversion.files import write_whole
+from parity.conversion.naming import leaves, mismatch_message, named_modules
+from parity.conversion.trees import as_module
+from parity.errors import ParityError
+
+Shape = tuple[int, ...]
+Layers = dict[str, dict[str, Shape]]
+"""{path of a layer: {its parameter or statistic: shape}}, in order of definition."""
+COUNTER = "num_batches_tracked"
+
+
+def match_names(network: Any, original: Any, path: str | Path | None = None) -> dict[str, str]:
+    """Proposes {Flax path: PyTorch path} for layers whose names differ, as `names=` takes it.
+
+    Layers of the same name and shapes belong together; then those of the same kind and shapes in the same order; and
+    of what is left, those of the same shapes whose names are most alike. A proposal is complete, and verified: every
+    tensor of either network has one of its shape in the other. Whether layers of equal shapes are the right ones, only
+    `parity.check` can tell.
+
+    Args:
+        network: in JAX.
+        original: a PyTorch module, a state_dict, or another network in JAX.
+        path: a JSON file to write the map to, to be edited and given to `python -m parity check --names`.
+
+    Raises:
+        ParityError: if a layer has no counterpart; the message lists them.
+    """
+    module = as_module(network)
+    if module is None:
+        raise ParityError(f"expected a network in JAX first, found a {type(network).__name__}")
+    ours, theirs = _layers(_shapes(network)), _layers(_shapes(original))
+    for layers, others in ((ours, theirs), (theirs, ours)):
+        if not any(COUNTER in layer for layer in others.values()):
+            for layer in layers.values():
+                layer.pop(COUNTER, None)
+    matched = _matched(ours, theirs)
+    missing = {path: layer for path, layer in theirs.items() if path not in matched.values()}
+    unexpected = {path: layer for path, layer in ours.items() if path not in matched}
+    if missing or unexpected:
+        raise ParityError(
+            "no complete map of names: layers are left without a counterpart of their shapes. "
+            + mismatch_message(_flat(missing), _flat(unexpected), {}, source="the network", target="the original")
+        )
+    known = {path for path, _ in named_modules(module)}
+    known |= {leaf.path.rpartition(".")[0] for leaf in leaves(module)}
+    # A part that the rule of a whole layer covers has no path of its own in Flax, and follows that layer.
+    names = {path: matched[path] for path in ours if matched[path] != path and path in known}
+    if path is not None:
+        text = json.dumps(names, indent=1) + "\n"
+        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return names
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """The map in a JSON file.
+
+    Raises:
+        ParityError: if it cannot be read or is anything else.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParityError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ParityError(f"{path} is not JSON: {error}") from error
+    if not isinstance(names, dict) or not all(isinstance(value, str) for value in names.values()):
+        raise ParityError(f"{path} must hold one JSON object {{Flax path: PyTorch path}}")
+    return names
+
+
+def _shapes(network: Any) -> dict[str, Shape]:
+    if hasattr(network, "state_dict"):
+        network = network.state_dict()
+    if isinstance(network, Mapping) and all(hasattr(value, "shape") for value in network.values()):
+        return {name: tuple(tensor.shape) for name, tensor in network.items()}
+    module = as_module(network)
+    if module is None:
+        raise ParityError(f"a {type(network).__name__} is no network and no state_dict")
+    return {leaf.torch_name: leaf.torch_shape for leaf in leaves(module)}
+
+
+def _layers(shapes: Mapping[str, Shape]) -> Layers:
+    layers: Layers = {}
+    for name, shape in shapes.items():
+        path, _, leaf = name.rpartition(".")
+        layers.setdefault(path, {})[leaf] = shape
+    return layers
+
+
+def _flat(layers: Layers) -> dict[str, Shape]:
+    return {f"{path}.{leaf}".lstrip("."): shape for path, layer in layers.items() for leaf, shape in layer.items()}
+
+
+def _matched(ours: Layers, theirs: Layers) -> dict[str, str]:
+    matched = {path: path for path, layer in ours.items() if theirs.get(path) == layer}
+    left = [path for path in ours if path not in matched]
+    right = [path for path in theirs if path not in matched]
+    kinds = [
+        [tuple(sorted(layers[path].items())) for path in paths] for layers, paths in ((ours, left), (theirs, right))
+    ]
+    for i, j, size in difflib.SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks():
+        matched |= dict(zip(left[i : i + size], right[j : j + size], strict=True))
+    taken = set(matched.values())
+    for path in left:
+        alike = [other for other in right if path not in matched and other not in taken and theirs[other] == ours[path]]
+        if alike:
+            best = max(alike, key=lambda other: difflib.SequenceMatcher(None, path, other).ratio())
+            matched[path] = best
+            taken.add(best)
+    return matched
