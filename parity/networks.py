@@ -93,8 +93,11 @@ class Family(Protocol):
         """Both networks, with a checkpoint's weights; without one the Flax model may be abstract (`nnx.eval_shape`)."""
         ...
 
-    def read(self, path: Path) -> Weights:
-        """A checkpoint of one of its networks; a UsageError if it is none or cannot be read."""
+    def read(self, path: Path, prefix: str | None = None) -> Weights:
+        """A checkpoint of one of its networks; a UsageError if it is none or cannot be read.
+
+        `prefix` is what the names of the wanted network begin with, in a file that holds several.
+        """
         ...
 
 
@@ -135,8 +138,8 @@ def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **optio
     return pair
 
 
-def identified(path: Path) -> Weights:
-    """The checkpoint, as the family that recognises it reads it.
+def identified(path: Path, prefix: str | None = None) -> Weights:
+    """The checkpoint, as the family that recognises it reads it; `prefix` as in `Family.read`.
 
     Raises:
         UsageError: if none does; where only one family is installed, with its own message.
@@ -144,7 +147,7 @@ def identified(path: Path) -> Weights:
     registered, errors = _registered(), {}
     for name, family in registered.families.items():
         try:
-            return family.read(path)
+            return family.read(path) if prefix is None else family.read(path, prefix)
         except UsageError as error:
             errors[name] = error
     if len(errors) == 1:

@@ -5,7 +5,7 @@ Registered in pyproject.toml under the entry-point group `parity.networks`; `par
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class IdentifiedWeights:
 
     @property
     def notes(self) -> tuple[Any, ...]:
-        return self.weights.notes
+        return self.weights.warnings()
 
     def describe(self) -> str:
         return str(self.weights.identity)
@@ -97,7 +97,9 @@ class IdentifiedWeights:
         weights.to_model()  # raises unless every entry fits
         parameters = sum(a.size for n, a in weights.state_dict.items() if n.endswith((".weight", ".bias")))
         dtypes = Counter(array.dtype.name for array in weights.state_dict.values())
-        prefix = f", prefix {weights.naming.prefix!r}" if weights.naming.prefix else ""
+        layout, before = weights.layout
+        prefix = f", prefix {before!r}" if before else ""
+        arithmetic = ", ".join(f"{option} {value}" for option, value in weights.options.items())
         return [
             ("architecture", identity.architecture),
             ("classes", str(identity.num_classes) if identity.num_classes else "none (no head)"),
@@ -105,7 +107,8 @@ class IdentifiedWeights:
             ("stem", self._stem()),
             ("parameters", f"{parameters:,}"),
             ("entries", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())),
-            ("names", f"{weights.naming.scheme}{prefix}"),
+            ("names", f"{layout.name}{prefix}"),
+            *([("arithmetic", arithmetic)] if arithmetic else []),
             *((key, text if len(text) <= 60 else text[:57] + "...") for key, text in weights.metadata.items()),
         ]
 
@@ -118,10 +121,7 @@ class IdentifiedWeights:
         return f"{sizes} stride {stem.stride}, {'3x3 convolution' if stem.replace_stem_pool else pool}"
 
     def named(self, name: str) -> "IdentifiedWeights":
-        architecture = self.weights.identity.architecture
-        if not get_architecture(name).has_shapes_of(get_architecture(architecture)):
-            raise UserError(f"{self.weights.source} holds a {architecture}, not a {name}")
-        return IdentifiedWeights(replace(self.weights, identity=replace(self.weights.identity, architecture=name)))
+        return IdentifiedWeights(self.weights.named(name))
 
     def write(self, path: Path, *, original_names: bool) -> None:
         write_weights(path, self.weights.to_model(), self.weights, original_names=original_names)
@@ -135,8 +135,8 @@ class ResNets:
     def names(self) -> list[str]:
         return list(ARCHITECTURES)
 
-    def read(self, path: Path) -> IdentifiedWeights:
-        return IdentifiedWeights(read_weights(path))
+    def read(self, path: Path, prefix: str | None = None) -> IdentifiedWeights:
+        return IdentifiedWeights(read_weights(path, prefix))
 
     def pair(self, name: str, options: Options, *, weights: Path | None = None) -> ResNetPair:
         """A network in Flax and in PyTorch, with a checkpoint's weights; without one the Flax model is abstract.
@@ -154,16 +154,28 @@ class ResNets:
             return ResNetPair(model, original, row.in_channels, row.num_classes)
 
         with jax.enable_x64(True):  # float64 weights stay so
-            read = read_weights(weights)
-            identity = read.identity
-            if not row.has_shapes_of(get_architecture(identity.architecture)):
-                raise UserError(f"{weights} holds a {identity.architecture}, not a {name}")
-            model = replace(read, identity=replace(identity, architecture=name)).to_model(**options.arguments())
+            read = read_weights(weights).named(name)
+            options = _completed(options, read, name)
+            model = read.to_model(**options.arguments())
+        identity = read.identity
         if not identity.num_classes:
             raise UserError(f"{weights} has no head, and PyTorch's {name} has one: nothing to compare")
         original = _original(name, identity.num_classes, identity.in_channels, identity.small_images, options)
         _fill(original, read.state_dict)
         return ResNetPair(model, original, identity.in_channels, identity.num_classes)
+
+
+def _completed(options: Options, weights: Weights, name: str) -> Options:
+    """The options with those that the weights need, where they are open.
+
+    Raises:
+        UserError: if the weights need what PyTorch's network lacks.
+    """
+    known = {field.name for field in fields(ModelOptions)}
+    if lacking := {option: value for option, value in weights.options.items() if option not in known}:
+        needed = ", ".join(f"{option}={value}" for option, value in lacking.items())
+        raise UserError(f"{weights.source} needs {needed}, which PyTorch's {name} lacks; compare them in Python")
+    return replace(options, **{**weights.options, **options.arguments()})
 
 
 def _original(name: str, num_classes: int, in_channels: int, small_images: bool, options: ModelOptions) -> Any:

@@ -30,6 +30,8 @@ class Arguments:
     """The checkpoint to write."""
     arch: str | None = None
     """Insist on this architecture. By default the shapes tell."""
+    prefix: str | None = None
+    """Take the network whose names begin with this, such as teacher; needed where the file holds several."""
     names: Literal["original", "torchvision"] = "original"
     """The names in a .pth: those that the weights came with, or torchvision's."""
     force: bool = False
@@ -48,12 +50,12 @@ def main(arguments: list[str]) -> int:
     if destination.is_dir():
         _require_checkpoint(destination)
     with jax.enable_x64(True):  # a float64 file stays one
-        weights = identified(source)
+        weights = identified(source, args.prefix)
         if args.arch:
             weights = weights.named(args.arch)
-        for note in weights.notes:
-            print(printable(note), file=sys.stderr)
         _write(destination, weights, args.names == "original")
+    for note in weights.notes:
+        print(printable(note), file=sys.stderr)
     print(printable(f"{source} -> {destination}: {weights.describe()}, {len(weights.origin)} entries"))
     return 0
 

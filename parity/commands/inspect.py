@@ -20,13 +20,15 @@ class Arguments:
     """Show what a checkpoint holds: network, classes, naming, types, and anything odd."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """A .pth or .safetensors file, or an Orbax directory."""
+    """A .pth or .safetensors file, a folder with one, or an Orbax directory."""
+    prefix: str | None = None
+    """Show the network whose names begin with this, such as teacher; needed where the file holds several."""
 
 
 def main(arguments: list[str]) -> int:
     args = parse(Arguments, arguments, prog="python -m parity inspect")
     with jax.enable_x64(True):
-        weights = identified(args.source)
+        weights = identified(args.source, args.prefix)
         rows = weights.rows()
     files = [args.source] if args.source.is_file() else [f for f in args.source.rglob("*") if f.is_file()]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

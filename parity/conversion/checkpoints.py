@@ -1,6 +1,7 @@
 """Reading and writing weights: .pth, .safetensors, and Orbax directories."""
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
@@ -17,14 +18,16 @@ import numpy as np
 
 from parity.conversion.convert import as_numpy
 from parity.conversion.files import require_readable, write_whole
+from parity.conversion.folders import WHOLE, shards, weights_file
+from parity.conversion.nesting import flattened, tree, unnested
+from parity.conversion.pickles import numpy_globals, read_plain_pickle
 from parity.errors import ParityError, needs_extra
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth")
+NUMPY_SUFFIXES = (".npz", ".pkl", ".msgpack")
 LARGEST_EXPANSION = 4  # tensors that share memory, such as tied weights, are more bytes than the file has
 SMALL = 2**20  # bytes: a file that unpacks to no more may be of any size
-# What training scripts wrap a state_dict in; the first one present is used.
 RECORDING = "parity-recording"  # in the metadata of what parity.record writes
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,85 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """As `load_checkpoint`, with the metadata kept beside the tensors."""
+    """As `load_checkpoint`, with the metadata kept beside the tensors.
+
+    It may also be a folder with model.safetensors or pytorch_model.bin, whole or in shards with their index; or arrays
+    without PyTorch: .npz, a .pkl of numpy arrays, or Flax's .msgpack, whose nested names are joined by dots.
+    """
     path = Path(path)
     require_readable(path)
     if path.is_dir():
-        raise ParityError(f"{path} is a directory; .pth and .safetensors files hold a state_dict")
+        if (inside := weights_file(path)) is None:
+            raise ParityError(f"{path} is a directory without {' or '.join(WHOLE)}; give the file that holds weights")
+        path = inside
+    if files := shards(path):
+        return _joined([_read_file(file) for file in files], path)
+    return _read_file(path)
+
+
+def _joined(parts: list[Checkpoint], path: Path) -> Checkpoint:
+    tensors: dict[str, np.ndarray] = {}
+    for part in parts:
+        if twice := next((name for name in part.tensors if name in tensors), None):
+            raise ParityError(f"{path}: {twice} is in two shards of the same state_dict")
+        tensors |= part.tensors
+    notes = (f"read {len(parts)} shards", *(note for part in parts for note in part.notes))
+    return Checkpoint(tensors, parts[0].metadata, notes)
+
+
+def _read_file(path: Path) -> Checkpoint:
+    require_readable(path)
     if path.stat().st_size == 0:
         raise ParityError(f"{path} is empty (0 bytes)")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES:
+    if path.suffix in TORCH_SUFFIXES or (path.suffix == ".pkl" and _is_zip(path)):
         return _read_torch(path)
-    raise ParityError(f"{path}: the name must end in .safetensors or one of {', '.join(TORCH_SUFFIXES)}")
+    if path.suffix in NUMPY_SUFFIXES:
+        return _read_arrays(path)
+    known = ", ".join((*TORCH_SUFFIXES, *NUMPY_SUFFIXES))
+    raise ParityError(f"{path}: the name must end in .safetensors or one of {known}")
+
+
+def _read_arrays(path: Path) -> Checkpoint:
+    if path.suffix == ".npz":
+        _require_stored(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                content: Any = {name: file[name] for name in file.files}
+        except MemoryError:
+            raise
+        except Exception as error:  # numpy's, zipfile's and zlib's own kinds
+            raise ParityError(f"{path} is truncated or not a file of numpy arrays ({error})") from error
+    elif path.suffix == ".msgpack":
+        from flax.serialization import msgpack_restore
+
+        try:
+            content = msgpack_restore(path.read_bytes())
+        except Exception as error:  # msgpack's own kinds
+            raise ParityError(f"{path} is truncated or not Flax's msgpack ({error})") from error
+    else:
+        content = read_plain_pickle(path)
+    return from_tree(content, path)
+
+
+def from_tree(content: Any, path: Path) -> Checkpoint:
+    """A checkpoint from nested dicts of arrays; an optimiser's state (`opt_state`) in them is dropped, with a note."""
+    content, notes = tree(content, path, _is_array), []
+    while isinstance(content, Mapping) and not any(_is_array(value) and value.ndim for value in content.values()):
+        if "opt_state" in content:
+            notes.append("dropped opt_state")
+            content = {key: value for key, value in content.items() if key != "opt_state"}
+        inner = [value for value in content.values() if isinstance(value, Mapping)]
+        if len(inner) != 1:
+            break
+        content = inner[0]
+    if not isinstance(content, Mapping):
+        raise ParityError(f"{path} holds a {type(content).__name__}, not named arrays")
+    flat = flattened(content, _is_array)
+    if not flat:
+        raise ParityError(f"{path} holds no arrays, only {', '.join(map(str, list(content)[:5]))}")
+    return Checkpoint({name.replace("/", "."): array for name, array in flat.items()}, notes=tuple(notes))
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -81,7 +151,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
     except AttributeError as error:  # float8 has no counterpart in numpy
-        raise ParityError(f"{path} holds a data type that numpy lacks ({error})") from error
+        raise ParityError(
+            f"{path} holds a data type that numpy lacks ({error}); save its tensors as float32"
+        ) from error
     except (SafetensorError, OSError) as error:
         if _is_zip(path):
             raise ParityError(f"{path} is a PyTorch file with the wrong ending; rename it to .pth") from error
@@ -93,12 +165,13 @@ def _read_torch(path: Path) -> Checkpoint:
         import torch
     _require_stored(path)
     try:
-        # Training scripts store their arguments in the file; a Namespace is plain data.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        # Training scripts store their arguments and results in the file; these types are plain data.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *numpy_globals()]):
             warnings.simplefilter("ignore")  # about the pickle protocol, before the error that matters
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         _require_no_safetensors(path, error)
+        _require_no_torchscript(path, error)
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"a Python object ({found[1]})" if found else "something other than tensors"
         raise ParityError(
@@ -109,33 +182,43 @@ def _read_torch(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # whatever torch raises for a damaged file
         _require_no_safetensors(path, error)
+        _require_no_torchscript(path, error)
         # A KeyError only holds the byte that is no pickle opcode.
         reason = "" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0].split(". ")[0]
         reason = f" ({reason})" if reason else ""
         raise ParityError(f"{path} is truncated or not a PyTorch file{reason}") from error
-    tensors, notes = _unwrap(content, path, torch.Tensor)
-    _require_no_larger(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+    tensors, notes = unnested(content, path, lambda value: isinstance(value, torch.Tensor) or _is_array(value))
+    _require_no_larger(
+        path, sum(x.size * x.itemsize if _is_array(x) else x.numel() * x.element_size() for x in tensors.values())
+    )
     arrays = {}
     for name, tensor in tensors.items():
         try:
             arrays[name] = as_numpy(tensor)
         except (TypeError, RuntimeError) as error:
-            if tensor.is_meta:
+            if getattr(tensor, "is_meta", False):
                 raise ParityError(f"{path}: {name} has no values (it was saved on PyTorch's device meta)") from error
             kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
-            raise ParityError(f"{path}: {name} is a tensor ({kind}) that has no numpy type") from error
+            if tensor.is_quantized:
+                raise ParityError(
+                    f"{path}: {name} is quantised ({kind}), which rounds the weights; give the checkpoint from before "
+                    "quantisation, or save {name: tensor.dequantize()}"
+                ) from error
+            raise ParityError(
+                f"{path}: {name} is a tensor ({kind}) that has no numpy type; save it as a dense float32 tensor"
+            ) from error
     return Checkpoint(arrays, notes=notes)
 
 
 def _require_stored(path: Path) -> None:
-    """Raises ParityError for a zip archive that unpacks to a multiple of its size: PyTorch compresses nothing."""
+    """Raises ParityError for a zip archive that unpacks to a multiple of its size, which weights do not."""
     if not _is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             promised = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error):
-        return  # PyTorch's own reader names what is wrong with it
+        return  # the reader itself names what is wrong with it
     _require_no_larger(path, promised)
 
 
@@ -143,7 +226,7 @@ def _require_no_larger(path: Path, promised: int) -> None:
     size = path.stat().st_size
     if promised > LARGEST_EXPANSION * size + SMALL:
         raise ParityError(
-            f"{path} has {size:,} bytes but unpacks to {promised:,}, which no checkpoint saved by PyTorch does; "
+            f"{path} has {size:,} bytes but unpacks to {promised:,}, which no file of weights does; "
             "nothing was unpacked"
         )
 
@@ -161,29 +244,19 @@ def _require_no_safetensors(path: Path, error: Exception) -> None:
         raise ParityError(f"{path} is a safetensors file with the wrong ending; rename it to .safetensors") from error
 
 
-def _unwrap(content: Any, path: Path, tensor_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
-    notes, opened = [], set()
-    while isinstance(content, Mapping):  # the best accuracy stored beside it may be a tensor as well
-        if id(content) in opened:
-            raise ParityError(f"{path} holds a dictionary that contains itself, and no state_dict")
-        opened.add(id(content))
-        wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not wrappers:
-            break
-        others = [str(key) for key in content if key != wrappers[0]]
-        notes.append(f"took the entry {wrappers[0]!r}" + (f" and dropped {', '.join(others)}" if others else ""))
-        content = content[wrappers[0]]
-    if not isinstance(content, Mapping):
-        raise ParityError(f"{path} holds a {type(content).__name__}, not a state_dict")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, tensor_type)}
-    if not tensors:
-        keys = f", only {', '.join(str(key) for key in list(content)[:5])}" if content else ""
-        raise ParityError(f"{path} holds no tensors{keys}: it is not a state_dict")
-    if len(tensors) < len(content):
-        notes.append(
-            f"dropped entries that are not tensors: {', '.join(str(k) for k in content if str(k) not in tensors)}"
-        )
-    return tensors, tuple(notes)
+def _require_no_torchscript(path: Path, error: Exception) -> None:
+    if not _is_zip(path):
+        return
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+        if any(name.endswith("/constants.pkl") for name in file.namelist()):
+            raise ParityError(
+                f"{path} is a TorchScript archive, which holds code; if you trust it, save its weights with "
+                f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
+            ) from error
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype != object
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

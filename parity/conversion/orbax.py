@@ -161,7 +161,34 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     except Exception as error:
         # Perhaps the directory of a training run, or one of its checkpoints, which also contain the optimiser's state.
         near = [file for folder in (path, *path.parents[:2]) for file in sorted(folder.glob("best*.safetensors"))]
+        near += [file for file in sorted(path.glob("*")) if file.suffix in (".safetensors", ".pth", ".pt", ".npz")]
         hint = f"; did you mean {near[0]} ?" if near else ""
         raise ParityError(
             f"{path} is not an Orbax checkpoint of weights, or is damaged ({orbax_reason(error)}){hint}"
         ) from error
+
+
+def read_orbax_tree(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The nested dict of numpy arrays in another program's Orbax directory, such as Linen's parameters; None if none.
+
+    It is that directory's, or that of its only item, as `CheckpointManager` names them (a step, then "default").
+    """
+    with needs_extra("train", f"reading {path} with Orbax"):
+        import jax
+        import numpy as np
+        import orbax.checkpoint as ocp
+
+    path = Path(path).absolute()
+    for _ in range(3):
+        if (path / "_METADATA").is_file():
+            break
+        inner = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+        if len(inner) != 1:
+            return None
+        path = inner[0]
+    try:
+        with quiet_abandoned_work(), ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.restore(path)
+        return jax.tree.map(np.asarray, tree)
+    except Exception:  # the caller has an error of its own
+        return None

@@ -173,6 +173,12 @@ def _norm(module: nnx.Module) -> Rules:
     return {"scale": LeafRule("weight", ndim=ndim), "bias": LeafRule("bias", ndim=ndim)}
 
 
+@register_layer(nnx.List, nnx.Dict)
+def _container(module: nnx.Module) -> Rules:
+    # PyTorch's ParameterList and ParameterDict name their parameters by the same indices and keys.
+    return {name: LeafRule(name) for name in variables(module)}
+
+
 @register_layer(nnx.Embed)
 def _embed(module: nnx.Embed) -> Rules:
     return {"embedding": LeafRule("weight", ndim=2)}

@@ -28,6 +28,8 @@ class ModelArguments(ModelOptions):
     Orbax directory."""
     model: str | None = None
     """Architecture; by default that of the weights."""
+    prefix: str | None = None
+    """What the names of the network begin with in a file that holds several, such as teacher."""
     class_names: Path | None = None
     """A file with the name of a class on each line, or a .json list of them, in place of the weights' own."""
     resize: Pixels | None = None
@@ -47,7 +49,9 @@ class ModelArguments(ModelOptions):
             UserError: for weights that cannot be used, or options that do not fit them.
         """
         names = None if self.class_names is None else read_class_names(self.class_names)
-        pretrained = load_pretrained(self.model, self.weights, class_names=names, **self.arguments())
+        pretrained = load_pretrained(
+            self.model, self.weights, prefix=self.prefix, class_names=names, **self.arguments()
+        )
         for note in pretrained.notes:
             print(printable(note), file=sys.stderr)
         return replace(pretrained, preprocessing=self._changed(pretrained))

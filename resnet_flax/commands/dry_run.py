@@ -53,7 +53,7 @@ def without_weights(config: TrainConfig) -> TrainConfig:
     model = config.model
     if model.weights is None or not Path(model.weights).expanduser().exists():
         return replace(config, model=replace(model, weights=None))
-    identity = read_weights(Path(model.weights).expanduser()).identity
+    identity = read_weights(Path(model.weights).expanduser(), model.prefix).identity
     theirs = ARCHITECTURES[identity.architecture]
     if not get_architecture(model.name).has_shapes_of(theirs):
         raise UserError(f"{model.weights} has the weights of {theirs.name}, not of {model.name}")

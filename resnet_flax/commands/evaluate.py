@@ -50,6 +50,7 @@ def main(config: TrainConfig, console: Console) -> int:
     loaded = load_pretrained(
         None if is_file else config.model.name,
         config.model.weights,
+        prefix=config.model.prefix,
         in_channels=test.channels,
         **model_options(config, mesh),
     )

@@ -12,6 +12,7 @@ from parity.options import Pixels, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
+from resnet_flax.weights.arithmetic import arithmetic_of
 from resnet_flax.weights.metadata import metadata_of
 
 
@@ -51,7 +52,10 @@ def main(arguments: list[str]) -> int:
         print(printable(f"{args.out}: float32 images ({shape}) -> logits, for cpu and cuda"))
     else:
         state_dict = to_torch(pretrained.model)
-        metadata = metadata_of(pretrained.architecture, pretrained.preprocessing, pretrained.class_names)
+        options = arithmetic_of(pretrained.model, pretrained.architecture)
+        metadata = metadata_of(
+            pretrained.architecture, pretrained.preprocessing, pretrained.class_names, options=options
+        )
         write_checkpoint(args.out, state_dict, metadata)
         print(printable(f"{args.out}: {len(state_dict)} entries"))
     return 0

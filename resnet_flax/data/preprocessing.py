@@ -84,7 +84,7 @@ def _object(metadata: Mapping[str, str], key: str, names: Any) -> dict[str, Any]
 
 def _numbers(metadata: Mapping[str, str], key: str) -> tuple[float, ...]:
     values = json.loads(metadata[key]) if key in metadata else None
-    if not isinstance(values, list) or len(values) not in (1, 3) or not all(map(_is_number, values)):
+    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
         raise ValueError(f"{key} is {str(values)[:80]}, not a list of one number or one for each channel")
     return tuple(values)
 

@@ -10,8 +10,8 @@ from parity.options import Range
 class ModelOptions:
     """Options of `ResNet` under which the same weights are another function, as on the command line."""
 
-    output_stride: Literal[8, 16, 32] = 32
-    """8 or 16 dilates the last stages instead of striding, as segmentation networks do."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """8 or 16 dilates the last stages instead of striding, as segmentation networks do; 32 by default."""
     last_stride: Literal[1, 2] = 2
     """Stride of the last stage; 1 in networks for person re-identification."""
     stride_in_first_1x1: bool = False

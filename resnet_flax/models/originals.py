@@ -122,7 +122,7 @@ def torch_network(
         UserError: if PyTorch's network has no such option.
     """
     row, options = get_architecture(name), options or ModelOptions()
-    model = row.original(row, num_classes, options.output_stride)
+    model = row.original(row, num_classes, options.output_stride or 32)
     path, first = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
     window = (first.kernel_size, first.stride, first.padding)
     if small_images:

@@ -153,12 +153,16 @@ class ResNet(nnx.Module):
             self.maxpool = pooling
 
         blocks = block if isinstance(block, tuple) else (block,) * len(layers)
-        dilate = (False, *replace_stride_with_dilation, *(False,) * len(layers))
+        self.last_stride, self.stride_in_first_1x1 = last_stride, stride_in_first_1x1
+        self.global_pool = global_pool
+        asked = (False, *replace_stride_with_dilation, *(False,) * len(layers))
+        dilate = tuple(asked[number] or 4 * 2**number > output_stride for number in range(len(layers)))
+        self.dilated = dilate[1:]  # of the second and later stages
         features, dilation = self.stem.features, 1
         for number, (kind, depth, planes) in enumerate(zip(blocks, layers, channels[: len(layers)], strict=True)):
             stride = 1 if number == 0 else last_stride if number == len(layers) - 1 else 2
             first_dilation = dilation
-            if dilate[number] or 4 * 2**number > output_stride:
+            if dilate[number]:
                 dilation, stride = dilation * stride, 1
             stage = []
             for index in range(depth):
@@ -191,7 +195,6 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{number + 1}", Sequential(stage))
 
         self.stages = tuple(f"layer{number + 1}" for number in range(len(layers)))
-        self.global_pool = global_pool
         self.num_features = 2 * features if global_pool == "catavgmax" else features
         self.num_classes = num_classes
         self.fc = linear(self.num_features, num_classes) if num_classes else None

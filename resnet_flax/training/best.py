@@ -19,6 +19,7 @@ from resnet_flax.training.progress import Progress
 from resnet_flax.training.setup import Setup
 from resnet_flax.training.state import Arrays, TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir
+from resnet_flax.weights.arithmetic import arithmetic_of
 from resnet_flax.weights.metadata import metadata_of
 
 logger = logging.getLogger("resnet_flax.training")
@@ -92,11 +93,12 @@ class BestWeights:
 
     def _export(self, arrays: Arrays, weights: str, accuracy: float, step: int) -> None:
         """Writes the weights under torchvision's names, with preprocessing and class names."""
-        config, data = self.setup.config, self.setup.config.data
+        name, data = self.setup.config.model.name, self.setup.config.data
+        model = self.setup.network.model(arrays)
         preprocessing = Preprocessing(data.eval_transform, data.mean, data.std, data.source.decoding)
         metadata = {
-            **metadata_of(config.model.name, preprocessing, self.source.class_names),
+            **metadata_of(name, preprocessing, self.source.class_names, options=arithmetic_of(model, name)),
             "accuracy": f"{accuracy:.4f}",
             "step": str(step),
         }
-        write_checkpoint(self.workdir.weights(weights), to_torch(self.setup.network.model(arrays)), metadata)
+        write_checkpoint(self.workdir.weights(weights), to_torch(model), metadata)

@@ -38,6 +38,8 @@ class ModelConfig(ModelOptions):
     weights: str | None = None
     """Initial weights: a torchvision name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory. A head with another number of classes is replaced."""
+    prefix: str | None = None
+    """What the names of the network begin with in a file of weights that holds several, such as teacher."""
     freeze: tuple[str, ...] = ()
     """Freeze the parameters whose path (layer1.0.conv1.kernel) matches one of these regular expressions from its start;
     or all-but-head."""

@@ -137,7 +137,7 @@ class Setup:
         if model.weights is None:
             options |= {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
         else:
-            options["weights"] = model.weights
+            options |= {"weights": model.weights, "prefix": model.prefix}
         network = create_model(
             model.name,
             num_classes=self.facts.num_classes,

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from flax import nnx
 
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES, ResNet, build_model, get_architecture
+from resnet_flax.models import ResNet, build_model, get_architecture
 from resnet_flax.weights.adapt import adapted
 from resnet_flax.weights.download import fetch_published
 from resnet_flax.weights.files import Weights, read_weights
-from resnet_flax.weights.hub import HUB, fetch_from_hub
+from resnet_flax.weights.hub import HUB, fetch_from_hub, hub_name
 from resnet_flax.weights.metadata import Metadata
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
@@ -49,6 +49,7 @@ def create_model(
     name: str,
     *,
     weights: str | os.PathLike | None = None,
+    prefix: str | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
     rngs: nnx.Rngs | None = None,
@@ -60,7 +61,7 @@ def create_model(
 
     Args:
         name: one of `ARCHITECTURES`.
-        weights: see `load_pretrained`; None for random ones.
+        weights, prefix: see `load_pretrained`; None for random ones.
         num_classes: of the head; a number other than the weights' makes a new head, 0 drops it. None keeps theirs.
         in_channels: of the images; a number other than the weights' adapts the first convolution. None keeps theirs.
         rngs: for random parameters; `nnx.Rngs(0)` by default.
@@ -73,7 +74,9 @@ def create_model(
     rngs = rngs or nnx.Rngs(0)
     if weights is None:
         return build_model(name, num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options)
-    loaded = load_pretrained(name, weights, num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options)
+    loaded = load_pretrained(
+        name, weights, prefix=prefix, num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options
+    )
     for note in loaded.notes:
         logger.warning(note)
     return loaded.model
@@ -83,6 +86,7 @@ def load_pretrained(
     name: str | None,
     weights: str | os.PathLike,
     *,
+    prefix: str | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
     rngs: nnx.Rngs | None = None,
@@ -94,73 +98,79 @@ def load_pretrained(
     Args:
         name: the architecture; None takes that of the weights.
         weights: torchvision's name ("IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT" for the best), downloaded once and
-            cached; "hf-hub:OWNER/REPOSITORY" for a model.safetensors on the Hugging Face hub; or a file that
-            `python -m parity inspect` can read.
+            cached; "hf-hub:OWNER/REPOSITORY" for weights on the Hugging Face hub, or timm's "resnet50.a1_in1k" for
+            "hf-hub:timm/resnet50.a1_in1k"; or a file or folder that `python -m parity inspect` can read.
+        prefix: of the wanted network's names, in a file that holds several, such as "teacher.".
         num_classes, in_channels, rngs, options: as in `create_model`.
         class_names: of the logits, in place of those that came with the weights.
 
     Raises:
         UserError, ParityError: as `create_model`.
     """
-    row = get_architecture(name) if name is not None else None
-    loaded, preprocessing, names, notes = _find(name, str(weights))
-    theirs = ARCHITECTURES[loaded.identity.architecture]
-    if row is None:
-        row = theirs
-    elif not row.has_shapes_of(theirs):
-        raise UserError(f"{weights} holds a {theirs.name}, not a {row.name}")
-
+    name = get_architecture(name).name if name is not None else None
+    loaded, preprocessing, names, notes = _find(name, str(weights), prefix)
+    loaded = loaded if name is None else loaded.named(name)
+    notes += [str(note) for note in loaded.warnings(**options) if note.is_warning]
+    if loaded.options:
+        decided = ", ".join(f"{option}={value}" for option, value in loaded.options.items())
+        logger.info("the weights of %s come with %s", weights, decided)
     rngs = rngs or nnx.Rngs(0)
     loaded, changes = adapted(loaded, num_classes, in_channels, rngs)
     names = tuple(class_names) if class_names is not None else None if "fc" in changes else names
-    identity = replace(loaded.identity, architecture=row.name)
+    identity = loaded.identity
     if names is not None and len(names) != identity.num_classes:
         origin = "given" if class_names is not None else f"in the metadata of {weights}"
         way_on = "" if class_names is not None else "; give theirs with --class-names FILE"
         raise UserError(f"{len(names):,} class names are {origin}, but it has {identity.num_classes:,} classes{way_on}")
+    if preprocessing and len(preprocessing.mean) not in (1, 3, identity.in_channels):
+        raise UserError(
+            f"{weights} comes with a mean of {len(preprocessing.mean)} channels for images of {identity.in_channels}"
+        )
     used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
         notes.append(f"no preprocessing came with {weights}; assumed: {used}")
-    model = replace(loaded, identity=identity).to_model(rngs, **options)
+    model = loaded.to_model(rngs, **options)
     notes += changes.values()
-    return Pretrained(model, row.name, str(weights), used, preprocessing is not None, names, tuple(notes))
+    return Pretrained(model, identity.architecture, str(weights), used, preprocessing is not None, names, tuple(notes))
 
 
-def _find(name: str | None, weights: str) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:
-    """The weights with their preprocessing and class names, and notes on what was assumed about them."""
-    if weights.startswith(HUB):
-        path, preprocessing, class_names = fetch_from_hub(weights.removeprefix(HUB))
+def _find(
+    name: str | None, weights: str, prefix: str | None
+) -> tuple[Weights, Preprocessing | None, tuple[str, ...] | None, list[str]]:
+    """The weights with their preprocessing and class names, and notes on what was assumed about these."""
+    notes, preprocessing, path = [], None, Path(weights).expanduser()
+    if (repository := hub_name(weights)) and not path.exists():
+        path, found = fetch_from_hub(repository)
+        notes += found
     elif weights == "DEFAULT" or any(weights == known for _, known in PUBLISHED_WEIGHTS):
         if name is None:
             raise UserError(f"several networks have weights called {weights}; choose one with --model")
         row = _published(name, weights)
         return fetch_published(row), row.preprocessing, imagenet_classes(), []
     else:
-        path, preprocessing, class_names = _local(weights, name)
-    loaded = read_weights(path)
+        preprocessing = _published_preprocessing(path, weights, name)
+    loaded = read_weights(path, prefix)
     kept = Metadata(loaded.metadata)
-    notes = [str(note) for note in loaded.notes if note.is_warning]
-    if preprocessing is None:
-        preprocessing = kept.preprocessing
-    if class_names is None:
-        class_names = kept.class_names
-    if class_names is None and loaded.identity.num_classes == 1000:
+    preprocessing, class_names = preprocessing or kept.preprocessing, kept.class_names
+    classes = loaded.identity.num_classes
+    if class_names is not None and classes and len(class_names) != classes:
+        notes.append(
+            f"{len(class_names)} class names came with {weights}, which has {classes} classes; they are not used"
+        )
+        class_names = None
+    elif class_names is None and classes == 1000:
         class_names = imagenet_classes()
         notes.append(f"no class names came with {weights}, which has 1000 classes; assumed: ImageNet's")
     return loaded, preprocessing, class_names, notes
 
 
-def _local(weights: str, name: str | None) -> tuple[Path, Preprocessing | None, None]:
-    path = Path(weights).expanduser()
+def _published_preprocessing(path: Path, weights: str, name: str | None) -> Preprocessing | None:
     if not path.exists():
         known = ", ".join(published_weights(name)) if name else "IMAGENET1K_V1, IMAGENET1K_V2"
         raise UserError(
             f"no weights {weights!r}: expected a file, {HUB}OWNER/REPOSITORY, {known + ' or ' if known else ''}DEFAULT"
         )
-    for row in PUBLISHED_WEIGHTS.values():
-        if path.name == row.file_name:
-            return path, row.preprocessing, None
-    return path, None, None
+    return next((row.preprocessing for row in PUBLISHED_WEIGHTS.values() if path.name == row.file_name), None)
 
 
 def _published(name: str, weights: str) -> PublishedWeights:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from parity.errors import ParityError
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.models import get_architecture
 
-OF_THE_FILE = ("architecture", "origin")
+OF_THE_FILE = ("architecture", "origin", "names", "options", "doubts")
 """The keys that concern a file's entries; the others concern the use of its weights."""
 
 
@@ -18,6 +19,7 @@ def metadata_of(
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     origin: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The text as {key: value}.
 
@@ -26,6 +28,7 @@ def metadata_of(
         preprocessing: what images have to go through.
         class_names: of the logits.
         origin: {name: dtype} of every entry in the checkpoint that the weights first came from, in order.
+        options: the arithmetic that the weights need (`resnet_flax.weights.arithmetic.arithmetic_of`).
     """
     text = {"architecture": get_architecture(architecture).name}
     if preprocessing is not None:
@@ -34,6 +37,8 @@ def metadata_of(
         text["class_names"] = json.dumps(list(class_names))
     if origin is not None:
         text["origin"] = json.dumps(dict(origin))
+    if options is not None:
+        text["options"] = json.dumps(dict(options))
     return text
 
 
@@ -67,11 +72,30 @@ class Metadata:
     @property
     def origin(self) -> dict[str, str] | None:
         """None also for a value that another program wrote under this name."""
+        return self._json("origin", dict)
+
+    @property
+    def names(self) -> dict[str, str] | None:
+        """{name in `origin`: torchvision's}."""
+        return self._json("names", dict)
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """The arithmetic that the weights need."""
+        return self._json("options", dict)
+
+    @property
+    def doubts(self) -> list[tuple[str, list[str]]]:
+        """(what was assumed about it, the arguments of `ResNet` that settle it)."""
+        with _named("doubts"):
+            return [(str(text), [str(name) for name in by]) for text, by in self._json("doubts", list) or []]
+
+    def _json(self, key: str, kind: type) -> Any:
         try:
-            origin = json.loads(self.text.get("origin", ""))
+            value = json.loads(self.text.get(key, ""))
         except ValueError:
             return None
-        return origin if isinstance(origin, dict) else None
+        return value if isinstance(value, kind) else None
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from resnet_flax.errors import UserError
 from resnet_flax.models.originals import ResidualNet
 from resnet_flax.weights.files import read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
-from resnet_flax.weights.names import SCHEMES, recognise_naming
+from resnet_flax.weights.selection import layout_of, names_by_layout, select
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 from tests.parity.conversion.test_convert import assert_same_bytes
+from tests.resnet_flax.weights.others import SCHEMES, numbered
 from tests.torch_models import (
     residual_blocks,
     residual_sequential,
@@ -156,20 +157,25 @@ def test_residual_networks_are_recognised_by_their_own_names(name, original, tmp
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.model."])
 def test_naming_schemes_are_recognised_and_undone(scheme, prefix):
-    with torch.device("meta"):
-        names = list(torchvision.models.resnet50().state_dict())
-    theirs = [prefix + SCHEMES[scheme](name) for name in names]
-    naming = recognise_naming(theirs)
-    assert (naming.scheme, naming.prefix) == (scheme, prefix)
-    assert list(naming.to_torchvision(theirs).values()) == names
-    assert len(set(theirs)) == len(names)
+    arrays = numbered("resnet50")
+    theirs = {prefix + SCHEMES[scheme](name): array for name, array in arrays.items()}
+    assert len(theirs) == len(arrays)
+    selection = select(theirs)
+    inner = "resnet." if scheme == "Hugging Face" else ""
+    assert (selection.layout.name, selection.prefix) == (scheme, prefix + inner)
+    assert layout_of(theirs) == (selection.layout, selection.prefix)
+    assert list(selection.names.values()) == list(arrays)
+    assert not selection.dropped
 
 
 def test_two_networks_in_one_file(state_dict, tmp_path):
     tensors = {"teacher." + name: tensor for name, tensor in state_dict.items()}
     torch.save({**tensors, **state_dict}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="teacher.conv1.weight and conv1.weight are both conv1.weight"):
+    with pytest.raises(UserError, match=r"holds 2 ResNets, under the prefixes 'teacher\.', ''; choose one"):
         read_weights(tmp_path / "a.pth")
+    assert command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--prefix", "teacher") == 0
+    assert_same_bytes(load_checkpoint(tmp_path / "b.safetensors"), state_dict)
+    assert command("inspect", tmp_path / "a.pth", "--prefix", "student") == 2
 
 
 def test_an_alias_is_accepted_and_the_architecture_named(tmp_path, capsys):
@@ -207,12 +213,10 @@ def test_shapes_of_no_architecture(change, message):
         identify(change(shapes))
 
 
-def test_a_scheme_is_turned_around_once(monkeypatch):
-    """Its table has thousands of names."""
-    naming = recognise_naming([SCHEMES["Hugging Face"]("layer1.0.conv1.weight")])
-    naming.to_torchvision([])
-    monkeypatch.setitem(SCHEMES, "Hugging Face", None)
-    assert naming.to_torchvision(["classifier.1.bias"]) == {"classifier.1.bias": "fc.bias"}
+def test_files_written_before_their_names_were_kept():
+    names = list(numbered("resnet18"))
+    theirs = [SCHEMES["Hugging Face"](name) for name in names]
+    assert list(names_by_layout(theirs).values()) == names
 
 
 def test_hugging_face_names_are_transformers_own():

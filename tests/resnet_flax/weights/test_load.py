@@ -256,7 +256,7 @@ def test_hub_weights_come_with_timms_preprocessing(tmp_path, original, monkeypat
 def test_hub_weights_of_transformers(tmp_path, original, monkeypatch):
     from safetensors.torch import save_file
 
-    from resnet_flax.weights.names import SCHEMES
+    from tests.resnet_flax.weights.others import SCHEMES
 
     to_theirs = SCHEMES["Hugging Face"]
     save_file({to_theirs(k): t for k, t in original.state_dict().items()}, tmp_path / "model.safetensors")

@@ -1,0 +1,85 @@
+"""Where checkpoints come from: tables of layouts, each exact, noted, warned of or refused by what is seen in it.
+
+Entries are filled with their own numbers, so that one in another's place is found.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity.conversion.checkpoints import Checkpoint
+from parity.conversion.nesting import unnested
+from parity.errors import UsageError
+from resnet_flax.weights.files import Weights, from_checkpoint
+from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_training
+from tests.resnet_flax.weights.cases import Case, body
+from tests.resnet_flax.weights.others import Arrays, numbered
+
+ROOT = Path(__file__).parents[3]
+CASES = [*cases_of_training.CASES, *cases_of_projects.CASES, *cases_of_configs.CASES]
+
+
+def read(case: Case, folder: Path) -> Weights:
+    folder = folder / "run"  # a test's own name would be a sign
+    folder.mkdir()
+    if case.config is not None:
+        text = case.config if isinstance(case.config, str) else json.dumps(case.config)
+        (folder / "config.json").write_text(text)
+    path = folder / (case.file or f"{case.architecture}.pth")
+    content = case.make(numbered(case.architecture))
+    tensors, notes = unnested(content, path, lambda value: isinstance(value, np.ndarray))
+    return from_checkpoint(Checkpoint(tensors, notes=notes), path, case.prefix)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.text or case.outcome}")
+def test_a_layout(case, tmp_path):
+    if case.outcome == "refused":
+        with pytest.raises(UsageError, match=f"(?s){case.text}") as raised:
+            read(case, tmp_path).to_model()
+        assert "cut short" not in str(raised.value)
+        assert "damaged" not in str(raised.value)
+        return
+    weights = read(case, tmp_path)
+    warnings = [str(note) for note in weights.warnings() if note.is_warning]
+    if case.outcome == "warning":
+        assert any(re.search(case.text, text) for text in warnings), warnings
+    else:
+        assert not warnings
+        notes = [str(note) for note in weights.notes]
+        assert not case.text or any(re.search(case.text, note) for note in notes), notes
+    assert weights.options == dict(case.options)
+    assert weights.identity.architecture == case.architecture
+    assert weights.identity.num_classes == case.classes
+    _assert_in_place(weights, numbered(case.architecture))
+
+
+def _assert_in_place(weights: Weights, expected: Arrays) -> None:
+    """Every entry of the network is there, and holds its own number."""
+    wanted = body(expected) if weights.identity.num_classes == 0 else expected
+    missing = {name for name in wanted if name not in weights.state_dict and not name.endswith("tracked")}
+    assert not missing
+    assert not weights.state_dict.keys() - expected.keys()
+    is_folded = any("folded" in str(note) for note in weights.notes)
+    for name, array in weights.state_dict.items():
+        if name.startswith("fc.") or (is_folded and array.ndim == 1):
+            continue
+        assert array.flat[0] == array.flat[-1] == expected[name].flat[0], name
+        assert array.shape == expected[name].shape or name == "conv1.weight", name
+
+
+def test_the_documentation_has_a_row_for_every_kind():
+    text = (ROOT / "docs" / "checkpoints.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+?) \| (exact|note|warning|refused)[^|]* \|", text, re.MULTILINE))
+    outcomes: dict[str, set[str]] = {}
+    for case in CASES:
+        outcomes.setdefault(case.kind, set()).add(case.outcome)
+    assert rows.keys() == outcomes.keys()
+    for kind, outcome in rows.items():
+        assert outcome in outcomes[kind], kind
+
+
+def test_the_table_is_long():
+    assert len(CASES) >= 90
