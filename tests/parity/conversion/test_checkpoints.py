@@ -58,7 +58,7 @@ BAD = {
     directory: "is a directory",
     circle: "too many levels of symbolic links",
     device: "it is a device, not a file",
-    itself: "a dictionary that contains itself",
+    itself: "holds no tensors, only model: it is not a state_dict; save model.state_dict\\(\\) instead",
     compressed: r"has [\d,]+ bytes but unpacks to 67,\d+,\d+, .*; nothing was unpacked",
     expanded: r"unpacks to 4,294,967,296",
 }

@@ -169,7 +169,7 @@ def test_naming_schemes_are_recognised_and_undone(scheme, prefix):
 
 
 def test_two_networks_in_one_file(state_dict, tmp_path):
-    tensors = {"teacher." + name: tensor for name, tensor in state_dict.items()}
+    tensors = {"teacher." + name: tensor.clone() for name, tensor in state_dict.items()}
     torch.save({**tensors, **state_dict}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"holds 2 ResNets, under the prefixes 'teacher\.', ''; choose one"):
         read_weights(tmp_path / "a.pth")

@@ -108,9 +108,8 @@ def test_file_put_in_place_by_hand_is_converted_once_and_cached(place, published
     placed.unlink()
     second = load_pretrained("resnet18", "DEFAULT")  # from the cache alone
     np.testing.assert_array_equal(first.model.conv1.kernel[...], second.model.conv1.kernel[...])
-    assert [path.name for path in (tmp_path / "cache" / "weights").iterdir()] == [
-        published.file_name.replace(".pth", ".safetensors")
-    ]
+    name = published.file_name.replace(".pth", ".safetensors")
+    assert {path.name for path in (tmp_path / "cache" / "weights").iterdir()} == {name, f"{name}.sha256"}
 
 
 def test_damaged_file_in_place_is_named(published, file, tmp_path):
@@ -132,7 +131,7 @@ def test_download_is_checked_converted_and_removed(published, file, tmp_path, mo
     load_pretrained("resnet18", "IMAGENET1K_V1")
     load_pretrained("resnet18", "IMAGENET1K_V1")
     assert calls == [(published.url, published.hash)]
-    assert [path.suffix for path in (tmp_path / "cache" / "weights").iterdir()] == [".safetensors"]
+    assert {path.suffix for path in (tmp_path / "cache" / "weights").iterdir()} == {".safetensors", ".sha256"}
 
 
 def test_offline_error_has_the_url_and_where_to_put_the_file(published, tmp_path, monkeypatch):
