@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from flax import nnx
 
 from resnet_flax.errors import UserError
@@ -46,7 +47,24 @@ class Identity:
 
     def build_abstract(self, **options: Any) -> ResNet:
         """The same without memory or random numbers: every variable is a `jax.ShapeDtypeStruct`, to be filled."""
-        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0), **options))
+
+        def build() -> ResNet:
+            rngs = nnx.Rngs(0)
+            rngs.params = _OneKey(0, tag="params")
+            return self.build(rngs, **options)
+
+        return nnx.eval_shape(build)
+
+
+class _OneKey(nnx.RngStream):
+    """A stream of one key, for values that are never computed.
+
+    While a function is traced, each draw from a real one searches everything that was traced before: a network of 400
+    layers would take minutes.
+    """
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
 
 
 def identify(shapes: Mapping[str, Shape]) -> Identity:

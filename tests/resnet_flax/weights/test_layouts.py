@@ -14,12 +14,12 @@ from parity.conversion.checkpoints import Checkpoint
 from parity.conversion.nesting import unnested
 from parity.errors import UsageError
 from resnet_flax.weights.files import Weights, from_checkpoint
-from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_training
+from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_signs, cases_of_training
 from tests.resnet_flax.weights.cases import Case, body
 from tests.resnet_flax.weights.others import Arrays, numbered
 
 ROOT = Path(__file__).parents[3]
-CASES = [*cases_of_training.CASES, *cases_of_projects.CASES, *cases_of_configs.CASES]
+CASES = [*cases_of_training.CASES, *cases_of_projects.CASES, *cases_of_signs.CASES, *cases_of_configs.CASES]
 
 
 def read(case: Case, folder: Path) -> Weights:
