@@ -91,7 +91,7 @@ def identify(shapes: Mapping[str, Shape]) -> Identity:
             f"{' or '.join(map(_listed, near))}"
         )
     stem = shapes.get("conv1.0.weight", shapes.get("conv1.weight", ()))
-    if len(stem) != 4:
+    if len(stem) != 4 or 0 in stem:
         found = f"conv1.weight is {stem}" if stem else "there is no conv1.weight and no conv1.0.weight"
         raise UserError(
             f"every architecture here has a conv1.weight or conv1.0.weight (features, channels, height, width), "

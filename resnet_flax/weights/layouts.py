@@ -193,8 +193,9 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         CHILDREN,
-        (("4.0.conv1.weight", "0.weight"),),
+        (("4.0.conv1.weight", "0.weight"), ("4.0.conv1.weight", "0.0.weight")),
         (
+            (rf"0\.([0-6])\.{_FIELDS}", "conv1.{1}.{2}"),  # a deep stem
             (rf"0\.{_FIELDS}", "conv1.{1}"),
             (rf"1\.{_FIELDS}", "bn1.{1}"),
             (r"([4-7])\.(\d+\..+)", "layer{1-3}.{2}"),

@@ -10,7 +10,9 @@ _REFUSED = f"it is none of the networks here (`python -m resnet_flax models`); {
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "an attention pool, as in CLIP's ModifiedResNet; only global average pooling is known here"),
-    (r"(^|\.)(stem\.\d+|layer0\.conv\d)\.", "a deep stem under other names than timm's, conv1.0 and so on"),
+    (r"(^|\.)stem\.\d+\.", "a deep stem under other names than timm's, conv1.0 and so on"),
+    (r"(^|\.)layer0\.",
+     "a stem called layer0, as in Cadene's SENets and in PSPNet, whose pooling and strides differ too"),
     (r"(^|\.)(\w*fake_quant\w*|activation_post_process\w*)\.",
      "observers of quantisation; give the checkpoint from before quantisation"),
     (r"(^|\.)_?flat_param", "parameters that FSDP flattened; save them with StateDictType.FULL_STATE_DICT"),
@@ -64,7 +66,8 @@ def seen(shapes: Mapping[str, Shape]) -> str:
 
 def _ranks(shapes: Mapping[str, Shape]) -> str:
     for name, shape in shapes.items():
-        if len(shape) == 5 or (len(shape) == 3 and re.search(r"(^|\.)conv1\.weight$", name)):
+        is_kernel = re.search(r"(^|\.)(stem|conv\w*|layer\d)\.", name)
+        if (len(shape) == 5 and is_kernel) or (len(shape) == 3 and re.search(r"(^|\.)conv1\.weight$", name)):
             kind = "3-D" if len(shape) == 5 else "1-D"
             return f"{name} is {shape}: a {kind} network, and every network here takes 2-D images; {WAY_ON}"
     return ""

@@ -87,7 +87,7 @@ CASES = [
         "a deep stem",
         lambda s: prefixed("layer0.", {"conv1.weight": new(64, 3, 3, 3)}) | cut(r"^conv1\.", s),
         "refused",
-        r"layer0\.conv1\.weight: a deep stem under other names",
+        r"layer0\.conv1\.weight: a stem called layer0",
     ),
     Case(
         "mmpretrain, mmdetection",

@@ -180,6 +180,20 @@ CASES = [
         "refused",
         "observers of quantisation",
     ),
+    Case("LoRA", lambda s: s | {"layer1_0_conv1.lora_down.weight": new(4, 64, 1, 1)}, "refused", "LoRA adapters"),
+    Case(
+        "another network",
+        lambda s: s | {"conv1.weight": new(64, 0, 7, 7)},
+        "refused",
+        r"conv1.weight is \(64, 0, 7, 7\)",
+    ),
+    r50(
+        "lightly, fastai",
+        renamed(children),
+        "note",
+        "children",
+        architecture="resnet50d",
+    ),
     Case("FSDP's flattened parameters", lambda _: {"_flat_param": new(99)}, "refused", "FULL_STATE_DICT"),
     Case(
         "another network",

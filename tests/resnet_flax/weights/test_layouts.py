@@ -13,6 +13,7 @@ import pytest
 from parity.conversion.checkpoints import Checkpoint
 from parity.conversion.nesting import unnested
 from parity.errors import UsageError
+from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.files import Weights, from_checkpoint
 from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_signs, cases_of_training
 from tests.resnet_flax.weights.cases import Case, body
@@ -83,3 +84,31 @@ def test_the_documentation_has_a_row_for_every_kind():
 
 def test_the_table_is_long():
     assert len(CASES) >= 90
+
+
+SHARED = [
+    name
+    for name, row in ARCHITECTURES.items()
+    if any(row.has_shapes_of(o) for o in ARCHITECTURES.values() if o is not row)
+]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_architectures_of_the_same_shapes_are_told_apart_or_warned_of(name, tmp_path):
+    def doubts(number, file, config=None):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if config:
+            (folder / "config.json").write_text(json.dumps(config))
+        weights = from_checkpoint(Checkpoint(numbered(name)), folder / file, None)
+        return weights.identity, " ".join(map(str, weights.doubts))
+
+    identity, text = doubts(1, "model_best.pth")
+    candidates = (identity.architecture, *identity.also)
+    assert name in candidates
+    assert f"{', '.join(candidates)} have the same names and shapes" in text
+    identity, text = doubts(2, f"{name}.a1_in1k.pth")
+    assert identity.architecture == name
+    assert name == candidates[0] or f"has {name} in it; taken as {name}" in text
+    identity, text = doubts(3, "model.safetensors", {"architecture": name, "num_features": 512})
+    assert (identity.architecture, text) == (name, "")
