@@ -185,7 +185,7 @@ CASES = [
         "another network",
         lambda s: s | {"conv1.weight": new(64, 0, 7, 7)},
         "refused",
-        r"conv1.weight is \(64, 0, 7, 7\)",
+        r"is \(64, 0, 7, 7\)",
     ),
     r50(
         "lightly, fastai",
