@@ -47,24 +47,18 @@ class Identity:
 
     def build_abstract(self, **options: Any) -> ResNet:
         """The same without memory or random numbers: every variable is a `jax.ShapeDtypeStruct`, to be filled."""
-
-        def build() -> ResNet:
-            rngs = nnx.Rngs(0)
-            rngs.params = _OneKey(0, tag="params")
-            return self.build(rngs, **options)
-
-        return nnx.eval_shape(build)
+        return nnx.eval_shape(lambda: self.build(_OneKey(0), **options))
 
 
-class _OneKey(nnx.RngStream):
-    """A stream of one key, for values that are never computed.
+class _OneKey(nnx.Rngs):
+    """One key for all parameters, whose values are never computed.
 
-    While a function is traced, each draw from a real one searches everything that was traced before: a network of 400
+    While a function is traced, each draw of a new key searches everything that was traced before: a network of 400
     layers would take minutes.
     """
 
-    def __call__(self) -> jax.Array:
-        return self.key[...]
+    def params(self) -> jax.Array:
+        return self.default.key[...]
 
 
 def identify(shapes: Mapping[str, Shape]) -> Identity:
