@@ -23,7 +23,7 @@ from resnet_flax.weights.config import Config, read_config
 from resnet_flax.weights.identify import Identity, identify
 from resnet_flax.weights.layouts import CHILDREN, TORCHVISION, Layout
 from resnet_flax.weights.metadata import OF_THE_FILE, Metadata, metadata_of
-from resnet_flax.weights.refusals import seen
+from resnet_flax.weights.refusals import WAY_ON, seen
 from resnet_flax.weights.selection import Selection, layout_of, names_by_layout, select
 from resnet_flax.weights.signs import Clues, named_architecture, signs
 from resnet_flax.weights.wrappers import computed, unfolded
@@ -133,7 +133,8 @@ class Weights:
             if sentence := seen({name: tuple(array.shape) for name, array in self.state_dict.items()}):
                 raise ParityError(f"{self.source}: {sentence}") from None
             raise ParityError(
-                f"{self.source} does not fit {self.identity.architecture}, the nearest network here: {error.message}"
+                f"{self.source} does not fit {self.identity.architecture}, the nearest network here; if it is another, "
+                f"{WAY_ON}; {error.message}"
             ) from None
 
     @property
@@ -218,9 +219,7 @@ def _identity(
             for name in selection.dropped
             if name.startswith(selection.prefix)
         }
-        if sentence := seen(shapes | beside):
-            raise UserError(sentence) from error
-        raise
+        raise UserError(seen(shapes | beside) or f"{error}; {WAY_ON}") from error
 
 
 def _named(

@@ -42,6 +42,8 @@ def test_a_layout(case, tmp_path):
             read(case, tmp_path).to_model()
         assert "cut short" not in str(raised.value)
         assert "damaged" not in str(raised.value)
+        if case.config is None:
+            assert re.search(r"--prefix|names=|save|give|merge|convert it", str(raised.value)), "no way on"
         return
     weights = read(case, tmp_path)
     warnings = [str(note) for note in weights.warnings() if note.is_warning]
