@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import platform
 import re
 import shutil
@@ -120,7 +121,7 @@ class Workdir:
             UserError: if another process has the lock.
         """
         try:
-            file = self.lock.open("a")
+            file = open(self.lock, "a", opener=_at_once)  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write to {self}: {error.strerror}; copy it to where you may write") from error
         with file:
@@ -207,6 +208,11 @@ class Workdir:
                 f"{source.spec} has changed since the run in {self} started ({'; '.join(changed)}); restore it, or "
                 f"start a new run from these weights with --weights {self.weights('model')}"
             )
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file to write to it; what should have been a file and is a pipe fails instead of waiting for a reader."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def runs_of(recipe: str) -> list[Workdir]:
