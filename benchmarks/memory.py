@@ -46,7 +46,7 @@ def sample(process: subprocess.Popen, step: int) -> Sample | None:
     try:
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
         return Sample(
-            step, int(status["VmRSS"].split()[0]) / 1e3, len(os.listdir(place / "fd")), int(status["Threads"])
+            step, int(status["VmRSS"].split()[0]) / 1e3, len(list((place / "fd").iterdir())), int(status["Threads"])
         )
     except (OSError, KeyError):
         return None

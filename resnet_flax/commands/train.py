@@ -82,11 +82,13 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
     if not config.run.dry_run:
         _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
-        from resnet_flax.commands import evaluate
+        with quits_on_interrupt():
+            from resnet_flax.commands import evaluate
 
         return evaluate.main(config, console)
     if config.run.dry_run:
-        from resnet_flax.commands import dry_run
+        with quits_on_interrupt():
+            from resnet_flax.commands import dry_run
 
         return dry_run.main(config, console)
     with quits_on_interrupt():
