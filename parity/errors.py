@@ -151,7 +151,8 @@ Commands = Mapping[str, tuple[str, str]]
 def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
     """Runs `python -m PACKAGE COMMAND ...`: imports the command's module, calls its `main`, returns the exit status.
 
-    A `UsageError`, a file that the system refuses, or running out of memory becomes a message on stderr and status 2; Ctrl-C gives status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
+    A `UsageError`, a file that the system refuses, or running out of memory becomes a message on stderr and status 2;
+    Ctrl-C gives status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))

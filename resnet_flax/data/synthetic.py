@@ -21,8 +21,8 @@ class SyntheticSource(Source):
         shape = tuple(map(int, match.groups())) if match else (0,)
         if 0 in shape or max(shape[:2]) > LARGEST:
             raise UserError(
-                f"synthetic:{description} must be synthetic:HxWxC:N with H and W between 1 and {LARGEST}, C 1 or 3, and "
-                "N below a billion, such as synthetic:224x224x3:1000"
+                f"synthetic:{description} must be synthetic:HxWxC:N with H and W between 1 and {LARGEST}, C 1 or 3, "
+                "and N below a billion, such as synthetic:224x224x3:1000"
             )
         *self._shape, self._length = shape
         self.spec, self.channels = f"synthetic:{description}", self._shape[2]
