@@ -190,8 +190,12 @@ def require_regular_tree(directory: Path) -> None:
 
 
 def require_readable(path: Path) -> None:
-    """Raises ParityError for anything but a directory or a regular file that may be read."""
+    """Raises ParityError for anything but a directory or a regular file that may be read, under a name in UTF-8.
+
+    The libraries that read weights take no other names.
+    """
     try:
+        str(path).encode()
         if path.is_dir():
             os.scandir(path).close()
         else:
@@ -200,5 +204,7 @@ def require_readable(path: Path) -> None:
         raise ParityError(f"{path} does not exist") from error
     except OSError as error:
         raise ParityError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeEncodeError as error:
+        raise ParityError(f"{path} cannot be read: its name is not UTF-8; rename it") from error
     except ValueError as error:
         raise ParityError(f"{path} cannot be read: {error}") from error

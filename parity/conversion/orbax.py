@@ -106,7 +106,11 @@ def orbax_reason(error: Exception) -> str:
 
 
 def require_orbax_name(path: Path) -> None:
-    """Raises ParityError for a path that Orbax can write but not read, because it contains a wildcard."""
+    """Raises ParityError for a path that Orbax can write but not read, because of a wildcard in it, or not write."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ParityError(f"Orbax cannot write to a path that is not UTF-8: {path}; use another") from error
     if wildcards := sorted(set("*?[") & set(str(path.absolute()))):
         raise ParityError(
             f"Orbax cannot read a checkpoint from a path with {' or '.join(wildcards)}: {path}; use another"

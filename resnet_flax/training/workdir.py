@@ -72,6 +72,11 @@ class Workdir:
     def has_run(self) -> bool:
         return self.config.exists()
 
+    def stored_steps(self) -> list[int]:
+        """The steps of the checkpoints here, by the names of their directories."""
+        names = [path.name for path in self.checkpoints.glob("*")] if self.checkpoints.is_dir() else []
+        return sorted(int(name) for name in names if re.fullmatch(r"\d{1,18}", name))
+
     def create(self) -> None:
         """Makes the directory; raises UserError if that is impossible."""
         try:
@@ -262,6 +267,11 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
         workdir.load_config()
     elif workdir.has_run:
         raise UserError(f"{workdir} already has a run; resume it (--resume) or choose another --workdir")
+    elif steps := workdir.stored_steps():
+        raise UserError(
+            f"{workdir} has checkpoints (the last of step {steps[-1]}) and no config.json; restore that from a copy, or "
+            "choose another --workdir"
+        )
     data, model = config.data, config.model
     data_dir = data.data_dir and data.data_dir.expanduser().absolute()
     if model.weights and Path(model.weights).exists():
