@@ -269,8 +269,8 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
         raise UserError(f"{workdir} already has a run; resume it (--resume) or choose another --workdir")
     elif steps := workdir.stored_steps():
         raise UserError(
-            f"{workdir} has checkpoints (the last of step {steps[-1]}) and no config.json; restore that from a copy, or "
-            "choose another --workdir"
+            f"{workdir} has checkpoints (the last of step {steps[-1]}) and no config.json; restore that from a copy, "
+            "or choose another --workdir"
         )
     data, model = config.data, config.model
     data_dir = data.data_dir and data.data_dir.expanduser().absolute()

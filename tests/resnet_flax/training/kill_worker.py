@@ -5,7 +5,7 @@ negative for a signal; what it printed; the number of changes that were counted]
 
     ["change", event, name, N]  like a kill at the Nth of Python's audit events on a path of the workdir with `name`
     ["write", N]                a kill in the Nth write, or at another change to a file (killer.c, in LD_PRELOAD)
-    ["signal", number, moment, seconds]  a signal to the process, so long after that moment (`moments.MOMENTS`)
+    ["signal", number, moment, seconds]  a signal, so long after that moment (`moments.MOMENTS`)
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import tempfile
 import threading
 import traceback
 from pathlib import Path
+from signal import SIGKILL
 
 from parity.errors import dispatch
 from resnet_flax.training import loop, setup  # noqa: F401
@@ -49,7 +50,10 @@ def count_changes(workdir, wanted_event, wanted_name, number):
 
 def send(number, moment, seconds):
     def signal():
-        os.kill(os.getpid(), number)
+        if number == SIGKILL:
+            os.kill(os.getpid(), number)
+        else:  # to its worker processes too, as a terminal and SLURM do
+            os.killpg(0, number)
 
     inject(moment, threading.Timer(seconds, signal).start if seconds else signal)
 
@@ -77,6 +81,7 @@ def main():
         case = json.loads(line)
         with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as counted:
             if not (child := os.fork()):
+                os.setsid()
                 os.dup2(printed.fileno(), 1)
                 os.dup2(printed.fileno(), 2)
                 status = run(case["arguments"], case["fault"], killer)
