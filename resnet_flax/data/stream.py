@@ -56,7 +56,7 @@ def _collect_at_exit() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """Threads and processes started in this context never receive SIGINT or SIGTERM.
+    """Threads and processes started in this context never receive SIGINT, SIGTERM or SIGHUP.
 
     Ctrl-C and SIGHUP are sent to all processes of a terminal's job, SLURM's SIGTERM to all of a job step: a worker that
     one ended would end the run too, before it could finish its step and save.
