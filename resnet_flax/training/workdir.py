@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from resnet_flax.training.saved_config import as_json, differences, from_json
 
 RUNS = Path("runs")
 LIBRARIES = ("resnet-flax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+SHARED_SECONDS = 60.0  # attributes are cached so long by NFS
 LARGEST_CONFIG = 2**26  # bytes of config.json, which has the names of all classes
 WEIGHTS = {"model": "best.safetensors", "ema": "best_ema.safetensors"}
 
@@ -109,6 +111,21 @@ class Workdir:
             if self._is_new:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise UserError(f"{error.message}; choose another --workdir") from error
+
+    def require_shared(self) -> None:
+        """Waits until the config.json that the first host has written is seen here: NFS shows it late.
+
+        Raises:
+            UserError: if that takes longer than `SHARED_SECONDS`.
+        """
+        until = time.monotonic() + SHARED_SECONDS
+        while not self.has_run:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self} is not the directory in which host 0 has written config.json; --distributed needs a "
+                    "--workdir that all hosts share"
+                )
+            time.sleep(0.1)
 
     def release(self) -> None:
         """Undoes `claim`, for a run that has left nothing to resume."""
