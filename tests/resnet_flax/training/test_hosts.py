@@ -123,6 +123,14 @@ def test_mistakes_on_the_command_line_of_one_host(tmp_path, faulty, more, messag
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
+def test_a_workdir_that_is_not_shared(tmp_path):
+    results = run(tmp_path, faulty=1, fault="mistake", more=["--workdir", "other"])
+    assert results[1][0] == 2, results[1]
+    assert_sentence(results[0], 1, "other is not the directory in which host 0 has written config.json", 2)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_host_that_is_killed_while_it_saves(tmp_path, whole):
     """The first one, with which JAX's coordination service goes."""
     results = run(tmp_path, faulty=0, fault="kill", phase="saving")
