@@ -1,6 +1,7 @@
 """The train command on a tiny network in place of the ResNet, and on a tiny data set."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from flax import nnx
@@ -26,6 +27,10 @@ STEPS = 12
 
 class Small(nnx.Module):
     small_images = True
+    # What the metadata of the best weights has of a ResNet's arithmetic.
+    activation = staticmethod(nnx.relu)
+    stem = SimpleNamespace(max_pool_ceil=False, aa_layer="")
+    dilated, last_stride, stride_in_first_1x1, global_pool = (False,) * 4, 2, False, "avg"
 
     def __init__(self, num_classes, in_channels, rngs):
         self.conv1 = Conv(in_channels, 8, 3, stride=2, padding=1, rngs=rngs)

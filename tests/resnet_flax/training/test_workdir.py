@@ -101,6 +101,12 @@ def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
     assert not Path("full").exists()
 
 
+def test_checkpoints_without_their_configuration_are_not_taken_for_those_of_a_new_run():
+    Path("here/checkpoints/12").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"here has checkpoints .the last of step 12. and no config.json; restore that"):
+        run("digits", *OPTIONS, "--workdir", "here")
+
+
 DAMAGE = {
     "empty": lambda text: b"",
     "cut off": lambda text: text[: len(text) // 2],
@@ -190,3 +196,5 @@ def test_a_name_that_looks_like_a_pattern():
         ParityError, match=r"Orbax cannot read a checkpoint from a path with \[: a\[b\]"
     ):  # Orbax can write it, but not read it
         run("digits", *OPTIONS, "--workdir", "a[b]")
+    with pytest.raises(ParityError, match="Orbax cannot write to a path that is not UTF-8: a\udcff"):
+        run("digits", *OPTIONS, "--workdir", "a\udcff")
