@@ -170,7 +170,7 @@ def cases():
             yield pytest.param(option, kind, id=f"{option}, {kind}", marks=marks)
 
 
-@pytest.mark.parametrize(("option", "kind"), cases())
+@pytest.mark.parametrize(("option", "kind"), list(cases()))
 def test_what_is_no_file(option, kind, capfd, monkeypatch):
     if option == "train --workdir":
         monkeypatch.setattr(setup, "create_model", create)

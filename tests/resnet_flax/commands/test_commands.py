@@ -125,7 +125,7 @@ def test_features_are_the_models(folder, weights, original, tmp_path, capsys):
         (("features", "{folder}", "--weights", "{weights}", "--taps", ",", "--out", "{out}.npz"), "--taps is empty"),
         (
             ("export", "--weights", "{weights}", "--size", "0", "9", "--out", "{out}.stablehlo"),
-            "--size 0 9: height and width must be at least 1",
+            "--size must be between 1 and 16384; got 0",
         ),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}.h5"), "must end in .npz"),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),

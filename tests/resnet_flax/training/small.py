@@ -25,12 +25,16 @@ OPTIONS = [
 STEPS = 12
 
 
-class Small(nnx.Module):
-    small_images = True
-    # What the metadata of the best weights has of a ResNet's arithmetic.
+class Plain(nnx.Module):
+    """What the metadata of weights has of a ResNet's arithmetic."""
+
     activation = staticmethod(nnx.relu)
     stem = SimpleNamespace(max_pool_ceil=False, aa_layer="")
     dilated, last_stride, stride_in_first_1x1, global_pool = (False,) * 4, 2, False, "avg"
+
+
+class Small(Plain):
+    small_images = True
 
     def __init__(self, num_classes, in_channels, rngs):
         self.conv1 = Conv(in_channels, 8, 3, stride=2, padding=1, rngs=rngs)

@@ -39,6 +39,12 @@ def test_workdirs_are_kept_apart():
     assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
 
 
+def test_hosts_share_a_workdir():
+    config = RECIPES["digits"].config
+    with pytest.raises(UserError, match="--distributed needs a --workdir that all hosts share"):
+        workdir.choose_workdir(replace(config, run=replace(config.run, distributed=True)))
+
+
 def test_a_workdir_has_one_run_at_a_time():
     assert run("digits", *OPTIONS, "--workdir", "one") == 0
     with Workdir("one").locked(), pytest.raises(UserError, match="another process is training in one"):
