@@ -3,12 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Generator
-from io import FileIO
 from pathlib import Path
 
 from parity.errors import ParityError
@@ -138,7 +138,7 @@ def _link(temporary: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def open_regular(path: str | os.PathLike) -> FileIO:
+def open_regular(path: str | os.PathLike) -> io.FileIO:
     """Opens a regular file for reading, unbuffered, without ever waiting for one: a pipe has no end to wait for.
 
     Raises:

@@ -133,7 +133,7 @@ BAD = {
         *("{", "5", '{"evil": 1}', '{"resize_size": -5}', '{"crop_size": true}', '{"crop_size": 1e3}'),
         *('{"interpolation": "__class__"}', '{"resize_size": "a"}', "[" * 100_000, '{"crop_size": 1000000000}'),
     ],
-    "mean": ['["a"]', "0.5", "[]", "[NaN]", "[1e999]", "[true]", "null"],
+    "mean": ['["a"]', "0.5", "[]", "[NaN]", "[1e999]", "[true]", "null", "[1, 2]"],
     "std": ["[0.0]", "[-1]", "[Infinity]", "{}"],
     "class_names": ["{not json", "5", "[1, 2]", '{"a": 0}', '"ab"'],
     "decoding": ["[]", '{"max_pixels": 5}', '{"exif_orientation": 1}'],
