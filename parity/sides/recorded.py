@@ -105,7 +105,7 @@ class Recording:
         try:
             about = json.loads(checkpoint.metadata["about"])
             return cls(path, about, {name: checkpoint.tensors[name] for name in about["tensors"]})
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ParityError(f"{path} is a damaged recording: {error} is missing or unreadable") from error
 
     @classmethod
