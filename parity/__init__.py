@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parity.checks.averages import check_average
     from parity.checks.check import CHECKS, check
     from parity.checks.data import check_classes, check_preprocessing
     from parity.checks.record import record
@@ -33,6 +34,7 @@ __all__ = [
     "assert_parity",
     "assert_train_parity",
     "check",
+    "check_average",
     "check_classes",
     "check_preprocessing",
     "load_checkpoint",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "checks.averages": ("check_average",),
     "checks.data": ("check_classes", "check_preprocessing"),
     "checks.check": ("CHECKS", "check"),
     "checks.record": ("record",),

@@ -15,7 +15,7 @@ from parity.conversion.checkpoints import write_checkpoint
 from parity.errors import ParityError
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import Arrays, Loss, Run, Side
-from parity.sides.networks import name_of, require_network
+from parity.sides.networks import name_of, require_network, unwrapped
 from parity.sides.optimizers import Moments, Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import FORMAT, SCHEMA, described, digest, structure, weights_digest
@@ -59,7 +59,7 @@ def record(
     Raises:
         ParityError: if the network cannot run, does not agree with itself, or the file cannot be written.
     """
-    path = Path(path)
+    path, network = Path(path), unwrapped(network)
     require_network(network)
     if path.suffix != ".safetensors":
         raise ParityError(f"{path}: a recording's name ends in .safetensors")

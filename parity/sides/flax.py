@@ -77,7 +77,7 @@ class FlaxSide:
                     f"{leaf.torch_name}: names= gives each a path of its own"
                 )
             self.leaves[leaf.torch_name] = leaf
-        self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
+        self.parameters = [name for name, leaf in self.leaves.items() if leaf.is_parameter]
         self.values = {name: leaf.value() for name, leaf in self.leaves.items()}
         self._compiled: dict[tuple, Callable] = {}
 
