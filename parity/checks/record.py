@@ -155,6 +155,7 @@ class _Writer:
             "device": str(side.device),
             "parameters": list(side.parameters),
             "trained": list(side.trained),
+            "constants": sorted(side.constants),
             "takes_tokens": side.takes_tokens,
             "has_train_mode": side.has_train_mode,
             "shapes": side.shapes(),

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from parity.conversion.convert import to_flax
+from parity.conversion.naming import leaves
 from parity.errors import ParityError
 from parity.sides.networks import is_torch, kind, unwrapped
 
@@ -27,6 +28,7 @@ def randomize(
     A fresh network hides faults: gammas of 1 and statistics of 0 and 1 leave a BatchNorm without effect, a last gamma
     of 0 a whole branch. Here weights have the size that keeps a signal's (He et al. 2015) and a mean that is not zero,
     gammas lie in 0.4..0.8 or 1.2..1.6, some negative, and statistics around, but not at, the ones of a unit signal.
+    Buffers that are no statistics, such as masks, stay as they are.
 
     Args:
         network: in Flax or in PyTorch.
@@ -39,6 +41,7 @@ def randomize(
     """
     import torch
 
+    from parity.sides.torch import constants
     from parity.sides.torch_private import NormWithStatistics
 
     network, torch_model = unwrapped(network), unwrapped(torch_model)
@@ -48,7 +51,11 @@ def randomize(
     norms = NormWithStatistics | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}
     values: dict[str, Any] = {}
+    kept = constants(torch_model)
     for name, tensor in torch_model.state_dict().items():
+        if name in kept:
+            values[name] = tensor.clone()
+            continue
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             value = rng.integers(1, 100, shape)
@@ -70,7 +77,9 @@ def randomize(
     if is_torch(network):
         network.load_state_dict(torch_model.state_dict())
     elif network is not None:
-        to_flax(torch_model.state_dict(), network, names=names)
+        known = {leaf.torch_name for leaf in leaves(network, names)}
+        state = {name: tensor for name, tensor in torch_model.state_dict().items() if name in known or name not in kept}
+        to_flax(state, network, names=names)
 
 
 def _make_summable(layer: "torch.nn.Module", path: str, values: "dict[str, torch.Tensor]", *, keep_all: bool) -> None:
