@@ -269,6 +269,10 @@ def _recorded_pair(
     options: dict[str, Any],
 ) -> Pair:
     oracle = RecordedSide(recording, precision)
+    if is_torch(candidate):
+        from parity.sides.biases import with_one_bias
+
+        candidate, _ = with_one_bias(candidate, oracle.shapes())
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
     recorded = recording.given("inputs")
     inputs = relaid(recorded, oracle, side) if inputs is None else map_arrays(np.asarray, inputs)

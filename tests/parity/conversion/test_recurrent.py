@@ -77,6 +77,14 @@ def test_both_directions_and_the_reference_in_flax():
     assert parity.check(theirs, ours, SEQUENCES, checks=("forward", "gradients")).passed
 
 
+def test_a_recording_has_one_bias(tmp_path):
+    theirs = TorchNet(nn.LSTM)
+    parity.record(theirs, SEQUENCES, path := tmp_path / "rnn.safetensors", steps=1)
+    ours = parity.to_flax(parity.load_checkpoint(path), FlaxNet(nnx.OptimizedLSTMCell))
+    assert parity.check(ours, path).passed
+    assert parity.check(theirs, path, checks="forward").passed
+
+
 def test_weights_whose_sum_is_rounded():
     ours, theirs = FlaxNet(nnx.OptimizedLSTMCell), TorchNet(nn.LSTM)
     parity.to_flax(theirs.state_dict(), ours)  # PyTorch's own random values
