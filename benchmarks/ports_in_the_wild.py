@@ -75,9 +75,6 @@ def mend_gelu(model: nnx.Module) -> None:
 BIASED = "running variance"
 MOMENTUM = "nnx.BatchNorm(..., momentum=0.9)"
 PORTS = (
-    Port("jaxnn", "resnet18", 33, mend=mend_momentum, line=MOMENTUM, left=BIASED),
-    Port("jaxnn", "resnetaa34d", 40, mend=mend_momentum, line=MOMENTUM, left=BIASED),
-    Port("jaxnn", "resnet50_gn", 33, mend=mend_epsilon, line="nnx.GroupNorm(..., epsilon=1e-5)"),
     Port(
         "jaxnn",
         "vit_tiny_patch16_224",
@@ -86,6 +83,9 @@ PORTS = (
         mend_gelu,
         "act_layer=partial(nnx.gelu, approximate=False)",
     ),
+    Port("jaxnn", "resnet18", 33, mend=mend_momentum, line=MOMENTUM, left=BIASED),
+    Port("jaxnn", "resnetaa34d", 40, mend=mend_momentum, line=MOMENTUM, left=BIASED),
+    Port("jaxnn", "resnet50_gn", 33, mend=mend_epsilon, line="nnx.GroupNorm(..., epsilon=1e-5)"),
 )
 
 

@@ -124,10 +124,11 @@ class TorchSide(AnsweredByRunning):
         return {name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers() if name in state}
 
     def load(self, state: Arrays) -> None:
-        """Takes some or all parameters and statistics, by copies."""
+        """Takes some or all parameters and statistics, by copies; what only the other side has is passed over."""
         tensors = self.module.state_dict()
         for name, array in state.items():
-            tensors[name].copy_(torch.from_numpy(np.array(array)))
+            if name in tensors:
+                tensors[name].copy_(torch.from_numpy(np.array(array)))
 
     def set_mode(self, train: bool) -> None:
         """Train or eval mode; dropout stays off, since its masks cannot correspond."""
