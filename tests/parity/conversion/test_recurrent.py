@@ -58,7 +58,9 @@ def test_names_and_bytes_there_and_back(cell, kind):
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind"), [LAYERS[1], pytest.param(*LAYERS[0], marks=pytest.mark.full), LAYERS[2]], ids=str
+    ("cell", "kind"),
+    [LAYERS[1], pytest.param(*LAYERS[0], marks=pytest.mark.full), LAYERS[2]],
+    ids=lambda kind: kind.__name__,
 )
 def test_a_layer_agrees_with_pytorchs(cell, kind):
     ours, theirs = FlaxNet(cell), TorchNet(kind)

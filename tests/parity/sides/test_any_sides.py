@@ -101,6 +101,24 @@ def test_linen_against_pytorch(theirs):
     assert report.findings[0].where == "conv"
 
 
+def test_linens_dropout_is_off_whatever_its_switch():
+    class Dropping(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x, training=False):
+            x = flax.linen.Dropout(0.3, deterministic=not training, name="drop")(x)
+            x = flax.linen.BatchNorm(use_running_average=not training, momentum=0.9, epsilon=1e-5, name="bn")(x)
+            return flax.linen.Dense(4, name="fc")(x)
+
+    original = nn.Sequential()
+    for name, layer in {"drop": nn.Dropout(0.3), "bn": nn.BatchNorm1d(6), "fc": nn.Linear(6, 4)}.items():
+        original.add_module(name, layer)
+    inputs = parity.random_inputs((5, 6))
+    variables = parity.to_flax(original.state_dict(), Dropping().init(jax.random.key(0), inputs))
+    report = parity.check((Dropping(), variables), original, inputs, checks=("forward", "activations"))
+    assert report.passed, str(report)
+    assert {row.mode for row in report.comparisons} == {"eval", "train"}
+
+
 def test_linen_through_the_bridge_against_flax(ours, theirs):
     bridge = nnx.bridge.ToNNX(LinenNet(), rngs=nnx.Rngs(0)).lazy_init(INPUTS)
     parity.to_flax({k: v for k, v in theirs.state_dict().items() if "tracked" not in k}, bridge)
