@@ -210,7 +210,8 @@ def _first_difference(pair: Pair, report: Report) -> Finding:
     different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
     if different:
         more = f" and {len(different) - 1} more of {len(state)} differ" if different[1:] else " differs"
-        return Finding(different[0], f"{different[0]}{more} before anything is computed")
+        words = "parity.to_flax, load_state_dict or parity.randomize gives both networks the same values"
+        return Finding(different[0], f"{different[0]}{more} before anything is computed", words)
     first = next((row for row in report.failures if row.check == "activations"), report.failures[0])
     theirs = report.settings["frameworks"][1]
     evidence = first.note or f"relative error {first.error.relative:.1e}, {theirs}'s own {first.floor:.1e}"

@@ -57,7 +57,7 @@ def with_one_bias(network: torch.nn.Module, names: Collection[str]) -> tuple[tor
         module, zero = network.get_submodule(path), other_bias(name)
         bias, other = getattr(module, name), getattr(module, zero)
         total = summed(as_numpy(bias), as_numpy(other), _rows(module)[0], other_bias(full))
-        bias.data.copy_(torch.from_numpy(total))
+        bias.data.copy_(torch.from_numpy(total.astype("float64")))
         constant = torch.zeros_like(other)
         delattr(module, zero)
         module.register_buffer(zero, constant, persistent=False)
