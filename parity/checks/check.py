@@ -27,6 +27,8 @@ from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
 from parity.sides.networks import as_side, is_torch, name_of, require_network
+from parity.sides.onnx import CHECKS as OF_ONNX
+from parity.sides.onnx import is_onnx
 from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import RecordedSide, Recording
@@ -75,7 +77,8 @@ def check(
     activations that differ are noted: they lie inside, where two right networks may differ.
 
     Args:
-        candidate: the network under test, filled with the other's weights (`parity.to_flax`).
+        candidate: the network under test, filled with the other's weights (`parity.to_flax`). Or the path of an ONNX
+            file of it, with precision="float32", for the checks forward, activations and weights in eval mode.
         reference: the network whose submodules have corresponding names; its own rounding is the limit. Or the path of
             a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it. Or
             {name: array}, the outputs that it should have in eval mode.
@@ -106,6 +109,8 @@ def check(
             integer images, a loss that is not a scalar, NaN on both sides.
     """
     recording = _recording(candidate, reference, inputs, precision)
+    if is_onnx(candidate):
+        checks, modes = _of_onnx(candidate, recording or reference, checks, modes)
     for network in (candidate,) if recording else (candidate, reference):
         require_network(network)
     if recording is not None:
@@ -186,9 +191,27 @@ def check(
     return report
 
 
+def _of_onnx(
+    candidate: Any, reference: Any, checks: Sequence[str], modes: Sequence[str] | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The checks and modes for an ONNX file.
+
+    Raises:
+        ParityError: for others than it serves, or a reference that is not a network.
+    """
+    checks = ("forward", "activations") if checks is DEFAULT else [checks] if isinstance(checks, str) else checks
+    if others := [name for name in checks if name in CHECKS and name not in OF_ONNX]:
+        raise ParityError(f"{candidate} serves the checks {', '.join(OF_ONNX)}, not {', '.join(others)}")
+    if modes is not None and set(modes) != {"eval"} and modes != "eval":
+        raise ParityError(f"{candidate} has eval mode only")
+    if isinstance(reference, Recording) or is_onnx(reference):
+        raise ParityError(f"{candidate} is compared with a network, not with a file: parity.check(path, network, inputs)")
+    return checks, ("eval",)
+
+
 def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> Recording | None:
     """The recording that the reference is, or None for a network."""
-    if isinstance(reference, str | Path):
+    if isinstance(reference, str | Path) and not is_onnx(reference):
         return Recording.read(reference)
     arrays = isinstance(reference, Mapping) and all(map(is_array, reference.values()))  # a state_dict has tensors
     if arrays and inputs is not None and precision in PROFILES:
