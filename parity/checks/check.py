@@ -108,6 +108,8 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
+    if is_onnx(reference):
+        raise ParityError(f"{reference} is an ONNX file, which is a candidate: parity.check(file, network, inputs)")
     recording = _recording(candidate, reference, inputs, precision)
     if is_onnx(candidate):
         checks, modes = _of_onnx(candidate, recording or reference, checks, modes)
@@ -204,14 +206,14 @@ def _of_onnx(
         raise ParityError(f"{candidate} serves the checks {', '.join(OF_ONNX)}, not {', '.join(others)}")
     if modes is not None and set(modes) != {"eval"} and modes != "eval":
         raise ParityError(f"{candidate} has eval mode only")
-    if isinstance(reference, Recording) or is_onnx(reference):
-        raise ParityError(f"{candidate} is compared with a network, not with a file: parity.check(path, network, inputs)")
+    if isinstance(reference, Recording):
+        raise ParityError(f"{candidate} is compared with a network, not with a recording")
     return checks, ("eval",)
 
 
 def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> Recording | None:
     """The recording that the reference is, or None for a network."""
-    if isinstance(reference, str | Path) and not is_onnx(reference):
+    if isinstance(reference, str | Path):
         return Recording.read(reference)
     arrays = isinstance(reference, Mapping) and all(map(is_array, reference.values()))  # a state_dict has tensors
     if arrays and inputs is not None and precision in PROFILES:
