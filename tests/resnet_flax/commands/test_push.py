@@ -7,7 +7,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 from flax import nnx
-from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 
 from resnet_flax.__main__ import main
@@ -129,7 +128,8 @@ def test_the_card_is_markdown_in_which_names_are_no_markup(pushed):
         "parity.json",
     }
     body = text.split("---\n", 2)[2]
-    html = MarkdownIt("commonmark").enable("table").render(body)
+    markdown_it = pytest.importorskip("markdown_it")
+    html = markdown_it.MarkdownIt("commonmark").enable("table").render(body)
     assert html.count("<table>") == 2
     assert "a &lt;b&gt; | 0, a &lt;b&gt; | 1" in html
     assert "<td>50.00%</td>" in html
