@@ -5,11 +5,9 @@ file then has what ONNX's tools expect of such networks: one Conv for each convo
 BatchNormalization, MaxPool, and the parameters under torchvision's names.
 """
 
-import ast
-import logging
+import tempfile
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +33,7 @@ def export_onnx(
     path: Path,
     image_size: tuple[int, int],
     *,
-    opset: int = 18,
+    opset: int = 17,
     batch: int | None = None,
     layout: Layout = "NCHW",
     preprocessing: Preprocessing | None = None,
@@ -43,7 +41,7 @@ def export_onnx(
 ) -> None:
     """Writes the eval-mode model with its weights: "images" (N, C, H, W) -> float32 "logits" (N, classes).
 
-    The initializers have torchvision's names, and the output of each module that is called once its path.
+    The initializers have torchvision's names, and the value that each module gives has its path.
 
     Args:
         image_size: height and width of the images.
@@ -60,29 +58,28 @@ def export_onnx(
     """
     with needs_extra("onnx", "exporting to ONNX"):
         import onnx
-        import onnxscript  # noqa: F401 - torch.onnx imports it when it exports
         import torch
-    twin = torch_twin(model, architecture)
+    exported = _wrapped(torch_twin(model, architecture), layout, preprocessing)
     height, width = image_size
-    count = 2 if batch is None else batch  # an example of one would fix the batch
-    shape = (count, height, width, model.in_channels)
-    shape = shape if layout == "NHWC" else (count, model.in_channels, height, width)
-    example = torch.zeros(shape, dtype=torch.float32 if preprocessing is None else torch.uint8)
-    dynamic = None if batch is not None else ({0: torch.export.Dim("batch", min=1)},)
-    with _quiet():
-        program = torch.onnx.export(
-            _wrapped(twin, layout, preprocessing),
+    sizes = (height, width, model.in_channels) if layout == "NHWC" else (model.in_channels, height, width)
+    example = torch.zeros((batch or 2, *sizes), dtype=torch.float32 if preprocessing is None else torch.uint8)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter is older than PyTorch's default
+        torch.onnx.export(
+            exported,
             (example,),
-            dynamo=True,
+            Path(folder) / "model.onnx",
+            # The default one gives each convolution a bias of zeros, or folds the norms into the convolutions, which
+            # rounds once more; and a global pool is followed by a gather.
+            dynamo=False,
+            training=torch.onnx.TrainingMode.PRESERVE,  # keeps the norms, as above
             opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=dynamic,
-            optimize=False,  # which would fold the norms into the convolutions, and round once more
-            verbose=False,
+            dynamic_axes=None if batch else {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         )
-    proto = program.model_proto
-    _name_values(proto.graph)
+        proto = onnx.load(Path(folder) / "model.onnx")
+    _name_values(proto.graph, [path for path, _ in exported.named_modules()])
     onnx.helper.set_model_props(proto, {**(metadata or {}), "layout": layout})
     proto.doc_string = f"{architecture}, exported by resnet_flax"
     onnx.checker.check_model(proto)
@@ -138,12 +135,14 @@ def _wrapped(twin: Any, layout: Layout, preprocessing: Preprocessing | None) -> 
     return Exported().eval()
 
 
-def _name_values(graph: Any) -> None:
-    """Gives the initializers the parameters' names, and the last value of each module that is called once its path."""
+def _name_values(graph: Any, modules: Sequence[str]) -> None:
+    """Gives the initializers the parameters' names, and the last value that a module computes the module's path."""
     new = {one.name: one.name.removeprefix(f"{_WRAPPED}.") for one in graph.initializer}
-    for path, value in _outputs_of_modules(graph).items():
-        if value not in (INPUT, OUTPUT) and path not in new.values():
-            new[value] = path
+    last: dict[str, str] = {}
+    for node in graph.node:
+        value = node.output[0]
+        last |= dict.fromkeys((path for path in _scopes(value) if path in modules and path != _WRAPPED), value)
+    new |= {value: path.removeprefix(f"{_WRAPPED}.") for path, value in last.items() if value not in (INPUT, OUTPUT)}
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [new.get(name, name) for name in names]
@@ -151,32 +150,13 @@ def _name_values(graph: Any) -> None:
         one.name = new.get(one.name, one.name)
 
 
-def _outputs_of_modules(graph: Any) -> dict[str, str]:
-    """{module's path: the value that its last node gives}, by the scopes that torch.onnx writes beside each node."""
-    last: dict[str, str] = {}
-    closed: set[str] = set()
-    several: set[str] = set()
-    open_now: set[str] = set()
-    for node in graph.node:
-        text = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "[]")
-        scopes = [scope.removeprefix(f"{_WRAPPED}.") for scope in ast.literal_eval(text)[:-1]]
-        inside = {scope for scope in scopes if scope not in ("", _WRAPPED)}
-        closed |= open_now - inside
-        several |= inside & closed
-        open_now = inside
-        last |= dict.fromkeys(inside, node.output[0])
-    return {path: value for path, value in last.items() if path not in several}
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Without torch.onnx's progress and the warnings of the packages that it imports."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _scopes(value: str) -> list[str]:
+    """The modules around the node that gives a value, as paths: layer1, layer1.0 and layer1.0.conv1 for what
+    torch.onnx calls /layer1/layer1.0/conv1/Conv_output_0; a module's second call has a suffix, and no path."""
+    paths, before = [], ""
+    for scope in value.split("/")[1:-1]:
+        is_item = before and scope.startswith(f"{before}.")  # of a Sequential
+        tail = scope.removeprefix(before) if is_item else f".{scope}"
+        paths.append(f"{paths[-1]}{tail}" if paths else scope)
+        before = scope
+    return paths

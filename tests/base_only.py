@@ -17,7 +17,6 @@ ABSENT = (
     "matplotlib",
     "onnx",
     "onnxruntime",
-    "onnxscript",
     "orbax",
     "sklearn",
     "tensorboard",

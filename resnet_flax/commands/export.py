@@ -39,7 +39,7 @@ class Arguments(ModelArguments):
     size: tuple[Pixels, Pixels] | None = None
     """Height and width of the images that an .onnx file or .stablehlo artifact takes; by default the crop in the
     weights' preprocessing."""
-    opset: Annotated[int, Range(ge=18, le=23)] = 18
+    opset: Annotated[int, Range(ge=13, le=20)] = 17
     """ONNX: version of its operators."""
     batch: PositiveInt | None = None
     """ONNX: fix the number of images; any by default."""
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         )
     if args.format and of_suffixes.get(args.out.suffix) != kind:
         raise UserError(f"{args.out}: the name of a file of --format {kind} ends in {FORMATS[kind]}")
-    for option, default in (("opset", 18), ("batch", None), ("layout", "NCHW"), ("uint8", False)):
+    for option, default in (("opset", 17), ("batch", None), ("layout", "NCHW"), ("uint8", False)):
         if kind != "onnx" and getattr(args, option) != default:
             raise UserError(f"--{option} is for .onnx files; {args.out} is {kind}")
     if args.out.exists() and not args.force:

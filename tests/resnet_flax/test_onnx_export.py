@@ -22,7 +22,6 @@ from resnet_flax.weights.metadata import metadata_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from parity.__main__ import main as parity_main
