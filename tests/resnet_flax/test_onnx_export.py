@@ -1,9 +1,9 @@
 """ONNX files: in onnxruntime as exact as PyTorch, with names and metadata; and parity's side that runs them."""
 
+import copy
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -85,7 +85,6 @@ def test_it_is_as_exact_as_torch(name, resnet18, tmp_path):
         floor = noise.floors[TENSORS]["output"]
         print(f"{name}, batch {batch}: error {error:.1e}, PyTorch's {floor:.1e}")
         assert error <= 3 * floor
-        assert_close_to_torch({"output": np.asarray(jax.jit(model)(images))}, original, images)
 
 
 def test_the_file_has_names_shapes_and_metadata(exported, resnet18):
@@ -124,7 +123,7 @@ def check(*arguments) -> int:
 def test_parity_compares_a_file_with_both_networks(exported, weights, capsys):
     assert check("--weights", weights, "--onnx", exported) == 0
     out = capsys.readouterr().out
-    assert "m.onnx in ONNX and resnet18 in PyTorch agree: float32" in out
+    assert "m.onnx in ONNX and resnet18 in PyTorch agree: float32" in " ".join(out.split())
     rows = [line.split() for line in out.splitlines() if line.startswith(("forward", "activations"))]
     assert len(rows) == 4
     counts = [int(row[row.index("eval") + 1]) for row in rows]
@@ -132,13 +131,14 @@ def test_parity_compares_a_file_with_both_networks(exported, weights, capsys):
     assert counts[1] >= 40  # every convolution, norm, block and stage, and the head
 
 
-def test_parity_finds_a_file_of_other_weights(exported, weights, resnet18, tmp_path, capsys):
-    state_dict = {name: np.array(value) for name, value in to_torch(resnet18[1]).items()}
-    state_dict["layer3.1.bn2.bias"] += 1e-3
-    write_checkpoint(tmp_path / "other.safetensors", state_dict, metadata_of("resnet18", IMAGENET))
-    assert check("--weights", tmp_path / "other.safetensors", "--onnx", exported) == 1
-    out = capsys.readouterr().out
-    assert "layer3.1.bn2.bias differs before anything is computed" in out
+def test_parity_finds_a_file_of_other_weights(exported, resnet18):
+    changed = copy.deepcopy(resnet18[0])
+    changed.layer3[1].bn2.bias.data += 1e-3
+    images = parity.random_inputs((2, 48, 48, 3)).transpose(0, 3, 1, 2)
+    report = parity.check(exported, changed, images, precision="float32")
+    assert not report.passed
+    assert [row.name for row in report.failures if row.check == "activations"][0] == "layer3.1.bn2"
+    assert "layer3.1.bn2.bias differs before anything is computed" in str(report)
 
 
 @pytest.mark.parametrize(
