@@ -28,7 +28,7 @@ from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
 from parity.sides.networks import as_side, is_torch, name_of, require_network
 from parity.sides.onnx import CHECKS as OF_ONNX
-from parity.sides.onnx import is_onnx
+from parity.sides.onnx import OnnxSide, is_onnx
 from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import RecordedSide, Recording
@@ -113,7 +113,7 @@ def check(
     recording = _recording(candidate, reference, inputs, precision)
     if is_onnx(candidate):
         checks, modes = _of_onnx(candidate, recording or reference, checks, modes)
-    for network in (candidate,) if recording else (candidate, reference):
+    for network in (() if is_onnx(candidate) else (candidate,)) + (() if recording else (reference,)):
         require_network(network)
     if recording is not None:
         checks = recording.about["checks"] if checks is DEFAULT else checks
@@ -252,7 +252,11 @@ def make_pair(
     inputs = map_arrays(np.asarray, inputs)
     of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
     oracle = as_side(reference, "float64", **of_reference)
-    side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    side = (
+        OnnxSide(candidate, precision)
+        if is_onnx(candidate)
+        else as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    )
     plain = oracle if precision == "float64" else as_side(reference, precision, **of_reference)
     if side.framework == oracle.framework:
         side.framework += " (candidate)"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flax import nnx
@@ -10,7 +11,6 @@ from parity.conversion.convert import require_values
 from parity.conversion.trees import Tree, as_module
 from parity.errors import ParityError
 from parity.sides.flax import FlaxSide
-from parity.sides.onnx import OnnxSide, is_onnx
 
 if TYPE_CHECKING:
     from parity.sides.torch import TorchSide
@@ -35,8 +35,6 @@ def is_torch(network: Any) -> bool:
 
 def require_network(network: Any) -> None:
     """Raises ParityError unless this is a network that has values and can be compared."""
-    if is_onnx(network):
-        return
     if is_torch(network):
         if attribute := _WRAPPERS.get(type(network).__name__):
             raise ParityError(f"the PyTorch network is wrapped in {type(network).__name__}: pass its .{attribute}")
@@ -61,11 +59,11 @@ def as_side(
     names: Mapping[str, str] | None = None,
     torch_names: Collection[str] = (),
     device: str = "cpu",
-) -> "FlaxSide | TorchSide | OnnxSide":
+) -> "FlaxSide | TorchSide":
     """A private copy of the network in one precision.
 
     Args:
-        network: see `WAYS`; or the path of an ONNX file, in float32.
+        network: see `WAYS`.
         precision: "float64", "float32" or "bfloat16".
         names: {Flax path: PyTorch path}, of a network in JAX.
         torch_names: which of a tied parameter's names counts, of a network in JAX.
@@ -79,8 +77,6 @@ def as_side(
         from parity.sides.torch import TorchSide
 
         return TorchSide(network, precision, device)
-    if is_onnx(network):
-        return OnnxSide(network, precision)
     module = as_module(network)
     assert module is not None
     return FlaxSide(module, precision, names, torch_names)
@@ -88,7 +84,7 @@ def as_side(
 
 def name_of(network: Any) -> str:
     """What a report calls the network: its class, its function, or its file."""
-    if is_onnx(network):
+    if isinstance(network, str | Path):
         return str(network)
     if isinstance(network, tuple):
         network = network[0]

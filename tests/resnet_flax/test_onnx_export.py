@@ -137,7 +137,7 @@ def test_parity_finds_a_file_of_other_weights(exported, resnet18):
     images = parity.random_inputs((2, 48, 48, 3)).transpose(0, 3, 1, 2)
     report = parity.check(exported, changed, images, precision="float32")
     assert not report.passed
-    assert [row.name for row in report.failures if row.check == "activations"][0] == "layer3.1.bn2"
+    assert next(row.name for row in report.failures if row.check == "activations") == "layer3.1.bn2"
     assert "layer3.1.bn2.bias differs before anything is computed" in str(report)
 
 
