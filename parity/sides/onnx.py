@@ -47,7 +47,8 @@ class OnnxSide(AnsweredByRunning):
         except OSError as error:
             raise ParityError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:  # onnx and onnxruntime have no common class of errors
-            raise ParityError(f"{path} cannot be run by onnxruntime {onnxruntime.__version__}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ParityError(f"{path} cannot be run by onnxruntime {onnxruntime.__version__}: {reason}") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
             found = f"{len(inputs)} inputs ({', '.join(one.type for one in inputs)}) and {len(outputs)} outputs"
@@ -108,7 +109,8 @@ class OnnxSide(AnsweredByRunning):
             (output,) = self._session.run(None, feed)
             activations = self._values(feed) if record else {}
         except Exception as error:
-            raise ParityError(f"{self.path} does not run on inputs {arrays[0].shape}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ParityError(f"{self.path} does not run on inputs {arrays[0].shape}: {reason}") from error
         return Run({OUTPUT: output.astype(np.float64)}, activations, {})
 
     def _values(self, feed: dict[str, np.ndarray]) -> Arrays:

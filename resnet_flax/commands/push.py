@@ -57,10 +57,8 @@ def main(arguments: list[str]) -> int:
     require_repository(args.repository)
     if args.to is None:
         require_token()
-    elif args.to.exists():
-        raise UserError(f"{args.to} exists; remove it or choose another name")
-    elif not args.to.absolute().parent.is_dir():
-        raise UserError(f"{args.to.absolute().parent} is not a directory")
+    else:
+        _require_new(args.to)
     evaluation = _read(args.evaluation, ("data", "split", "count", "accuracy", "top5", "loss"), "train.py --evaluate")
     parity = _read(args.parity, ("passed", "settings", "comparisons"), "python -m parity check --json")
     pretrained = args.load()
@@ -69,20 +67,36 @@ def main(arguments: list[str]) -> int:
     if args.license == "unknown":
         print("warning: no --license was given; the card has 'unknown'", file=sys.stderr)
 
+    command = "python -m resnet_flax push " + shlex.join(arguments)
     parent = args.to.absolute().parent if args.to else None
-    with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=parent) as temporary:
-        folder = Path(temporary) / "repository"
-        folder.mkdir()
-        command = "python -m resnet_flax push " + shlex.join(arguments)
-        for note in _write(folder, args, pretrained, command, evaluation, parity):
-            print(f"warning: {printable(note)}", file=sys.stderr)
-        names = ", ".join(sorted(path.name for path in folder.iterdir()))
-        if args.to is None:
-            print(printable(f"{upload(folder, args.repository, private=args.private)}: {names}"))
-        else:
-            folder.rename(args.to)
-            print(printable(f"{args.to}: {names}"))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=parent) as temporary:
+            folder = Path(temporary) / "repository"
+            folder.mkdir()
+            for note in _write(folder, args, pretrained, command, evaluation, parity):
+                print(f"warning: {printable(note)}", file=sys.stderr)
+            names = ", ".join(sorted(path.name for path in folder.iterdir()))
+            if args.to is None:
+                place: object = upload(folder, args.repository, private=args.private)
+            else:
+                place = folder.rename(args.to)
+    except OSError as error:
+        raise UserError(f"cannot write {args.to or 'the repository'}: {error.strerror or error}") from error
+    print(printable(f"{place}: {names}"))
     return 0
+
+
+def _require_new(path: Path) -> None:
+    """Raises UserError unless nothing has this name and its folder is there."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"cannot write {path}: {path.absolute().parent} is not a directory") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    else:
+        raise UserError(f"{path} exists; remove it or choose another name")
 
 
 def _write(
