@@ -26,6 +26,10 @@ from resnet_flax.weights.model_card import Card
 from resnet_flax.weights.timm_config import timm_config
 
 LARGEST_REPORT = 2**26  # bytes
+Types = dict[str, type | tuple[type, ...]]
+NUMBER = (int, float)
+EVALUATION: Types = {"data": str, "split": str, "count": int, "accuracy": NUMBER, "top5": NUMBER, "loss": NUMBER}
+PARITY: Types = {"passed": bool, "settings": dict, "comparisons": list}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,8 @@ def main(arguments: list[str]) -> int:
         require_token()
     else:
         _require_new(args.to)
-    evaluation = _read(args.evaluation, ("data", "split", "count", "accuracy", "top5", "loss"), "train.py --evaluate")
-    parity = _read(args.parity, ("passed", "settings", "comparisons"), "python -m parity check --json")
+    evaluation = _read(args.evaluation, EVALUATION, "train.py --evaluate")
+    parity = _read(args.parity, PARITY, "python -m parity check --json")
     pretrained = args.load()
     if parity and (other := parity["settings"].get("architecture")) not in (None, pretrained.architecture):
         raise UserError(f"{args.parity} is about a {other}, and the weights are those of a {pretrained.architecture}")
@@ -128,11 +132,15 @@ def _write(
         parity=parity,
         in_timm=config.is_loaded_by_timm,
     )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    try:
+        text = str(card)
+    except (KeyError, TypeError, ValueError) as error:  # inside the report, whose layout its writer owns
+        raise UserError(f"{args.parity} is no report of `python -m parity check --json` ({error!r})") from error
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return config.notes
 
 
-def _read(path: Path | None, needed: tuple[str, ...], writer: str) -> dict[str, Any] | None:
+def _read(path: Path | None, needed: Types, writer: str) -> dict[str, Any] | None:
     """A JSON object with these fields, as another command writes it."""
     if path is None:
         return None
@@ -140,7 +148,8 @@ def _read(path: Path | None, needed: tuple[str, ...], writer: str) -> dict[str, 
         content = json.loads(read_regular(path, LARGEST_REPORT))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(content, dict) or (missing := [name for name in needed if name not in content]):
-        lack = f"no {', '.join(missing)}" if isinstance(content, dict) else "no JSON object"
-        raise UserError(f"{path} has {lack}; expected a file that {writer} writes")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} has no JSON object; expected a file that {writer} writes")
+    if wrong := [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]:
+        raise UserError(f"{path} has no usable {', '.join(wrong)}; expected a file that {writer} writes")
     return content

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import typing
 
 import huggingface_hub
 import numpy as np
@@ -163,7 +164,8 @@ def test_the_share_of_the_crop_gives_the_same_sizes_again(tmp_path):
         (("me/thing", "--to", "{here}"), "exists; remove it or choose another name"),
         (("me/thing", "--to", "{out}/no/where"), "is not a directory"),
         (("me/thing", "--to", "{out}", "--evaluation", "{weights}"), "cannot be read as JSON"),
-        (("me/thing", "--to", "{out}", "--parity", "{other}"), "has no passed, settings, comparisons"),
+        (("me/thing", "--to", "{out}", "--parity", "{other}"), "has no usable passed, settings, comparisons"),
+        (("me/thing", "--to", "{out}", "--parity", "{damaged}"), "is no report of"),
         (("me/thing", "--to", "{out}", "--norm-epsilon", "0.01"), "the weights need norm_epsilon=0.01, for which timm"),
         (("me/thing", "--to", "{out}", "--crop", "48"), "crops 48 pixels of images that are resized to 41"),
     ],
@@ -171,11 +173,38 @@ def test_the_share_of_the_crop_gives_the_same_sizes_again(tmp_path):
 def test_bad_input_is_one_sentence_and_nothing_is_written(arguments, message, weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     (tmp_path / "other.json").write_text("{}")
-    values = {"out": tmp_path / "out", "here": tmp_path, "weights": weights, "other": tmp_path / "other.json"}
+    (tmp_path / "damaged.json").write_text('{"passed": true, "settings": {}, "comparisons": [1]}')
+    values = {"out": tmp_path / "out", "here": tmp_path, "weights": weights}
+    values |= {name: tmp_path / f"{name}.json" for name in ("other", "damaged")}
     assert push(*(argument.format(**values) for argument in arguments), "--weights", weights) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
-    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.json", "other.json"]
+
+
+class Hub:
+    """In place of `huggingface_hub.HfApi`."""
+
+    uploaded: typing.ClassVar[dict] = {}
+
+    def create_repo(self, repository, *, private, exist_ok):
+        assert (private, exist_ok) == (True, True)
+        if repository == "me/refused":
+            raise OSError("403 Forbidden\nmore")
+        return f"https://hub/{repository}"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        self.uploaded[repo_id] = sorted(path.name for path in folder_path.iterdir())
+
+
+def test_it_uploads_the_same_folder(weights, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert push("me/thing", "--weights", weights, "--private") == 0
+    assert Hub.uploaded == {"me/thing": ["README.md", "config.json", "model.safetensors"]}
+    assert "https://hub/me/thing: README.md, config.json" in capsys.readouterr().out
+    assert push("me/refused", "--weights", weights, "--private") == 2
+    assert "cannot push to hf-hub:me/refused (403 Forbidden); --to DIR" in capsys.readouterr().err
 
 
 def test_what_timm_lacks_is_a_warning(tmp_path, capsys):
