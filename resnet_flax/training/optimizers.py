@@ -135,7 +135,7 @@ def muon_direction(momentum: float) -> optax.GradientTransformation:
         beta=0.0,
         eps=1e-30,
         nesterov=False,
-        weight_dimension_numbers=lambda arrays: dict.fromkeys(arrays, numbers),
+        weight_dimension_numbers=lambda arrays: jax.tree.map(lambda _: numbers, arrays),
     )
 
     def mixed(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.optimizers import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.state import Network
-from tests.numerics import assert_rounded
+from tests.numerics import assert_rounded, gamma
 from tests.resnet_flax.training.tiny import Tiny, randomised
 
 torch = pytest.importorskip("torch")
@@ -121,8 +121,10 @@ def test_optimizer_is_torchs(network, name, monkeypatch):
         for n, grad in gradients_of(params, step).items():
             theirs[n].grad = torch.tensor(np.asarray(grad))
         optimizer.step()
+    # Each of Muon's five steps multiplies small singular values, and the rounding of sums over 54 values, by 3.4445.
+    orthogonal = 3.4445**5 * gamma(54, np.float64) if name == "muon" else 0.0
     for n in params:
-        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14, err_msg=n)
+        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14 + orthogonal, err_msg=n)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars"])
