@@ -82,8 +82,7 @@ class MuonAndAdamW:
 
 def lion(groups, rate, decay):
     """timm's, which is the authors' in PyTorch; PyTorch has none."""
-    timm = pytest.importorskip("timm")
-    return timm.optim.Lion(groups, rate, betas=(0.9, 0.999), weight_decay=decay)
+    return pytest.importorskip("timm.optim").Lion(groups, rate, betas=(0.9, 0.999), weight_decay=decay)
 
 
 TORCH = {
