@@ -118,6 +118,9 @@ def _wrapped(twin: Any, layout: Layout, preprocessing: Preprocessing | None) -> 
     import torch
 
     class Exported(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
         def __init__(self):
             super().__init__()
             self.add_module(_WRAPPED, twin)

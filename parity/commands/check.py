@@ -171,7 +171,8 @@ def _check_onnx(args: Any, pair: NamedPair) -> "Report":
     if args.reference is not None:
         raise ParityError("--onnx and --reference exclude each other")
     inputs = np.moveaxis(_inputs(args, pair), -1, OnnxSide(args.onnx, "float32").channels)
-    options = {"checks": _split(args.checks) or DEFAULT, "modes": _split(args.modes) or None, "precision": "float32"}
+    checks, modes = _split(args.checks) or DEFAULT, _split(args.modes) or None
+    options: dict[str, Any] = {"checks": checks, "modes": modes, "precision": "float32"}
     report = check(args.onnx, pair.torch_model, inputs, **options)
     other = check(args.onnx, pair.flax_model, inputs, **options)
     ours = other.settings["frameworks"][1]

@@ -113,6 +113,7 @@ def _size(args: Arguments, pretrained: Pretrained) -> tuple[int, int]:
         UserError: if nothing sets them.
     """
     crop = pretrained.preprocessing.transform.crop_size
-    if args.size is None and crop is None:
+    size = args.size or ((crop, crop) if crop else None)
+    if size is None:
         raise UserError("the weights' preprocessing has no crop, hence no size of images; give --size HEIGHT WIDTH")
-    return args.size or (crop, crop)
+    return size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def muon_direction(momentum: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _are_kernels(arrays: Mapping[str, jax.Array], wanted: bool) -> dict[str, bool]:
+def _are_kernels(arrays: Any, wanted: bool) -> dict[str, bool]:
     return {path: (array.ndim == 4) is wanted for path, array in arrays.items()}
 
 
