@@ -94,9 +94,7 @@ def peak_rate(program: CompiledProgram, kernel: Kernel, card: Card) -> float:
     return card.bfloat16
 
 
-def _inside(
-    program: CompiledProgram, instruction: Instruction
-) -> Iterator[tuple[Instruction, dict[str, Instruction]]]:
+def _inside(program: CompiledProgram, instruction: Instruction) -> Iterator[tuple[Instruction, dict[str, Instruction]]]:
     """The instruction, or those that it fuses, each with the computation that it is in."""
     if instruction.opcode == "fusion":
         body = program.computations[instruction.attribute("calls")]
