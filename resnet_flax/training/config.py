@@ -185,8 +185,8 @@ class RunConfig:
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None
-    """With --dry-run, compile for GPUs that this machine does not have: h100, or h100:HOSTSxGPUS. Needs the extra
-    cuda13."""
+    """With --dry-run, compile for GPUs that this machine does not have and predict the step's time: h100, h200, a100,
+    b200, l4 or rtx4090, or h100:HOSTSxGPUS. Needs the extra cuda13."""
 
 
 @dataclass(frozen=True)
