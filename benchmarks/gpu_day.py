@@ -76,6 +76,7 @@ PARTS = (
     Part("input pipeline", 30, ("pipeline",)),
 )
 TINY = ("--tiny", "--model", "resnet18", "--batch", "2", "--size", "32", "--steps", "2", "--warm-up", "1")
+TINY += ("--precision", "float32")  # bfloat16 takes XLA longer to compile for a CPU
 
 
 @dataclass

@@ -160,7 +160,7 @@ def throughput(options: argparse.Namespace) -> Rows:
     import gpu_throughput
 
     found = {"ours": gpu_throughput.measure_ours, "torch": gpu_throughput.measure_torch}[options.who](options)
-    label = f"{options.model} {options.mode}, bfloat16, batch {options.batch}, {options.label}"
+    label = f"{options.model} {options.mode}, {options.precision}, batch {options.batch}, {options.label}"
     rows = [row(f"{label}: images/s", round(found["images/s"], 1))]
     if "predicted" in found:
         low, high = found["predicted"]
@@ -291,10 +291,11 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=5)
     parser.add_argument("--who", default="ours", choices=("ours", "torch"))
     parser.add_argument("--mode", default="train", choices=("train", "inference"))
+    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "tf32", "float32"))
     parser.add_argument("--fold", default="auto", choices=("auto", "always", "never"))
     parser.add_argument("--label", default="")
     options = parser.parse_args()
-    options.precision, options.compile = "bfloat16", False
+    options.compile = False
     print(json.dumps(PARTS[options.part](options)))
     return 0
 
