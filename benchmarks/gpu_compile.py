@@ -342,7 +342,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, help="virtual environment to compile in; made if it is missing")
     parser.add_argument("--target", default="h100", help="the card: h100, h200, a100, b200, l4 or rtx4090")
-    parser.add_argument("--fold", default="auto", choices=("auto", "always", "never"))
+    parser.add_argument("--fold", default="always", choices=("auto", "always", "never"))
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--batch-size", type=int, default=256, help="images on each GPU")

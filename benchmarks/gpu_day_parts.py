@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,6 @@ def throughput(options: argparse.Namespace) -> Rows:
 def profile(options: argparse.Namespace) -> Rows:
     """A trace of a few steps: time by kind of kernel beside the time model's, and the gaps between kernels."""
     import gpu_throughput
-    import jax
 
     from resnet_flax.compiled.cards import CARDS
     from resnet_flax.compiled.fold import known_card
@@ -184,15 +184,22 @@ def profile(options: argparse.Namespace) -> Rows:
 
     ours = gpu_throughput.Ours(options)
     gpu_throughput.timed(ours.step, ours.wait, options)
+    card = CARDS.get(known_card(ours.device.device_kind))
+    program = CompiledProgram(ours.compiled.as_text())
+    return summarise(trace(ours.step, ours.wait, options.steps), program, options.steps, card)
+
+
+def trace(step: Callable[[], None], wait: Callable[[], None], steps: int) -> Any:
+    """The profile of so many steps."""
+    import jax
+
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(options.steps):
-                ours.step()
-            ours.wait()
+            for _ in range(steps):
+                step()
+            wait()
         (path,) = Path(folder).rglob("*.xplane.pb")
-        data = jax.profiler.ProfileData.from_file(str(path))
-        program = CompiledProgram(ours.compiled.as_text())
-        return summarise(data, program, options.steps, CARDS.get(known_card(ours.device.device_kind)))
+        return jax.profiler.ProfileData.from_file(str(path))
 
 
 def summarise(data: Any, program: Any, steps: int, card: Any) -> Rows:
@@ -292,7 +299,7 @@ def main() -> int:
     parser.add_argument("--who", default="ours", choices=("ours", "torch"))
     parser.add_argument("--mode", default="train", choices=("train", "inference"))
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "tf32", "float32"))
-    parser.add_argument("--fold", default="auto", choices=("auto", "always", "never"))
+    parser.add_argument("--fold", default="always", choices=("auto", "always", "never"))
     parser.add_argument("--label", default="")
     options = parser.parse_args()
     options.compile = False

@@ -176,7 +176,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--modes", nargs="+", choices=("train", "inference"), default=["train", "inference"])
-    parser.add_argument("--fold", default="auto", choices=("auto", "always", "never"))
+    parser.add_argument("--fold", default="always", choices=("auto", "always", "never"))
     parser.add_argument("--steps", type=int, default=50, help="steps measured a round")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from resnet_flax.compiled.cards import CARDS
+from resnet_flax.compiled.program import CompiledProgram
 from resnet_flax.compiled.step_time import StepTime
 from tests import ROOT
 from tests.resnet_flax.compiled.test_program import CONVOLUTION, program
@@ -122,12 +125,28 @@ def test_a_trace_by_kind_of_kernel_beside_the_prediction(monkeypatch):
     assert found["without an instruction's name, memset: ms a step"]["ours"] == 1
 
 
-def test_the_small_run_on_a_cpu(tmp_path):
+def test_a_trace_of_this_machine_names_the_programs_instructions(monkeypatch):
+    parts = load("gpu_day_parts", monkeypatch)
+    x = jnp.ones((64, 64))
+    compiled = jax.jit(lambda x: jnp.sin(x) @ x + 1).lower(x).compile()
+    results = []
+
+    def step():
+        results.append(compiled(x))
+
+    step()
+    data = parts.trace(step, lambda: jax.block_until_ready(results), 3)
+    rows = parts.summarise(data, CompiledProgram(compiled.as_text()), 3, None)
+    assert any(row["what"].endswith(": ms a step") and row["ours"] > 0 for row in rows)
+
+
+def test_a_part_runs_in_a_process_of_its_own_on_a_cpu(tmp_path):
     report = tmp_path / "day.json"
-    done = run("--device", "cpu", "--tiny", "--json", str(report), "--parts", "profile")
+    done = run("--device", "cpu", "--tiny", "--json", str(report), "--parts", "versions and device")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads(report.read_text())
-    assert {"convolution: ms a step", "elementwise: ms a step"} <= {row["what"] for row in rows}
+    rows = {row["what"]: row for row in json.loads(report.read_text())}
+    assert rows["device"]["ours"] == "cpu"
+    assert rows["jax"]["versions"].startswith(f"jax {jax.__version__}, ")
 
 
 @pytest.mark.full

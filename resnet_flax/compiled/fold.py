@@ -66,7 +66,7 @@ class Fold:
         card: a key of `CARDS`; "" for a device that is none of them, on which "auto" folds.
     """
 
-    choice: Choice = "auto"
+    choice: Choice = "always"
     card: str = ""
 
     def __call__(self, pixels: int, in_features: int, out_features: int) -> bool:

@@ -35,9 +35,9 @@ class ModelConfig(ModelOptions):
     """Compute dtype; parameters, statistics and loss stay float32."""
     sync_bn: bool = False
     """Synchronise batch statistics over all devices; by default each device uses its own."""
-    fold: Literal["auto", "always", "never"] = "auto"
-    """Compute a batch norm from the input of the 1x1 convolution before it; in bfloat16 training only. Auto decides for
-    each layer's shape by the time model of the card, and folds on a card it does not know."""
+    fold: Literal["always", "auto", "never"] = "always"
+    """Compute a batch norm from the input of the 1x1 convolution before it; in bfloat16 training only. Auto leaves out
+    the layers that lose by the time model of the card, and none on a card it does not know."""
     weights: str | None = None
     """Initial weights: a torchvision name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory. A head with another number of classes is replaced."""

@@ -46,9 +46,7 @@ def from_json(saved: dict[str, Any]) -> TrainConfig:
     schedule = saved.get("schedule", {})
     if isinstance(schedule, dict) and schedule.get("schedule") == "linear":  # earlier: poly with the exponent 1
         saved = {**saved, "schedule": {**schedule, "schedule": "poly", "poly_power": 1.0}}
-    like = TrainConfig()
-    like = replace(like, model=replace(like.model, fold="always"))  # earlier versions, which had no such setting
-    return _from_json(like, saved)
+    return _from_json(TrainConfig(), saved)
 
 
 def _from_json(like: Any, saved: dict[str, Any]) -> Any:

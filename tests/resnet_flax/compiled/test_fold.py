@@ -52,7 +52,7 @@ def test_auto_folds_unless_it_loses_and_on_unknown_cards():
     assert not Fold("never", "h100")(*BOTTLENECK)
     assert {known_card(card.name) for card in CARDS.values()} == set(CARDS)
     assert copy.deepcopy(Fold("auto", "a100")) == Fold("auto", "a100") != Fold("never", "a100")
-    hash(Fold())
+    hash(Fold("auto", "a100"))
 
 
 def conv_and_norm(fold):
