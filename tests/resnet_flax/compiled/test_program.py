@@ -1,7 +1,9 @@
 """Reading compiled programs, on small ones written out here in XLA's own form; and the report built on them."""
 
 import importlib.util
+import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +229,16 @@ def test_the_report_marks_the_limits_that_do_not_hold(benchmark, capsys):
     assert report.failed == ["train: HBM traffic, MB an image", "train: peak memory, GB"]
     assert "LIMIT MISSED" in capsys.readouterr().out
     assert set(report.rows[0]) == {"what", "ours", "peer", "ratio", "settings", "versions"}
+
+
+def test_the_report_has_the_predictions_by_kind_and_the_verdict_on_each_layer(benchmark, capsys):
+    compiled = benchmark.Compiled(program(CONVOLUTION.format(n=1)), 60, 8, CARDS["h100"])
+    low, high = compiled.images_per_second()
+    assert compiled.images_per_second(8, 2) == (pytest.approx(16 * low, abs=16), pytest.approx(16 * high, abs=16))
+    benchmark.print_predictions(compiled, SimpleNamespace(model="resnet26", batch_size=256, size=64))
+    printed = capsys.readouterr().out
+    assert re.search(r"convolution +1 launches +100 to 100 % of the step", printed)
+    assert re.search(r"65536 x +64 -> 256 +3 +-?\d+ +\d+  (gains|open)", printed)
 
 
 def test_the_report_counts_a_synchronous_collective_and_one_that_comes_too_late(benchmark):
