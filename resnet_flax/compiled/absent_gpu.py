@@ -30,7 +30,7 @@ def card_of(target: str) -> Card:
         UserError: for an unknown target.
     """
     name, _, layout = target.partition(":")
-    if name not in CARDS or not re.fullmatch(r"[1-9]\d*x[1-9]\d*", layout or "1x1"):
+    if name not in CARDS or not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d?", layout or "1x1"):
         raise UserError(
             f"no target {target!r}; use {', '.join(CARDS)}, or add hosts x GPUs, as in "
             f"{name if name in CARDS else 'h100'}:1x8"
