@@ -280,7 +280,7 @@ def model_options(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
     if model.dtype == "bfloat16":
         options["dtype"] = jnp.bfloat16
     norm: dict[str, Any] = {"axis_name": AXIS} if model.sync_bn and mesh.size > 1 else {}
-    if model.dtype == "bfloat16":
+    if model.dtype == "bfloat16" and model.fold != "always":
         norm["fold"] = Fold(model.fold, known_card(mesh.devices.flat[0].device_kind))
     if norm and get_architecture(model.name).options.get("norm_layer", BatchNorm) is BatchNorm:
         options["norm_layer"] = partial(BatchNorm, **norm)

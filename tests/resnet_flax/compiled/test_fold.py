@@ -92,8 +92,9 @@ def test_the_switch_reaches_the_norms_of_bfloat16_networks_only():
     assert isinstance(norm, partial)
     assert norm.func is BatchNorm
     assert norm.keywords == {"fold": Fold("never", "")}
-    assert "norm_layer" not in model_options(TrainConfig(model=ModelConfig("resnet50")), mesh)
-    other = TrainConfig(model=ModelConfig("resnet50_gn", dtype="bfloat16"))
+    for default in (ModelConfig("resnet50", fold="never"), ModelConfig("resnet50", dtype="bfloat16")):
+        assert "norm_layer" not in model_options(TrainConfig(model=default), mesh)
+    other = TrainConfig(model=ModelConfig("resnet50_gn", dtype="bfloat16", fold="never"))
     assert model_options(other, mesh).get("norm_layer", GroupNorm) is GroupNorm
 
 
