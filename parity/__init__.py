@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from parity.conversion.matching import match_names
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
+    from parity.fingerprints.fingerprint import fingerprint
+    from parity.fingerprints.preprocessing import Preprocessing
+    from parity.fingerprints.report import Fingerprint
     from parity.reports.results import Comparison, Finding, Report
     from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs, randomize
@@ -25,9 +28,11 @@ __all__ = [
     "CHECKS",
     "Comparison",
     "Finding",
+    "Fingerprint",
     "LeafRule",
     "Optimizer",
     "ParityError",
+    "Preprocessing",
     "Report",
     "assert_gradient_parity",
     "assert_parity",
@@ -35,6 +40,7 @@ __all__ = [
     "check",
     "check_classes",
     "check_preprocessing",
+    "fingerprint",
     "load_checkpoint",
     "match_names",
     "random_inputs",
@@ -54,6 +60,9 @@ _MODULES = {
     "conversion.matching": ("match_names",),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
+    "fingerprints.fingerprint": ("fingerprint",),
+    "fingerprints.preprocessing": ("Preprocessing",),
+    "fingerprints.report": ("Fingerprint",),
     "reports.results": ("Comparison", "Finding", "Report"),
     "sides.optimizers": ("Optimizer",),
     "sides.random_weights": ("random_inputs", "randomize"),

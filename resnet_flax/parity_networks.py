@@ -6,6 +6,7 @@ Registered in pyproject.toml under the entry-point group `parity.networks`; `par
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import jax
 import numpy as np
 from flax import nnx
 
+from parity.conversion.checkpoints import Checkpoint
+from parity.conversion.convert import as_numpy
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
 from resnet_flax.models.options import ModelOptions
-from resnet_flax.weights.files import Weights, read_weights, write_weights
+from resnet_flax.weights.arithmetic import alternatives, model_options
+from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
+from resnet_flax.weights.metadata import Metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,35 @@ class IdentifiedWeights:
     def notes(self) -> tuple[Any, ...]:
         return self.weights.warnings()
 
+    @property
+    def in_channels(self) -> int:
+        return self.weights.identity.in_channels
+
+    @property
+    def image_size(self) -> int:
+        identity = self.weights.identity
+        kept = Metadata(self.weights.metadata).preprocessing
+        if kept and kept.transform.crop_size:
+            return kept.transform.crop_size
+        return 32 if identity.small_images else get_architecture(identity.architecture).image_size
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        return self.weights.options
+
+    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
+        return alternatives(self.weights.identity.architecture)
+
+    @cached_property
+    def _state(self) -> Any:
+        """In float32, which the images have."""
+        state = nnx.state(self.weights.to_model())
+        return jax.tree.map(lambda array: array.astype(np.float32) if array.dtype.kind == "f" else array, state)
+
+    def links(self, options: Mapping[str, Any]) -> list[tuple[str, nnx.Module]]:
+        abstract = self.weights.identity.build_abstract(**model_options(options, {}))
+        return nnx.merge(nnx.graphdef(abstract), self._state).links()
+
     def describe(self) -> str:
         return str(self.weights.identity)
 
@@ -135,8 +169,11 @@ class ResNets:
     def names(self) -> list[str]:
         return list(ARCHITECTURES)
 
-    def read(self, path: Path, prefix: str | None = None) -> IdentifiedWeights:
-        return IdentifiedWeights(read_weights(path, prefix))
+    def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> IdentifiedWeights:
+        if not isinstance(source, Mapping):
+            return IdentifiedWeights(read_weights(source, prefix))
+        checkpoint = Checkpoint({name: as_numpy(tensor) for name, tensor in source.items()})
+        return IdentifiedWeights(from_checkpoint(checkpoint, Path("/the state_dict/entries"), prefix))
 
     def pair(self, name: str, options: Options, *, weights: Path | None = None) -> ResNetPair:
         """A network in Flax and in PyTorch, with a checkpoint's weights; without one the Flax model is abstract.
