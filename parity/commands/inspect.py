@@ -60,24 +60,24 @@ def main(arguments: list[str]) -> int:
         console.print(printable(note))
     console.print(f"every entry fits {weights.describe().partition(',')[0]}")
     if args.images is not None:
-        _find_out(args, weights, console)
+        _find_out(args, args.images, weights, console)
     return 0
 
 
-def _find_out(args: Arguments, weights: Weights, console: Console) -> None:
+def _find_out(args: Arguments, folder: Path, weights: Weights, console: Console) -> None:
+    from parity.fingerprints import output
     from parity.fingerprints.fingerprint import of_weights
     from parity.fingerprints.photographs import read_folder
-    from parity.reports import fingerprint
 
-    images, notes = read_folder(args.images, weights.in_channels)
+    images, notes = read_folder(folder, weights.in_channels)
     for note in notes:
         console.print(printable(note))
     report = of_weights(weights, images)
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False, emoji=False).print(fingerprint.as_renderable(report))
+    Console(width=width, highlight=False, markup=False, emoji=False).print(output.as_renderable(report))
     if args.json:
-        fingerprint.write_json(report, args.json)
+        output.write_json(report, args.json)
     if args.plot:
-        fingerprint.write_plot(report, args.plot)
+        output.write_plot(report, args.plot)
     if args.html:
-        fingerprint.write_html(report, args.html)
+        output.write_html(report, args.html)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from parity.errors import ParityError
-from parity.fingerprints.chain import Candidate, Chain
+from parity.fingerprints.chain import Candidate, Chain, Links
 from parity.fingerprints.distance import Resampling
-from parity.fingerprints.links import FlaxLink, Link, Programs, links_of
+from parity.fingerprints.links import FlaxLink, Link, links_of, require_statistics
 from parity.fingerprints.photographs import Photographs, as_pixels
 from parity.fingerprints.preprocessing import Preprocessing, preprocessings
 from parity.fingerprints.report import Fingerprint, Row
@@ -72,10 +72,9 @@ def of_weights(
     size: int | None = None, seed: int = 0,
 ) -> "Fingerprint":  # fmt: skip
     """As `fingerprint`, of a checkpoint that a family has identified, and uint8 (H, W, C) images."""
-    programs = Programs()
 
     def links(options: Mapping[str, Any]) -> list[Link]:
-        return [FlaxLink(module, programs, prefix=prefix) for prefix, module in weights.links(options)]
+        return [FlaxLink(module, prefix=prefix) for prefix, module in weights.links(options)]
 
     known = known or preprocessings(images[0].shape[-1])
     photographs = Photographs(images, size or weights.image_size)
@@ -84,9 +83,10 @@ def of_weights(
 
 
 def _found(
-    title: str, links: Any, images: Photographs, known: Sequence[Preprocessing],
+    title: str, links: Links, images: Photographs, known: Sequence[Preprocessing],
     alternatives: Mapping[str, Sequence[Any]], start: Candidate, seed: int,
 ) -> Fingerprint:  # fmt: skip
+    require_statistics(links(start.options))
     chain = Chain(links, images, start)
     search = Search(chain, known, alternatives, Resampling(len(images), seed), start, crops=images.size is not None)
     differences = search.run()

@@ -3,7 +3,7 @@
 A network is a chain of links: each takes the output of the one before. Two links that are equal compute the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from parity.conversion.convert import as_numpy
 from parity.conversion.modules import variables
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
@@ -22,11 +23,6 @@ from parity.sides.recording import recording_flax
 if TYPE_CHECKING:
     import torch
 
-NO_STATISTICS = (
-    "no norm of this network keeps a mean and a variance of its inputs, as BatchNorm does; without these there is "
-    "nothing to compare images with"
-)
-
 
 class Link(Protocol):
     """A part of a network in eval mode."""
@@ -35,69 +31,82 @@ class Link(Protocol):
         """The output for float32 x (N, H, W, C) or the output of the link before, and what the norms were given."""
         ...
 
+    def statistics(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The running mean and variance of each of its norms."""
+        ...
+
     def __eq__(self, other: object) -> bool: ...
+
+
+def require_statistics(links: Iterable[Link]) -> None:
+    """Raises ParityError unless some norm of the links keeps statistics that training has left there."""
+    statistics = [pair for link in links for pair in link.statistics()]
+    if not statistics:
+        raise ParityError(
+            "no norm of this network keeps a mean and a variance of its inputs, as BatchNorm does; without these there "
+            "is nothing to compare images with"
+        )
+    if all((mean == 0).all() and (var == 1).all() for mean, var in statistics):
+        raise ParityError(
+            "every norm of this network has mean 0 and variance 1, as in a new network or where norms were folded into "
+            "the convolutions; there is nothing to compare images with"
+        )
 
 
 def links_of(network: Any) -> list[Link]:
     """Any network with norms as two links: its first norm, which is soon computed, and the whole of it.
 
     Raises:
-        ParityError: for what is neither an NNX module nor a PyTorch module, or has no norms with statistics.
+        ParityError: for what is neither an NNX module nor a PyTorch module.
     """
     require_network(network)
     if is_torch(network):
         return [TorchLink(network, first=True), TorchLink(network)]
     if not isinstance(network, nnx.Module):
         raise ParityError(f"expected an NNX module or a PyTorch module; found {type(network).__name__}")
-    programs = Programs()
-    return [FlaxLink(network, programs, first=True), FlaxLink(network, programs)]
+    return [FlaxLink(network, first=True), FlaxLink(network)]
 
 
 # NNX
-
-
-class Programs:
-    """Compiled functions (state, x) -> (output, moments by norm) by the graph that they run."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[Any, Any]] = []  # graphs can be compared and not hashed
-
-    def of(self, graph: Any, first: bool) -> Any:
-        for known, program in self._known:
-            if known == (graph, first):
-                return program
-        self._known.append(((graph, first), _compiled(graph, first)))
-        return self._known[-1][1]
 
 
 class FlaxLink:
     """An NNX module, or with `first` only its first norm, after which the next link is given the same input.
 
     Args:
-        module: it may be abstract, where `state` has the values.
         prefix: of its norms' names.
-        state: as `nnx.split` gives it; None for the module's own.
     """
 
-    def __init__(
-        self, module: nnx.Module, programs: Programs, *, prefix: str = "", state: Any = None, first: bool = False
-    ):
-        self.graph, own = nnx.split(module)
-        self.state = own if state is None else state
-        self._programs, self._prefix, self._first = programs, prefix, first
+    def __init__(self, module: nnx.Module, *, prefix: str = "", first: bool = False):
+        self.graph, self.state = nnx.split(module)
+        self._prefix, self._first = prefix, first
 
     def __call__(self, x: Any) -> tuple[Any, Profile]:
-        output, moments = self._programs.of(self.graph, self._first)(self.state, jnp.asarray(x))
+        output, moments = _program(self.graph, self._first)(self.state, jnp.asarray(x))
         profile = {
             f"{self._prefix}.{name}" if self._prefix else name: Moments(*map(np.asarray, parts))
             for name, parts in moments.items()
         }
         return x if self._first else output, profile
 
+    def statistics(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        norms = _flax_norms(nnx.merge(self.graph, self.state))
+        return [(np.asarray(norm.mean[...]), np.asarray(norm.var[...])) for _, norm in norms]
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FlaxLink) and (self.graph, self._prefix) == (other.graph, other._prefix)
 
-    __hash__ = None  # ty: ignore[invalid-assignment]
+
+_PROGRAMS: list[tuple[tuple[Any, bool], Any]] = []  # graphs can be compared and not hashed
+
+
+def _program(graph: Any, first: bool) -> Any:
+    """A compiled function (state, x) -> (output, moments by norm); equal graphs share one."""
+    for known, program in _PROGRAMS:
+        if known == (graph, first):
+            return program
+    _PROGRAMS.append(((graph, first), _compiled(graph, first)))
+    return _PROGRAMS[-1][1]
 
 
 def _compiled(graph: Any, first: bool) -> Any:
@@ -173,10 +182,11 @@ class TorchLink:
                 handle.remove()
         return x, profile
 
+    def statistics(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(as_numpy(norm.running_mean), as_numpy(norm.running_var)) for _, norm in _torch_norms(self._module)]
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TorchLink) and (self._module, self._first) == (other._module, other._first)
-
-    __hash__ = None  # ty: ignore[invalid-assignment]
 
 
 def _torch_norms(module: "torch.nn.Module") -> Iterator[tuple[str, Any]]:
@@ -195,7 +205,7 @@ def _torch_moments(x: Any, norm: Any) -> Moments:
 
 
 @contextmanager
-def _eval_mode(module: "torch.nn.Module") -> Iterator[None]:
+def _eval_mode(module: "torch.nn.Module") -> Generator[None]:
     """Each submodule's own mode is put back."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()

@@ -124,7 +124,7 @@ class Fingerprint:
         }
 
     def __str__(self) -> str:
-        from parity.reports.fingerprint import as_text
+        from parity.fingerprints.output import as_text
 
         return as_text(self)
 

@@ -96,7 +96,7 @@ def _drawn(report: Fingerprint) -> Any:
     places = {name: place for place, name in enumerate(best.curve)}
     for number, row in enumerate(report.rows[: 1 + LINES]):
         positions = [places[name] for name in row.curve]
-        style = {"color": "black", "linewidth": 2, "zorder": 3} if row is best else {"linewidth": 1}
+        style: dict[str, Any] = {"color": "black", "linewidth": 2, "zorder": 3} if row is best else {"linewidth": 1}
         mark = "." if len(positions) < 4 or number == 0 else ""
         axes.plot(positions, list(row.curve.values()), marker=mark, label=str(row.candidate), **style)
     step = max(1, len(places) // 30)
