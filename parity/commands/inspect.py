@@ -14,7 +14,7 @@ from rich.text import Text
 from parity.conversion.files import require_writable
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
-from parity.options import parse
+from parity.options import Pixels, parse
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -30,6 +30,9 @@ class Arguments:
     images: Path | None = None
     """A folder of photographs like those that the network was trained on, 16 or more: find out from the norms'
     statistics which preprocessing and which options the weights expect."""
+    size: Pixels | None = None
+    """With --images, the height and width that they are resized to; by default those that the network is for, and what
+    is smaller and of one size is left as it is."""
     json: Path | None = None
     """With --images, write what was found to this file."""
     html: Path | None = None
@@ -72,7 +75,7 @@ def _find_out(args: Arguments, folder: Path, weights: Weights, console: Console)
     images, notes = read_folder(folder, weights.in_channels)
     for note in notes:
         console.print(printable(note))
-    report = of_weights(weights, images)
+    report = of_weights(weights, images, size=args.size)
     width = None if sys.stdout.isatty() else 160
     Console(width=width, highlight=False, markup=False, emoji=False).print(output.as_renderable(report))
     if args.json:

@@ -43,8 +43,8 @@ def fingerprint(
             like those that the network was trained on, 16 or more of them.
         candidates: the preprocessings to choose from, the most usual first; None for ImageNet's, Inception's, CLIP's
             and Caffe's constants and none at all, in RGB and BGR.
-        size: height and width in pixels that images are resized to. None takes that of a registered network, and for
-            others leaves the images as they are.
+        size: height and width in pixels that images are resized to. None takes that of a registered network, unless all
+            images have one size that is not above it; for other networks it leaves the images as they are.
         seed: of the bootstrap.
 
     Returns:
@@ -77,9 +77,15 @@ def of_weights(
         return [FlaxLink(module, prefix=prefix) for prefix, module in weights.links(options)]
 
     known = known or preprocessings(images[0].shape[-1])
-    photographs = Photographs(images, size or weights.image_size)
+    photographs = Photographs(images, size or _size(images, weights.image_size))
     start = Candidate(known[0], weights.decided)
     return _found(weights.describe(), links, photographs, known, weights.alternatives(), start, seed)
+
+
+def _size(images: Sequence[np.ndarray], usual: int) -> int | None:
+    """What images are resized to: nothing where all have one size, which is not above the network's usual one."""
+    shapes = {image.shape for image in images}
+    return None if len(shapes) == 1 and max(images[0].shape[:2]) <= usual else usual
 
 
 def _found(

@@ -24,6 +24,7 @@ from resnet_flax.training.evaluation import Evaluation
 from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
+from resnet_flax.training.step import Batch
 from resnet_flax.training.workdir import Workdir
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
@@ -81,7 +82,10 @@ def main(config: TrainConfig, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    result = setup.evaluate(setup.initial_arrays(), setup.evaluation_batches(test))
+    batches = setup.evaluation_batches(test)
+    if not loaded.says_preprocessing:
+        batches = _watched(batches, setup, console)
+    result = setup.evaluate(setup.initial_arrays(), batches)
     if jax.process_index() == 0:
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()
@@ -95,6 +99,14 @@ def main(config: TrainConfig, console: Console) -> int:
         if note:
             console.print(f"note: {note}", soft_wrap=True)
     return 0
+
+
+def _watched(batches: Iterator[Batch], setup: Setup, console: Console) -> Iterator[Batch]:
+    """The batches, with a warning where the first does not look as the weights expect it."""
+    for number, batch in enumerate(batches):
+        if number == 0 and (warning := setup.input_warning(batch)):
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        yield batch
 
 
 def _open(config: TrainConfig, options: SourceOptions) -> Source:

@@ -188,6 +188,8 @@ class Run:
 
     def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
+        if not self.start and (warning := self.setup.input_warning(batch)):
+            self.display.say(f"warning: {warning}")
         began = time.monotonic()
         try:
             state, metrics = self.setup.train_step(state, batch)
