@@ -6,7 +6,7 @@ Registered in pyproject.toml under the entry-point group `parity.networks`; `par
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from parity.conversion.checkpoints import Checkpoint
 from parity.conversion.convert import as_numpy
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
+from resnet_flax.layers import Conv
 from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.arithmetic import alternatives, model_options
@@ -114,14 +115,20 @@ class IdentifiedWeights:
         return alternatives(self.weights.identity.architecture)
 
     @cached_property
-    def _state(self) -> Any:
-        """In float32, which the images have."""
-        state = nnx.state(self.weights.to_model())
-        return jax.tree.map(lambda array: array.astype(np.float32) if array.dtype.kind == "f" else array, state)
+    def _states(self) -> list[Any]:
+        """Of each link, in float32, which the images have."""
+        states = [nnx.state(module) for _, module in self.weights.to_model().links()]
+        return jax.tree.map(lambda array: array.astype(np.float32) if array.dtype.kind == "f" else array, states)
 
     def links(self, options: Mapping[str, Any]) -> list[tuple[str, nnx.Module]]:
-        abstract = self.weights.identity.build_abstract(**model_options(options, {}))
-        return nnx.merge(nnx.graphdef(abstract), self._state).links()
+        unset = partial(Conv, kernel_init=lambda key, shape, dtype: np.zeros(shape, dtype))  # takes no time
+        plan = self.weights.identity.build(
+            nnx.Rngs(0), **{"conv_layer": unset, "num_classes": 0, **model_options(options, {})}
+        )
+        return [
+            (prefix, nnx.merge(nnx.graphdef(module), state))
+            for (prefix, module), state in zip(plan.links(), self._states, strict=True)
+        ]
 
     def describe(self) -> str:
         return str(self.weights.identity)

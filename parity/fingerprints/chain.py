@@ -51,7 +51,7 @@ class Chain:
 
     def __init__(self, links: Links, images: Photographs, reference: Candidate):
         self._links_of, self._images = links, images
-        self._links: dict[str, Sequence[Link]] = {}
+        self._links: dict[str, Sequence[Link] | UsageError] = {}
         self._profiles: dict[Candidate, list[Profile]] = {}  # a profile for each link
         self._reference = reference
         self._inputs: list[list[Any]] = [images.batches(reference.preprocessing)]  # of its links, as far as it was run
@@ -60,11 +60,17 @@ class Chain:
     def _network(self, candidate: Candidate) -> Sequence[Link]:
         key = str(sorted(candidate.options.items()))
         if key not in self._links:
-            self._links[key] = self._links_of(candidate.options)
-        return self._links[key]
+            try:
+                self._links[key] = self._links_of(candidate.options)
+            except UsageError as error:  # some options exclude each other
+                self._links[key] = error
+        links = self._links[key]
+        if isinstance(links, UsageError):
+            raise links
+        return links
 
     def has(self, candidate: Candidate) -> bool:
-        """Whether there is such a network; some options exclude each other."""
+        """Whether there is such a network."""
         try:
             self._network(candidate)
         except UsageError:

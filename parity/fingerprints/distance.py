@@ -42,14 +42,14 @@ class Resampling:
         return np.concatenate([np.ones((1, self.images)), drawn]).astype(np.float32) / np.float32(self.images)
 
     def discrepancy(self, name: str, moments: Moments) -> np.ndarray:
-        """(1 + DRAWS,): the median over a norm's channels of `distance`, first of the images themselves."""
+        """(1 + DRAWS,): the mean over a norm's channels of `distance`, first of the images themselves."""
         mean = self._weights @ moments.mean
         variance = self._weights @ moments.square - np.square(mean)
         apart = distance(mean, np.maximum(variance, 0) + np.maximum(moments.epsilon, _SMALLEST))
         channels = apart.shape[1]
         random = np.random.default_rng([self.seed, *name.encode()])
         drawn = random.integers(0, channels, (DRAWS, channels))
-        return np.concatenate([np.median(apart[:1], 1), np.median(np.take_along_axis(apart[1:], drawn, 1), 1)])
+        return np.concatenate([apart[:1].mean(1), np.take_along_axis(apart[1:], drawn, 1).mean(1)])
 
     def along(self, profile: Profile, names: Sequence[str]) -> np.ndarray:
         """(norms, 1 + DRAWS): of each of these norms."""

@@ -18,8 +18,6 @@ from parity.fingerprints.search import Search
 from parity.networks import Weights, identified
 from parity.sides.networks import name_of
 
-Source = Mapping[str, Any] | str | os.PathLike
-
 
 def fingerprint(
     network: Any,
@@ -76,7 +74,10 @@ def of_weights(
     def links(options: Mapping[str, Any]) -> list[Link]:
         return [FlaxLink(module, prefix=prefix) for prefix, module in weights.links(options)]
 
-    known = known or preprocessings(images[0].shape[-1])
+    channels = images[0].shape[-1]
+    if channels != weights.in_channels:
+        raise ParityError(f"the network takes {weights.in_channels} channel(s), and the images have {channels}")
+    known = known or preprocessings(channels)
     photographs = Photographs(images, size or _size(images, weights.image_size))
     start = Candidate(known[0], weights.decided)
     return _found(weights.describe(), links, photographs, known, weights.alternatives(), start, seed)

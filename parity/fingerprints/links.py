@@ -177,6 +177,8 @@ class TorchLink:
                 self._module(batch)
         except _Enough:
             pass
+        except RuntimeError as error:
+            raise ParityError(f"the network does not take images of shape {x.shape[1:]}: {error}") from error
         finally:
             for handle in handles:
                 handle.remove()

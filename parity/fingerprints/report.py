@@ -18,7 +18,7 @@ class Row:
 
     Attributes:
         candidate: what was assumed.
-        draws: (1 + DRAWS,), its discrepancy: the mean over the norms of the median over their channels of
+        draws: (1 + DRAWS,), its discrepancy: the mean over the norms and their channels of
             `parity.fingerprints.distance.distance`, a logarithm of a ratio of variances. Of the best candidate over
             all norms; of any other, the best's and what it is more on the norms where the two were compared.
         difference: from the best candidate; None for that itself.

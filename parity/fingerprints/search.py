@@ -11,9 +11,9 @@ from parity.fingerprints.chain import Candidate, Chain
 from parity.fingerprints.distance import DRAWS, Resampling
 from parity.fingerprints.preprocessing import Preprocessing, crops
 
-LINKS = 4
-"""How many links two candidates are compared on, from where they part. Further on, both depend more on what the images
-show and less on what was computed."""
+LINKS = (2, 4)
+"""On how many links two candidates are compared, from where they part: if the first number does not tell them apart, on
+the second. Further on, both depend more on what the images show and less on what was computed."""
 LEVEL = 0.05
 """The chance that some rival is told apart from the best by an accident of which images were taken."""
 PASSES = 3
@@ -26,12 +26,14 @@ class Difference:
     Attributes:
         draws: (1 + DRAWS,), as `Resampling` has them: the mean over the norms.
         links: which these were: from the first to before the second.
+        error: its standard error.
         margin: half the width of the interval around `value` that holds for all rivals at once.
         first: the first norm that tells the two apart; None if none does by itself.
     """
 
     draws: np.ndarray
     links: tuple[int, int]
+    error: float
     margin: float
     first: str | None
 
@@ -50,8 +52,8 @@ class Search:
 
     First the preprocessing is judged by the norms of the first link, which see the images before anything that an
     option changes. Then the options, those that take effect first before the others, each with the best of everything
-    so far. Then all is judged again, until nothing changes. A candidate gives way to another only if the two are told
-    apart, so that of those that are not, the most usual is the best.
+    so far; one is taken only if it is told apart from the plain network. Then all is judged again, until nothing
+    changes.
 
     Args:
         chain: the network.
@@ -81,7 +83,7 @@ class Search:
         """Sets `best`, and returns how far each rival is from it."""
         for number in range(PASSES):
             before = self.best
-            self._choose_constants(1 if number == 0 else LINKS)
+            self._choose_constants((1,) if number == 0 else (1, *LINKS))
             self._choose_options()
             if number and self.best == before:
                 break
@@ -97,26 +99,32 @@ class Search:
             found[name] = self._discrepancies[candidate, name]
         return found
 
-    def _compared(self, rival: Candidate, best: Candidate, links: int = LINKS) -> Difference:
-        """The two on the links from where they part; on the first one, if that tells their images apart."""
+    def _compared(self, rival: Candidate, best: Candidate, links: Sequence[int] = ()) -> Difference:
+        """The two on the links from where they part, on more and more of them until these tell them apart.
+
+        Where the images differ, one link comes first.
+        """
         start = self._chain.parting(rival, best)
-        if rival.preprocessing != best.preprocessing and links > 1:
-            at_once = self._difference(rival, best, 0, 1)
-            if at_once.is_told:
-                return at_once
-        return self._difference(rival, best, start, min(start + links, self._chain.depth))
+        for count in links or ((1, *LINKS) if rival.preprocessing != best.preprocessing else LINKS):
+            difference = self._difference(rival, best, start, min(start + count, self._chain.depth))
+            if difference.is_told:
+                break
+        return difference
 
     def _difference(self, rival: Candidate, best: Candidate, start: int, stop: int) -> Difference:
         theirs, own = (self.discrepancy(candidate, start, stop) for candidate in (rival, best))
         apart = {name: theirs[name] - own[name] for name in own}
         if not apart:  # they differ after the last norm only
-            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, None)
+            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, 0.0, None)
         together = np.mean(list(apart.values()), axis=0)
-        first = next((name for name, draws in apart.items() if draws[0] > self._margin(draws)), None)
-        return Difference(together, (start, stop), self._margin(together), first)
+        first = next((name for name, draws in apart.items() if draws[0] > self._errors * _error(draws)), None)
+        error = _error(together)
+        return Difference(together, (start, stop), error, self._errors * error, first)
 
-    def _margin(self, draws: np.ndarray) -> float:
-        return NormalDist().inv_cdf(1 - LEVEL / 2 / self._count) * float(draws[1:].std(ddof=1))
+    @property
+    def _errors(self) -> float:
+        """How many standard errors a difference must have to be none of chance's, with as many rivals (Bonferroni)."""
+        return NormalDist().inv_cdf(1 - LEVEL / 2 / self._count)
 
     def _of_constants(self) -> list[Candidate]:
         """The best's network with each of the preprocessings."""
@@ -141,12 +149,16 @@ class Search:
         self.best = candidate
         self._chain.refer_to(candidate)
 
-    def _choose_constants(self, links: int) -> None:
-        """Takes the most usual preprocessing than which none is told to be better."""
+    def _choose_constants(self, links: Sequence[int]) -> None:
+        """Takes the most usual preprocessing within a standard error of the lowest discrepancy (Breiman's rule)."""
         known = self._of_constants()
+        lowest = known[0]
+        for rival in known[1:]:
+            if self._compared(rival, lowest, links).value < 0:
+                lowest = rival
         for candidate in known:
-            rivals = (self._compared(rival, candidate, links) for rival in known if rival != candidate)
-            if not any(apart.is_told and apart.value < 0 for apart in rivals):
+            apart = self._compared(candidate, lowest, links)
+            if not apart.is_told and apart.value <= apart.error:
                 self._become(candidate)
                 return
 
@@ -163,3 +175,7 @@ class Search:
                 self._become(min(better, key=lambda rival: better[rival]))
             elif start is not None:
                 start += 1
+
+
+def _error(draws: np.ndarray) -> float:
+    return float(draws[1:].std(ddof=1))

@@ -32,20 +32,19 @@ def held_out() -> np.ndarray:
 def test_the_preprocessing_of_a_colour_network(truth):
     report = parity.fingerprint(calibrated(small(), truth(patches(256, SIZE, 1))), held_out())
     right = next(row for row in report.rows if row.candidate.preprocessing == truth)
-    assert not right.is_told, report
-    assert report.best.candidate.preprocessing in (truth, *(row.candidate.preprocessing for row in report.undecided))
-    # What is certain: the order of the channels, and the range.
-    assert report.best.candidate.preprocessing.channels == truth.channels, report
-    if truth.name in ("[0, 1]", "[0, 255]", "[-1, 1] (Inception's constants)", "ImageNet's constants"):
-        assert report.best is right, report
-        assert report.confidence > 0.9
+    assert report.best is right, report
+    # The two photographs' colours leave the order of the channels open now and then; another range never.
+    assert {row.candidate.preprocessing.range for row in report.undecided} <= {truth.range}
+    assert report.confidence > 0.9
 
 
 @pytest.mark.parametrize("truth", GREY, ids=str)
 def test_the_preprocessing_of_a_grey_network(truth):
     network = calibrated(small(1), truth(grey(patches(256, SIZE, 1))))
     report = parity.fingerprint(network, grey(held_out()))
-    assert report.best.candidate.preprocessing == truth, report
+    right = next(row for row in report.rows if row.candidate.preprocessing == truth)
+    assert not right.is_told, report
+    assert report.best.candidate.preprocessing.range == truth.range, report
 
 
 def test_candidates_of_ones_own():
@@ -80,7 +79,7 @@ def test_a_report_is_the_same_every_time_and_fits_into_json():
     network = calibrated(small(), COLOUR[0](patches(256, SIZE, 1)))
     one, again = (parity.fingerprint(network, held_out()) for _ in range(2))
     assert str(one) == str(again)
-    assert "cannot be told apart" in str(one)
+    assert str(one).splitlines()[2].startswith("RGB, ImageNet's constants")
     data = json.loads(json.dumps(one.as_dict(), allow_nan=False))
     first = data["candidates"][0]
     assert (first["channels"], first["range"], first["options"]) == ("RGB", [0, 1], {})
