@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -117,8 +118,10 @@ class IdentifiedWeights:
     @cached_property
     def _states(self) -> list[Any]:
         """Of each link, in float32, which the images have."""
-        states = [nnx.state(module) for _, module in self.weights.to_model().links()]
-        return jax.tree.map(lambda array: array.astype(np.float32) if array.dtype.kind == "f" else array, states)
+        with jax.enable_x64(True):  # float64 weights are narrowed here, and not by JAX
+            states = [nnx.state(module) for _, module in self.weights.to_model().links()]
+            host = jax.tree.map(lambda a: np.asarray(a, np.float32) if a.dtype.kind == "f" else np.asarray(a), states)
+        return jax.tree.map(jnp.asarray, host)
 
     def links(self, options: Mapping[str, Any]) -> list[tuple[str, nnx.Module]]:
         unset = partial(Conv, kernel_init=lambda key, shape, dtype: np.zeros(shape, dtype))  # takes no time

@@ -46,6 +46,7 @@ class Resampling:
         mean = self._weights @ moments.mean
         variance = self._weights @ moments.square - np.square(mean)
         apart = distance(mean, np.maximum(variance, 0) + np.maximum(moments.epsilon, _SMALLEST))
+        apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
         channels = apart.shape[1]
         random = np.random.default_rng([self.seed, *name.encode()])
         drawn = random.integers(0, channels, (DRAWS, channels))
@@ -57,3 +58,4 @@ class Resampling:
 
 
 _SMALLEST = np.float32(1e-12)  # what a variance of 0 counts as where the norm has no epsilon
+_FARTHEST = 100.0  # what activations that are NaN or infinite count as

@@ -1,6 +1,6 @@
 """Whether images look as weights expect them, by the first norm: its statistics are those of the training images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ _RANGES: dict[str, Pixels] = {
 }
 
 
-def input_warning(model: ResNet, images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> str | None:
+def input_warning(model: ResNet, images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> str | None:
     """A sentence if the first norm's statistics fit the images much better in another order or range; else None.
 
     Args:
@@ -43,14 +43,15 @@ def input_warning(model: ResNet, images: np.ndarray, mean: tuple[float, ...], st
     convolution, norm = (model.conv1, model.bn1) if not isinstance(model.conv1, nnx.List) else model.conv1[:2]
     if not isinstance(norm, BatchNorm) or not len(images):
         return None
-    images = images[:MOST]
-    graph, state = nnx.split((convolution, norm))
+    images, center, var = images[:MOST], norm.mean[...], norm.var[...]
+    if (center == 0).all() and (var == 1).all():
+        return None  # of a new network, or folded into the convolution
+    graph, state = nnx.split(convolution)
 
     @jax.jit
     def moments(state: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        convolution, norm = nnx.merge(graph, state)
-        y = convolution(x).astype(jnp.float32)
-        z = (y - norm.mean[...].reshape(1, 1, 1, -1)) * jax.lax.rsqrt(norm.var[...] + norm.epsilon).reshape(1, 1, 1, -1)
+        y = nnx.merge(graph, state)(x).astype(jnp.float32)
+        z = (y - center.reshape(1, 1, 1, -1)) * jax.lax.rsqrt(var + norm.epsilon).reshape(1, 1, 1, -1)
         return z.mean((1, 2)), jnp.square(z).mean((1, 2))
 
     count = len(images)
@@ -66,15 +67,18 @@ def input_warning(model: ResNet, images: np.ndarray, mean: tuple[float, ...], st
         return apart, float(np.exp(np.median(logs[0])))
 
     own, ratio = distances(lambda x: normalize(x, mean, std))
-    others = dict(_RANGES)
+    others = {name: (prepare, 2.0) for name, prepare in _RANGES.items()}
     if images.shape[-1] == 3:
-        others["in BGR"] = lambda x: normalize(x[..., ::-1], mean, std)
-        others["in BGR from 0 to 255, less Caffe's mean"] = lambda x: normalize(x[..., ::-1], _CAFFE, (1 / 255,))
-    best, nearest = None, own
-    for name, prepare in others.items():
+        others["in BGR"] = (lambda x: normalize(x[..., ::-1], mean, std), 1.0)
+        others["in BGR from 0 to 255, less Caffe's mean"] = (
+            lambda x: normalize(x[..., ::-1], _CAFFE, (1 / 255,)),
+            2.0,
+        )
+    best, nearest = None, own[0]
+    for name, (prepare, factor) in others.items():
         apart, _ = distances(prepare)
-        if apart[0] < nearest[0] and _is_told(own - apart, apart[0], count):
-            best, nearest = name, apart
+        if apart[0] < nearest and _is_told(own - apart, factor * apart[0], count):
+            best, nearest = name, apart[0]
     if best is None:
         return None
     seen = f"{ratio:.3g} times the variance that" if not 0.5 < ratio < 2 else "other means and variances than"
@@ -84,8 +88,14 @@ def input_warning(model: ResNet, images: np.ndarray, mean: tuple[float, ...], st
     )
 
 
-def _is_told(gain: np.ndarray, rest: float, count: int) -> bool:
-    """Whether another order or range fits better for more than an accident of the images."""
+def _is_told(gain: np.ndarray, least: float, count: int) -> bool:
+    """Whether another order or range fits better for more than an accident of the images.
+
+    Args:
+        gain: (1 + DRAWS,), by how much it is nearer.
+        least: what it has to be nearer by in any case, in a multiple of what remains: images of another kind than those
+            trained on are off with every range, and a little less with some.
+    """
     if count < FEWEST:
         return bool(gain[0] > FAR)
-    return bool(gain[0] > ERRORS * gain[1:].std() and gain[0] > rest)
+    return bool(gain[0] > max(least, ERRORS * float(gain[1:].std())))
