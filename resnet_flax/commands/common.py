@@ -18,7 +18,6 @@ from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.text import PlainConsole
-from resnet_flax.weights.guard import input_warning
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
 
@@ -88,14 +87,9 @@ def run_on_images(
     batches = read_batches(paths, pretrained, batch_size)
     total = -(-len(paths) // batch_size)
     console = PlainConsole(stderr=True)
-    is_checked = False
     for batch in track(batches, f"{len(paths)} images", total, console=console, transient=True, disable=total < 3):
         for message in batch.unreadable:
             console.print(message, soft_wrap=True)
-        if batch.paths and not pretrained.says_preprocessing and not is_checked:
-            is_checked, used = True, pretrained.preprocessing
-            if warning := input_warning(pretrained.model, batch.images[: len(batch.paths)], used.mean, used.std):
-                console.print(f"warning: {warning}", soft_wrap=True)
         outputs = {}
         if batch.paths:
             outputs = {name: values[: len(batch.paths)] for name, values in apply(batch.images).items()}

@@ -18,24 +18,28 @@ from resnet_flax.data.source import SourceOptions
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.text import to_json
+from resnet_flax.training.agreement import agree
 from resnet_flax.training.config import DataConfig, TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.evaluation import Evaluation
+from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
-from resnet_flax.training.step import Batch
 from resnet_flax.training.workdir import Workdir
 from resnet_flax.weights.load import Pretrained, load_pretrained
 
 WORST = 20  # classes listed where there are many
 
 
-def main(config: TrainConfig, console: Console) -> int:
+def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
     """Prints top-1, top-5, loss, macro-F1 and each class's figures, and writes evaluation.json and confusion.png.
 
     Transform, mean and standard deviation are those of the command line where they differ from the recipe's; otherwise
     those stored with the weights; otherwise the recipe's.
+
+    Args:
+        hosts: those of the job, where there are several.
 
     Raises:
         UserError: without weights, or for weights with another number of classes than the data.
@@ -82,10 +86,9 @@ def main(config: TrainConfig, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    batches = setup.evaluation_batches(test)
-    if not loaded.says_preprocessing:
-        batches = _watched(batches, setup, console)
-    result = setup.evaluate(setup.initial_arrays(), batches)
+    if hosts:
+        agree(hosts, setup, test, test)
+    result = setup.evaluate(setup.initial_arrays(), setup.evaluation_batches(test))
     if jax.process_index() == 0:
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()
@@ -99,14 +102,6 @@ def main(config: TrainConfig, console: Console) -> int:
         if note:
             console.print(f"note: {note}", soft_wrap=True)
     return 0
-
-
-def _watched(batches: Iterator[Batch], setup: Setup, console: Console) -> Iterator[Batch]:
-    """The batches, with a warning where the first does not look as the weights expect it."""
-    for number, batch in enumerate(batches):
-        if number == 0 and (warning := setup.input_warning(batch)):
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-        yield batch
 
 
 def _open(config: TrainConfig, options: SourceOptions) -> Source:

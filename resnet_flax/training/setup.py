@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
@@ -29,8 +28,7 @@ from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
 from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
-from resnet_flax.training.step import Batch, Prepare, make_train_step
-from resnet_flax.weights.guard import input_warning
+from resnet_flax.training.step import Prepare, make_train_step
 from resnet_flax.weights.load import create_model
 
 if TYPE_CHECKING:
@@ -225,16 +223,6 @@ class Setup:
         if self.config.model.weights is None and self.loaded is None:
             return initial_arrays(self.network, self.build_model)
         return self.network.arrays(self._model)
-
-    def input_warning(self, batch: Batch) -> str | None:
-        """What is odd about the first batch, for weights that come from elsewhere (`resnet_flax.weights.guard`)."""
-        images = batch["image"]
-        if (self.config.model.weights is None and self.loaded is None) or images.dtype != jnp.uint8:
-            return None  # cached features are no images
-        here = np.asarray(images.addressable_shards[0].data)
-        if "mask" in batch:  # without what fills the last batch
-            here = here[np.asarray(batch["mask"].addressable_shards[0].data)]
-        return input_warning(self._model, here, self.config.data.mean, self.config.data.std)
 
     def state(self, arrays: Arrays) -> TrainState:
         """The training state before the first step, on all devices."""

@@ -129,6 +129,7 @@ def silu() -> dict[str, torch.Tensor]:
     return resnet(with_silu, truth=COLOUR[6])  # in BGR
 
 
+@pytest.mark.full  # the command's test below is its twin
 def test_the_activation_of_a_resnet_in_bgr(silu):
     report = parity.fingerprint(silu, patches(32, 64, 5))
     best = report.best
