@@ -17,7 +17,7 @@ from parity.conversion.modules import variables
 from parity.conversion.naming import named_modules
 from parity.errors import ParityError
 from parity.fingerprints.moments import TINY, Moments, Profile
-from parity.sides.networks import is_torch, require_network
+from parity.sides.networks import is_torch, require_network, unwrapped
 from parity.sides.recording import recording_flax
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def links_of(network: Any) -> list[Link]:
     Raises:
         ParityError: for what is neither an NNX module nor a PyTorch module.
     """
+    network = unwrapped(network)
     require_network(network)
     if is_torch(network):
         return [TorchLink(network, first=True), TorchLink(network)]
