@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from parity.commands.targets import load_target
+from parity.conversion.files import require_writable
 from parity.conversion.matching import read_names
 from parity.errors import ParityError, needs_extra
 from parity.networks import Family, NamedPair, family_of, named_pair
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
     named = name is not None and ":" not in name
     family = family_of(name) if named else None  # before anything slow
     args = _parse(arguments, family)
-    _require_writable(args.json, args.html)
+    require_writable(args.json, args.html)
     if named or args.device == "gpu":
         with needs_extra("torch", "checking against PyTorch"):
             import torch
@@ -263,13 +264,3 @@ def _choose_device(device: str, torch: Any) -> None:
         raise ParityError("--device gpu: PyTorch finds no GPU")
     if jax.default_backend() != "gpu":
         raise ParityError("--device gpu: JAX finds no GPU; install resnet-flax with the extra cuda13 or cuda12")
-
-
-def _require_writable(*paths: Path | None) -> None:
-    for path in paths:
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise ParityError(f"{path.absolute().parent} is not a directory")
-        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise ParityError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not permitted'}")
