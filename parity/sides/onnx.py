@@ -32,6 +32,7 @@ class OnnxSide(AnsweredByRunning):
     framework, precision, device = "ONNX", "float32", "cpu"
     takes_tokens, has_train_mode = False, False
     trained: Sequence[str] = ()
+    constants: Sequence[str] = ()
 
     def __init__(self, path: str | Path, precision: str):
         if precision != "float32":
