@@ -9,7 +9,7 @@ where FAMILY has the members of `Family`. Nothing of this package has to be impo
 """
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -53,10 +53,16 @@ class Weights(Protocol):
     Attributes:
         origin: {name: dtype} of every entry as it was in the file.
         notes: what was noticed while reading, one sentence each.
+        in_channels: of the images that the network takes.
+        image_size: the height and width in pixels of the images that it is for.
+        decided: {option: value} of the network, of what its weights do not show, as far as it is known.
     """
 
     origin: Mapping[str, str]
     notes: Iterable[Any]
+    in_channels: int
+    image_size: int
+    decided: Mapping[str, Any]
 
     def describe(self) -> str:
         """What it holds, in a few words."""
@@ -68,6 +74,18 @@ class Weights(Protocol):
 
     def named(self, name: str) -> "Weights":
         """The same as the weights of that network; a UsageError if they do not fit it."""
+        ...
+
+    def alternatives(self) -> Mapping[str, Sequence[Any]]:
+        """{option: values} with which the same weights are another network than the plain one; values fit into JSON."""
+        ...
+
+    def links(self, options: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
+        """The network with these options as NNX modules, each of which takes the output of the one before.
+
+        Each comes with the path before its modules' own names. Modules of two networks that compute the same have equal
+        graphs (`nnx.split`). A UserError for options that exclude each other.
+        """
         ...
 
     def write(self, path: Path, *, original_names: bool) -> None:
@@ -93,8 +111,8 @@ class Family(Protocol):
         """Both networks, with a checkpoint's weights; without one the Flax model may be abstract (`nnx.eval_shape`)."""
         ...
 
-    def read(self, path: Path, prefix: str | None = None) -> Weights:
-        """A checkpoint of one of its networks; a UsageError if it is none or cannot be read.
+    def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> Weights:
+        """A checkpoint of one of its networks, or a state_dict; a UsageError if it is none or cannot be read.
 
         `prefix` is what the names of the wanted network begin with, in a file that holds several.
         """
@@ -138,8 +156,8 @@ def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **optio
     return pair
 
 
-def identified(path: Path, prefix: str | None = None) -> Weights:
-    """The checkpoint, as the family that recognises it reads it; `prefix` as in `Family.read`.
+def identified(source: Path | Mapping[str, Any], prefix: str | None = None) -> Weights:
+    """The checkpoint or state_dict, as the family that recognises it reads it; `prefix` as in `Family.read`.
 
     Raises:
         UsageError: if none does; where only one family is installed, with its own message.
@@ -147,13 +165,14 @@ def identified(path: Path, prefix: str | None = None) -> Weights:
     registered, errors = _registered(), {}
     for name, family in registered.families.items():
         try:
-            return family.read(path) if prefix is None else family.read(path, prefix)
+            return family.read(source) if prefix is None else family.read(source, prefix)
         except UsageError as error:
             errors[name] = error
     if len(errors) == 1:
         raise next(iter(errors.values()))
     reasons = [f"{name}: {error}" for name, error in errors.items()] or ["no networks are registered here"]
-    raise ParityError(f"{path} was not recognised; " + "; ".join([*reasons, *registered.failures]))
+    what = "the state_dict" if isinstance(source, Mapping) else source
+    raise ParityError(f"{what} was not recognised; " + "; ".join([*reasons, *registered.failures]))
 
 
 class _Registered(NamedTuple):

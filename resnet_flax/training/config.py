@@ -99,18 +99,19 @@ class LossConfig:
 class OptimizerConfig:
     """The optimiser."""
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lamb", "lars"] = "momentum"
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "lamb", "lars"] = "momentum"
     learning_rate: NonNegative = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
+    """Muon's users take 0.95."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
-    """Of Adam, AdamW and LAMB."""
+    """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
     epsilon: NonNegative = 1e-8
-    """Of Adam, AdamW and LAMB."""
+    """Of Adam, AdamW and LAMB, and in Muon of what is no convolution."""
     trust_coefficient: NonNegative = 0.001
     """Of LARS."""
     weight_decay: NonNegative = 0.0
-    """Added to the gradient, or for AdamW and LAMB to the update (decoupled)."""
+    """Added to the gradient, or for AdamW, LAMB, Lion and Muon to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
     """Kinds of parameters without weight decay."""
     learning_rate_multipliers: Annotated[tuple[tuple[str, float], ...], Range(ge=0)] = ()
