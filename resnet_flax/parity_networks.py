@@ -18,6 +18,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.files import Weights, read_weights, write_weights
+from resnet_flax.weights.identify import identify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,9 @@ class ResNets:
 
     def names(self) -> list[str]:
         return list(ARCHITECTURES)
+
+    def identify(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        return str(identify(shapes))
 
     def read(self, path: Path, prefix: str | None = None) -> IdentifiedWeights:
         return IdentifiedWeights(read_weights(path, prefix))

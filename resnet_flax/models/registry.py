@@ -13,6 +13,7 @@ from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.layers import Conv, GroupNorm, Linear
 from resnet_flax.layers.initializers import kaiming_normal, torch_default, xavier_uniform
+from resnet_flax.models.arguments import require_known
 from resnet_flax.models.blocks import BasicBlock, Block, Bottleneck
 from resnet_flax.models.residual import Residual
 from resnet_flax.models.resnet import ResNet
@@ -342,8 +343,9 @@ def build_model(
         options: of `ResNet`. A `conv_layer` or `linear_layer` brings its own initialization.
 
     Raises:
-        UserError: for an unknown name or initialization.
+        UserError: for an unknown name, option or initialization.
     """
+    require_known(options)
     row = get_architecture(name)
     initialization = row.initialization if initialization is None else initialization
     if initialization not in INITIALIZATIONS:

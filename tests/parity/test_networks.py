@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx
 
-import parity.networks
+import parity.registry
 from parity.errors import ParityError
 from parity.networks import family_of, identified, named_pair
 from tests import ROOT
@@ -25,6 +25,8 @@ from types import SimpleNamespace
 import numpy as np
 from flax import nnx
 from torch import nn
+
+from parity.errors import UsageError
 
 
 class Ours(nnx.Module):
@@ -61,6 +63,9 @@ class Family:
         return SimpleNamespace(
             flax_model=ours, torch_model=Theirs(options.features), channels=3, num_classes=options.features, train=None
         )
+
+    def identify(self, shapes):
+        raise UsageError("not recognised")
 
     def read(self, path):
         return SimpleNamespace(
@@ -110,17 +115,17 @@ def test_options_of_a_family_are_in_its_help(installed):
 
 def register(monkeypatch, **points):
     monkeypatch.setattr(
-        parity.networks,
+        parity.registry,
         "entry_points",
         lambda group: [EntryPoint(name, value, group) for name, value in points.items()],
     )
-    parity.networks._registered.cache_clear()
+    parity.registry.registered.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def as_installed():
     yield
-    parity.networks._registered.cache_clear()
+    parity.registry.registered.cache_clear()
 
 
 def test_a_pair_by_name_has_equal_values():
