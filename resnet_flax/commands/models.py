@@ -1,6 +1,5 @@
 """`python -m resnet_flax models`."""
 
-import fnmatch
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from parity.options import parse
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES
+from resnet_flax.models import ARCHITECTURES, list_models
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, published_weights, timm_tags
 
 
@@ -35,7 +34,7 @@ def overview(box_style: box.Box | None, pattern: str = "*") -> Table:
     table.add_column("model", no_wrap=True)
     for header in ("parameters", "GMACs", "image", "classes", "tv", "timm"):
         table.add_column(header, justify="right", no_wrap=True)
-    names = fnmatch.filter(ARCHITECTURES, pattern)
+    names = list_models(pattern)
     if not names:
         raise UserError(f"no architecture matches {pattern!r}; `python -m resnet_flax models` lists all")
     for name in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
-from resnet_flax.training.recipes import RECIPES, Recipe
+from resnet_flax.training.recipes import RECIPES, Recipe, recipe_named
 from resnet_flax.training.workdir import Workdir, latest_run
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["--show", *names]:
             for name in names or RECIPES:
-                show(name, _recipe(name), console)
+                show(name, recipe_named(name), console)
             return 0
         case ["--compare", *workdirs]:
             from resnet_flax.commands import compare
@@ -91,7 +90,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     """The configuration of a command line: that of a recipe, or with --resume of the run, with the given options."""
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
-        default = _recipe(name).config
+        default = recipe_named(name).config
         if arguments and arguments[0] in RECIPES:
             raise UserError(f"train one recipe at a time; got {name} and {arguments[0]}")
     elif "--resume" in arguments:
@@ -119,13 +118,6 @@ def _value(option: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2]
     return None
-
-
-def _recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise UserError(f"no recipe named {name!r}; did you mean {', '.join(near)}? (--list shows all)")
-    return RECIPES[name]
 
 
 def list_recipes(console: Console) -> None:

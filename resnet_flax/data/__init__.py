@@ -3,6 +3,7 @@
 from resnet_flax.data.decoding import CorruptImage
 from resnet_flax.data.on_device import normalize
 from resnet_flax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import open_source
 from resnet_flax.data.stream import prefetch_to_device
@@ -16,6 +17,7 @@ from resnet_flax.data.transforms import (
 __all__ = [
     "CorruptImage",
     "EvaluationTransform",
+    "Preprocessing",
     "SmallImageTransform",
     "Source",
     "SourceOptions",

@@ -29,7 +29,7 @@ def _known() -> list[str]:
 
 
 def require_known(options: Iterable[str]) -> None:
-    """Raises UserError for the name of an option that no network has, with the nearest or ours for another library's."""
+    """Raises UserError for an option that no network has, with the nearest name, or ours for another library's."""
     for name in options:
         if name in ELSEWHERE:
             raise UserError(f"create_model has no {name}=; here it is {ELSEWHERE[name]}")

@@ -4,6 +4,8 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from resnet_flax.errors import UserError
@@ -22,15 +24,16 @@ def require_images(images: ArrayLike, channels: int) -> jax.Array:
             f"images are one array (N, H, W, {channels}), not a {type(images).__name__}; numpy.stack makes one of "
             "several images (H, W, C), numpy.asarray(image)[None] of one"
         )
-    if mistake := _mistake_in(tuple(images.shape), channels):
-        raise UserError(f"images are (N, H, W, C); got {tuple(images.shape)}, {mistake}")
+    shape = tuple(np.shape(images))
+    if mistake := _mistake_in(shape, channels):
+        raise UserError(f"images are (N, H, W, C); got {shape}, {mistake}")
     array = jnp.asarray(images)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(
             f"images are normalised floats; got {array.dtype}: resnet_flax.data.normalize(images, mean, std) turns "
             "pixels from 0 to 255 into them, and Pretrained.predict(images) takes pixels"
         )
-    if not isinstance(array, jax.core.Tracer) and array.is_fully_addressable and array.size:
+    if not isinstance(array, Tracer) and array.is_fully_addressable and array.size:
         lowest, highest = float(array.min()), float(array.max())
         if lowest >= 0 and highest > LARGEST_NORMALISED:
             warnings.warn(

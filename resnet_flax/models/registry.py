@@ -1,6 +1,7 @@
 """Every architecture, one row each."""
 
 import difflib
+import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -323,6 +324,16 @@ def get_architecture(name: str) -> Architecture:
         near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5) or ARCHITECTURES
         raise UserError(f"no architecture named {name!r}; did you mean {', '.join(near)}?")
     return rows[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the architectures that match a pattern (* for any characters, ? for one, [...] for one of these).
+
+    Example:
+        >>> list_models("resnet*_32x4d")
+        ['resnext50_32x4d', 'resnext101_32x4d', 'resnext26ts_32x4d']
+    """
+    return fnmatch.filter(ARCHITECTURES, pattern)
 
 
 def build_model(

@@ -17,6 +17,7 @@ from parity.errors import ParityError
 from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
+from resnet_flax.models import ResNet
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
@@ -345,11 +346,12 @@ def _notes(source: Source, test: Source) -> list[str]:
     return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
-def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
+def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, loaded: ResNet | None = None) -> int:
     """Runs a configuration to its end; returns the exit status.
 
     Args:
         hosts: those of the run, where there are several.
+        loaded: a network to start from, in place of the one that `config.model` describes.
 
     Raises:
         UserError: for anything that the user can fix.
@@ -368,7 +370,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> 
         open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed, options=data.source
     )
     source, test = open_split("train"), open_split("val")
-    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights))
+    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights), loaded)
     if config.run.resume:
         workdir.check_same_data(source)
     if config.model.cache_features:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,32 +18,10 @@ from resnet_flax.weights.download import fetch_published
 from resnet_flax.weights.files import Weights, read_weights
 from resnet_flax.weights.hub import HUB, fetch_from_hub, hub_name
 from resnet_flax.weights.metadata import Metadata
+from resnet_flax.weights.pretrained import Pretrained
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 logger = logging.getLogger("resnet_flax")
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model with weights, in eval mode, and what is needed to use it.
-
-    Attributes:
-        model: the network.
-        architecture: its name in the table of architectures.
-        source: where the weights came from.
-        preprocessing: what images have to go through.
-        says_preprocessing: whether the preprocessing came with the weights; if not, it is an assumption (ImageNet's).
-        class_names: of the logits; None if they are unknown, or the head is new.
-        notes: what was assumed or changed, one sentence each.
-    """
-
-    model: ResNet
-    architecture: str
-    source: str
-    preprocessing: Preprocessing
-    says_preprocessing: bool
-    class_names: tuple[str, ...] | None
-    notes: tuple[str, ...]
 
 
 def create_model(
