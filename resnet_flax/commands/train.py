@@ -20,17 +20,14 @@ from resnet_flax.training.workdir import Workdir, latest_run
 if TYPE_CHECKING:
     from resnet_flax.training.hosts import Hosts
 
-DESCRIPTION = """Trains a ResNet.
-
-{program} [RECIPE] [options]: train; the default recipe is digits.
-
-{program} --list: list the recipes, with their expected results.
-
-{program} --show RECIPE: show all settings of a recipe.
-
-{program} --resume [--workdir DIR]: resume an interrupted run.
-
-{program} --compare DIR DIR ...: compare runs in one plot."""
+DESCRIPTION = """Trains a ResNet, resumes a run, or evaluates weights:
+  [RECIPE] [options]             train; the recipe is digits by default
+  --list                         the recipes, with their expected results
+  --show RECIPE                  all settings of a recipe
+  RECIPE --dry-run               its size, cost and memory, without training
+  --resume [--workdir DIR]       resume an interrupted run
+  --evaluate --weights FILE      the accuracy of weights, by class too
+  --compare DIR DIR ...          runs in one plot and one table"""
 
 
 def main(arguments: list[str]) -> int:
@@ -101,13 +98,12 @@ def parse(arguments: list[str]) -> TrainConfig:
         default = replace(saved, run=replace(saved.run, workdir=run.path, **once))  # it may have been moved
     else:
         default = RECIPES["digits"].config
-    program = invocation()
     return options.parse(
         TrainConfig,
         arguments,
         default=default,
-        prog=f"{program} {default.recipe}",
-        description=DESCRIPTION.format(program=program),
+        prog=f"{invocation()} {default.recipe}",
+        description=DESCRIPTION,
     )
 
 

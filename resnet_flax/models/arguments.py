@@ -24,7 +24,7 @@ ELSEWHERE = {
 
 @cache
 def _known() -> list[str]:
-    own = set(inspect.signature(ResNet).parameters) - {"block", "layers", "rngs"}
+    own = set(inspect.signature(ResNet.__init__).parameters) - {"self", "block", "layers", "rngs"}
     return sorted(own | {"initialization", "weights", "prefix"})
 
 

@@ -330,8 +330,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """The names of the architectures that match a pattern (* for any characters, ? for one, [...] for one of these).
 
     Example:
-        >>> list_models("resnet*_32x4d")
-        ['resnext50_32x4d', 'resnext101_32x4d', 'resnext26ts_32x4d']
+        >>> list_models("resnet18*")
+        ['resnet18', 'resnet18d']
     """
     return fnmatch.filter(ARCHITECTURES, pattern)
 

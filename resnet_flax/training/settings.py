@@ -40,11 +40,11 @@ def _places(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[tup
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value, here = getattr(config, field.name), (*path, field.name)
-        names = [mark.name for mark in getattr(hints[field.name], "__metadata__", ()) if hasattr(mark, "name")]
-        if is_dataclass(value) and names == [""]:  # a group without a prefix
+        names = [mark.name for mark in getattr(hints[field.name], "__metadata__", ()) if getattr(mark, "name", None)]
+        if is_dataclass(value) and type(value).__name__ not in TRANSFORMS:
             yield from _places(value, here)
         elif field.name not in FOR_THE_COMMAND:
-            yield (names[0] if names and isinstance(names[0], str) else field.name), (here, hints[field.name])
+            yield (names[0] if names else field.name), (here, hints[field.name])
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
