@@ -92,7 +92,7 @@ def option_group(kind: Any) -> Any:
         hint = hints[field.name]
         if all(getattr(mark, "name", None) != "" for mark in getattr(hint, "__metadata__", ())):  # no group in this one
             own = tyro.conf.arg(prefix_name=False, help=docs.get(field.name), help_behavior_hint=_default_shown)
-            hints[field.name] = Annotated[hint, own]
+            hints[field.name] = Annotated[hint, own]  # ty: ignore[invalid-type-form]
     kind.__annotations__ = hints
     return kind
 
