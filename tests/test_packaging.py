@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "parity/sides": ("parity.sides", "parity.conversion", "parity.errors"),
     "parity/checks": (
         "parity.checks",
+        "parity.progress",
         "parity.reports.results",
         "parity.sides",
         "parity.conversion",

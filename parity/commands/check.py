@@ -3,7 +3,9 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,12 +15,14 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from parity.commands.targets import load_target
 from parity.conversion.matching import read_names
-from parity.errors import ParityError, needs_extra
+from parity.errors import ParityError, needs_extra, printable
 from parity.networks import Family, family_of, named_pair
 from parity.options import NonNegative, Pixels, PositiveInt, Seed, parse
+from parity.progress import shown_by
 
 if TYPE_CHECKING:
     from parity.reports.results import Report
@@ -91,7 +95,8 @@ def main(arguments: list[str]) -> int:
     from parity.reports.json import write_json
     from parity.reports.terminal import as_renderable
 
-    report = _check_named(args, family) if family else _check_target(args)
+    with _shown_progress():
+        report = _check_named(args, family) if family else _check_target(args)
     if args.only is not None:
         report.comparisons = [row for row in report.comparisons if fnmatchcase(row.name, args.only)]
         if not report.comparisons:
@@ -106,6 +111,23 @@ def main(arguments: list[str]) -> int:
 
         write_html(report, args.html)
     return 0 if report.passed else 1
+
+
+@contextmanager
+def _shown_progress() -> Generator[None]:
+    """On stderr: in a terminal one line that changes and then disappears, elsewhere a line for each check."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task, began = shown.add_task("starting", total=None), time.monotonic()
+
+        def show(check: str, step: str) -> None:
+            shown.update(task, description=printable(f"{check}: {step}" if step else check))
+            if not step and not console.is_terminal:
+                print(f"{time.monotonic() - began:.0f} s  {check}", file=sys.stderr)
+
+        with shown_by(show):
+            yield
 
 
 def _check_named(args: Any, family: Family) -> "Report":

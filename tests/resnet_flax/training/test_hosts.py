@@ -1,8 +1,8 @@
 """Two hosts over loopback: when one stops, the other does, with a sentence, and the run resumes to the same bits."""
 
-import re
 import json
 import os
+import re
 import socket
 import subprocess
 import sys

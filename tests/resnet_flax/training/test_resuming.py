@@ -1,8 +1,8 @@
 """Resuming: more epochs, another number of devices, damaged weights, means over what two processes saw."""
 
-import re
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
