@@ -9,7 +9,15 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 without_torch = (
     []
     if importlib.util.find_spec("torch")
-    else ["differ.md", "differences.md", "parity-for-your-own-model.md", "README.md"]
+    else [
+        "coming-from-pytorch.md",
+        "differ.md",
+        "differences.md",
+        "getting-started.md",
+        "index.md",
+        "parity-for-your-own-model.md",
+        "README.md",
+    ]
 )
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=without_torch).pytest()
