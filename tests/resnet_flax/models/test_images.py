@@ -16,7 +16,7 @@ from resnet_flax.models.images import require_images
         (
             (1, 3, 224, 224),
             3,
-            r"got \(1, 3, 224, 224\), which looks like PyTorch's \(N, C, H, W\); images.transpose\(0, 2",
+            r"got \(1, 3, 224, 224\), which looks like PyTorch's \(N, C, H, W\); images.transp",
         ),
         ((5, 1, 28, 30), 1, "which looks like PyTorch's"),
         ((7, 4, 9, 9), 4, "which looks like PyTorch's"),
