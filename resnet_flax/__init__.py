@@ -15,7 +15,7 @@ A network of your own, in a loop of your own:
 
 Or in ours, with the recipes, checkpoints and curves of `python train.py`:
 
-    result = resnet_flax.fit("resnet18", "folder:images", epochs=5)
+    result = resnet_flax.fit(data="folder:images", recipe="finetune", epochs=5)
     resnet_flax.evaluate(result.best, "folder:images")
 
 `list_models("resnet*d")` has the names and `summary(model)` the layers. Everything is loaded when it is first used, so
