@@ -55,6 +55,7 @@ def test_values_of_pixels_are_a_warning():
     pixels = np.full((1, 4, 4, 3), 200.0, np.float32)
     with pytest.warns(UserWarning, match="images have values from 200 to 200 and are taken as they are"):
         require_images(pixels, 3)
-    for images in (pixels / 255, (pixels - 128) / 0.25, np.zeros((0, 4, 4, 3), np.float32)):
+    caffe = pixels - np.linspace(100, 300, 3, dtype=np.float32)  # which normalises without a standard deviation
+    for images in (pixels / 255, caffe, np.zeros((0, 4, 4, 3), np.float32)):
         require_images(images, 3)  # a warning is an error here
     jax.jit(lambda images: require_images(images, 3))(pixels)  # whose values are not known when it is compiled
