@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from parity.commands.targets import load_target
 from parity.conversion.matching import read_names
@@ -117,7 +118,8 @@ def main(arguments: list[str]) -> int:
 def _shown_progress() -> Generator[None]:
     """On stderr: in a terminal one line that changes and then disappears, elsewhere a line for each check."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    columns = TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns = TimeElapsedColumn(), TextColumn("{task.description}", markup=False, table_column=one_line)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task, began = shown.add_task("starting", total=None), time.monotonic()
 

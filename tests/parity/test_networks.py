@@ -100,6 +100,7 @@ def test_a_family_from_outside_is_checked_and_inspected(installed, tmp_path):
     done = run(installed, "check", "one_layer", "--features", "4", "--size", "2", "--checks", "forward,gradients")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("one_layer in Flax and one_layer in PyTorch agree: float64, inputs 4x2x2x3")
+    assert [line.partition(" s  ")[2] for line in done.stderr.splitlines()] == ["forward, 1 of 2", "gradients, 2 of 2"]
     (tmp_path / "weights.bin").write_bytes(b"not a ResNet")
     done = run(installed, "inspect", str(tmp_path / "weights.bin"))
     assert done.returncode == 0, done.stderr
