@@ -7,7 +7,7 @@ import inspect
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -91,7 +91,9 @@ def option_group(kind: Any) -> Any:
     for field in fields(kind):
         hint = hints[field.name]
         if all(getattr(mark, "name", None) != "" for mark in getattr(hint, "__metadata__", ())):  # no group in this one
-            own = tyro.conf.arg(prefix_name=False, help=docs.get(field.name), help_behavior_hint=_default_shown)
+            has_default = field.default is not MISSING or field.default_factory is not MISSING
+            shown = _default_shown if has_default else None
+            own = tyro.conf.arg(prefix_name=False, help=docs.get(field.name), help_behavior_hint=shown)
             hints[field.name] = Annotated[hint, own]  # ty: ignore[invalid-type-form]
     kind.__annotations__ = hints
     return kind

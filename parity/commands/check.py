@@ -22,7 +22,7 @@ from parity.commands.targets import load_target
 from parity.conversion.matching import read_names
 from parity.errors import ParityError, needs_extra, printable
 from parity.networks import Family, family_of, named_pair
-from parity.options import NonNegative, Pixels, PositiveInt, Seed, parse
+from parity.options import NonNegative, Pixels, PositiveInt, Seed, option_group, parse
 from parity.progress import shown_by
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from parity.sides.optimizers import Optimizer
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Prove that a network agrees with its original, or with a recording of it.

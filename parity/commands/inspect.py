@@ -12,9 +12,10 @@ from rich.text import Text
 
 from parity.errors import printable
 from parity.networks import identified
-from parity.options import parse
+from parity.options import option_group, parse
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Show what a checkpoint holds: network, classes, naming, types, and anything odd."""

@@ -8,7 +8,7 @@ import tyro
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.errors import printable
-from parity.options import Pixels, parse
+from parity.options import Pixels, option_group, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
@@ -16,6 +16,7 @@ from resnet_flax.weights.arithmetic import arithmetic_of
 from resnet_flax.weights.metadata import metadata_of
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
     """Write a model as .safetensors or .pth (torchvision's names), or as a .stablehlo artifact.

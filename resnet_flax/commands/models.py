@@ -8,12 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.options import parse
+from parity.options import option_group, parse
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, list_models
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, published_weights, timm_tags
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """List the architectures: parameters, multiply-accumulates, and where there are published weights."""
