@@ -16,7 +16,7 @@ from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
 from resnet_flax.data.folder import read_image
 from resnet_flax.data.layout import image_files
 from resnet_flax.errors import UserError
-from resnet_flax.weights.pretrained import Pretrained, apply
+from resnet_flax.weights.pretrained import Pretrained, compiled
 
 Outputs = dict[str, np.ndarray]
 
@@ -119,9 +119,8 @@ def make_apply(pretrained: Pretrained, taps: Sequence[str] = ()) -> Callable[[np
     model, preprocessing = pretrained.model, pretrained.preprocessing
     if unknown := [tap for tap in taps if tap not in model.taps]:
         raise UserError(f"no tap named {', '.join(unknown)}; the taps are {', '.join(model.taps)}")
-    graph, state = nnx.split(model)
-    options = {"mean": tuple(preprocessing.mean), "std": tuple(preprocessing.std), "taps": tuple(taps)}
-    return lambda images: jax.tree.map(np.asarray, apply(graph, state, images, **options))
+    state, apply = nnx.state(model), compiled(model, preprocessing, taps)
+    return lambda images: jax.tree.map(np.asarray, apply(state, images))
 
 
 def top_classes(probabilities: np.ndarray, k: int) -> np.ndarray:

@@ -62,10 +62,11 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 def _described(hint: Any) -> str:
     """An annotation in words: "one of sgd, adam", "int"."""
+    hint = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint  # of Annotated
     choices = getattr(hint, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"one of {', '.join(choices)}"
-    return getattr(getattr(hint, "__origin__", hint), "__name__", str(hint))
+    return getattr(hint, "__name__", str(hint))
 
 
 def _with(config: Any, path: tuple[str, ...], value: Any) -> Any:

@@ -1,9 +1,9 @@
 """A model with weights and what is needed to use it: pixels in, probabilities of named classes out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -22,28 +22,24 @@ from resnet_flax.models import ResNet
 NAMES_SHOWN = 4
 
 
-@partial(jax.jit, static_argnames=("graph", "mean", "std", "taps"))
-def apply(
-    graph: Any,
-    state: Any,
-    images: jax.Array,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    taps: tuple[str, ...] = (),
-) -> dict[str, jax.Array]:
-    """Float32 outputs of uint8 images (N, H, W, C), in eval mode: {"probabilities": (N, classes)}, or {tap: (N, ...)}.
+def compiled(
+    model: ResNet, preprocessing: Preprocessing, taps: Sequence[str] = ()
+) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """A compiled function of the model's state and uint8 images (N, H, W, C) to float32 outputs, in eval mode.
 
-    Args:
-        graph, state: the model, as `nnx.split` gives it.
-        mean, std: of the channels of images in [0, 1].
-        taps: of `ResNet.features`, for activations in place of probabilities.
+    They are {"probabilities": (N, classes)}, or with `taps` the activations of `ResNet.features`, {tap: (N, ...)}.
     """
-    model = nnx.merge(graph, state)
-    model.eval()
-    x = normalize(images, mean, std)
-    outputs = model.features(x, taps) if taps else {"probabilities": jax.nn.softmax(model(x).astype(jnp.float32))}
-    return jax.tree.map(lambda y: y.astype(jnp.float32), outputs)
+    graph = nnx.graphdef(model)
+
+    @jax.jit
+    def apply(state: Any, images: jax.Array) -> dict[str, jax.Array]:
+        model = nnx.merge(graph, state)
+        model.eval()
+        x = normalize(images, preprocessing.mean, preprocessing.std)
+        outputs = model.features(x, taps) if taps else {"probabilities": jax.nn.softmax(model(x).astype(jnp.float32))}
+        return jax.tree.map(lambda y: y.astype(jnp.float32), outputs)
+
+    return apply
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,11 +123,13 @@ class Pretrained:
             raise UserError(
                 "the images differ in size, and the weights' preprocessing does not crop; give images of one size"
             )
-        graph, state = nnx.split(self.model)
-        own = self.preprocessing
-        outputs = apply(graph, state, np.stack(pixels), mean=tuple(own.mean), std=tuple(own.std))
+        outputs = self._compiled(nnx.state(self.model), np.stack(pixels))
         names = self.class_names or tuple(str(index) for index in range(self.model.num_classes))
         return Predictions(np.asarray(outputs["probabilities"]), names)
+
+    @cached_property
+    def _compiled(self) -> Callable[[Any, Any], dict[str, jax.Array]]:
+        return compiled(self.model, self.preprocessing)
 
     def _pixels(self, image: Any) -> np.ndarray:
         """An image as uint8 (H, W, C)."""
