@@ -5,6 +5,7 @@ escapes it before it reaches a terminal.
 """
 
 import difflib
+import errno
 import gc
 import importlib
 import io
@@ -58,6 +59,11 @@ def _show_warning(
 def _report(error: object) -> int:
     print(f"error: {printable(error)}", file=sys.stderr)
     return 2
+
+
+def _close_stdout() -> None:
+    """Lets the interpreter's last flush go nowhere: it would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _prepare_streams() -> None:
@@ -145,8 +151,8 @@ Commands = Mapping[str, tuple[str, str]]
 def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
     """Runs `python -m PACKAGE COMMAND ...`: imports the command's module, calls its `main`, returns the exit status.
 
-    A `UsageError`, a file that the system refuses, or XLA running out of memory becomes a message on stderr and status
-    2; Ctrl-C gives status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
+    A `UsageError`, a file that the system refuses, or running out of memory becomes a message on stderr and status 2;
+    Ctrl-C gives status 130, and a pipe whose reader has gone (`| head`) 141, as in a shell.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))
@@ -165,20 +171,26 @@ def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
                 command = importlib.import_module(commands[name][0])
             return command.main(rest)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as with >&-
+                sys.stdout.flush()
     except UsageError as error:
         return _report(error)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+    except (RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
+        if "home directory" in reason:  # of pathlib: there is no HOME, and the user has no entry in /etc/passwd
+            return _report("the home directory of this user is not known; set HOME, or give paths without ~")
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+            raise
         return _report(f"out of memory ({reason}); a smaller batch or smaller images need less")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush may go
+        _close_stdout()
         return 141
     except OSError as error:
         if error.filename is None:
-            raise
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise
+            _close_stdout()
+            return _report(f"the output cannot be written: {error.strerror}")
         return _report(f"{os.fsdecode(error.filename)}: {error.strerror}")
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -35,7 +35,8 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         if argument == "-":
             if isinstance(sys.stdin, io.TextIOWrapper):
                 sys.stdin.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
-            images += [Path(line.strip(" \r\n")) for line in sys.stdin if line.strip()]
+            lines = sys.stdin or ()  # closed, as with <&-
+            images += [Path(line.strip(" \r\n")) for line in lines if line.strip()]
             continue
         path = Path(argument)
         try:

@@ -1,11 +1,11 @@
-"""Every number of every command, given what is not in its range: one sentence that names the option, and status 2.
+"""Every option of every command, given what is not in its range or none of its choices: one sentence, and status 2.
 
-The cases come from the fields: a number without a range fails here.
+The cases come from the fields: a number without a range fails here. Files are in test_bad_files.py.
 """
 
 import importlib
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -38,15 +38,19 @@ def numbers_in(hint: Any) -> set[type]:
     return set().union(*(numbers_in(part) for part in get_args(hint)))
 
 
-def number_fields(kind: type) -> list[tuple[str, Any]]:
-    """(field, its annotation) of each number in a dataclass, and in the dataclasses that are its fields."""
+def has_choices(hint: Any) -> bool:
+    return get_origin(hint) is Literal or any(has_choices(part) for part in get_args(hint))
+
+
+def limited_fields(kind: type) -> list[tuple[str, Any]]:
+    """(field, its annotation) of each number and each choice in a dataclass, and in those that are its fields."""
     hints, rows = get_type_hints(kind, include_extras=True), []
     for field in fields(kind):
         hint = hints[field.name]
         inner = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
         if is_dataclass(inner):
-            rows += number_fields(inner)
-        elif numbers_in(hint):
+            rows += limited_fields(inner)
+        elif numbers_in(hint) or has_choices(hint):
             rows.append((field.name, hint))
     return rows
 
@@ -57,6 +61,8 @@ def ranges_in(hint: Any) -> list:
 
 
 def bad_values(hint: Any) -> list[str]:
+    if not numbers_in(hint):
+        return ["none-of-them", ""]
     (allowed, *_), (kind,) = ranges_in(hint), numbers_in(hint)
     values = ["nan", "inf", "-inf", "x", "", "99999999999999999999999" if kind is int else "1e39"]
     values += ["1.5", "1e9"] if kind is int else []
@@ -70,11 +76,11 @@ def cases():
         owner = RECIPES["imagenet_v1"].config
         for name in option.path[:-1]:
             owner = getattr(owner, name)
-        yield from cases_of("train", ["imagenet_v1"], option.name, dict(number_fields(type(owner))), option.path[-1])
+        yield from cases_of("train", ["imagenet_v1"], option.name, dict(limited_fields(type(owner))), option.path[-1])
     for command, (module, needed, kind) in COMMANDS.items():
-        hints = number_fields(getattr(importlib.import_module(module), kind))
+        hints = limited_fields(getattr(importlib.import_module(module), kind))
         if command == "check":
-            hints += number_fields(family_of("resnet18").Options)
+            hints += limited_fields(family_of("resnet18").Options)
         for name, hint in hints:
             yield from cases_of(command, needed, f"--{name.replace('_', '-')}", {name: hint}, name)
 
@@ -82,7 +88,7 @@ def cases():
 def cases_of(command, needed, option, hints, name):
     if name not in hints:
         return
-    assert ranges_in(hints[name]), f"{command} {option} has no range"
+    assert has_choices(hints[name]) or ranges_in(hints[name]), f"{command} {option} has no range"
     for bad in bad_values(hints[name]):
         values = {"learning_rate_multipliers": ["fc", bad], "betas": ["0.9", bad]}.get(name, [bad])
         if (command, name) == ("export", "size") or name in ("scale", "ratio"):
@@ -103,7 +109,7 @@ def nothing_starts(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("command", "arguments", "option"), CASES)
-def test_a_number_out_of_range(command, arguments, option, capsys):
+def test_a_value_that_is_none(command, arguments, option, capsys):
     module = COMMANDS[command][0] if command in COMMANDS else "resnet_flax.commands.train"
     with pytest.raises((UsageError, SystemExit)) as stop:
         importlib.import_module(module).main(arguments)

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -60,11 +61,20 @@ def options(*program: str) -> frozenset[str]:
             pass
         case _:
             pytest.importorskip("torch")
-            script = [sys.executable, *program, "--help"]
-            return frozenset(OPTION.findall(subprocess.run(script, capture_output=True, text=True, cwd=ROOT).stdout))
+            return frozenset(OPTION.findall(help_of(program)))
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         COMMANDS[name].main([*rest, "--help"])
     return frozenset(OPTION.findall(printed.getvalue()))
+
+
+def help_of(program: tuple[str, ...]) -> str:
+    """What a script prints for --help; in this process, which has imported what most of them need."""
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patched.setattr(sys, "argv", [*program, "--help"])
+        patched.setattr(sys, "path", [str(ROOT / Path(program[0]).parent), *sys.path])
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(ROOT / program[0]), run_name="__main__")
+    return printed.getvalue()
 
 
 def program(words: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from parity.checks.relations import relation
 from parity.conversion.checkpoints import read_checkpoint
-from parity.errors import ParityError
+from parity.errors import ParityError, printable
 from parity.options import option_group, parse
 
 SHOWN = 40
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     different = [(name, words) for name, words in rows if words != "equal"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, words in different[:SHOWN]:
-        table.add_row(Text(name), Text(words))
+        table.add_row(Text(printable(name)), Text(words))
     console = Console(highlight=False, markup=False, width=None if different else 100)
     if different:
         console.print(table)

@@ -8,7 +8,7 @@ import jax
 import tyro
 
 from parity.commands.targets import load_target
-from parity.errors import ParityError, needs_extra
+from parity.errors import ParityError, needs_extra, printable
 from parity.networks import named_pair
 from parity.options import Pixels, PositiveInt, Seed, option_group, parse
 
@@ -72,5 +72,6 @@ def main(arguments: list[str]) -> int:
         steps=args.steps,
         seed=args.seed,
     )
-    print(f"{args.out}: {args.target}, {args.checks} in {args.precision}, {args.out.stat().st_size / 1e6:.2f} MB")
+    megabytes = args.out.stat().st_size / 1e6
+    print(printable(f"{args.out}: {args.target}, {args.checks} in {args.precision}, {megabytes:.2f} MB"))
     return 0

@@ -20,7 +20,7 @@ from parity.conversion.convert import as_numpy
 from parity.conversion.files import require_readable, write_whole
 from parity.conversion.folders import WHOLE, shards, weights_file
 from parity.conversion.nesting import flattened, tree, unnested
-from parity.conversion.pickles import numpy_globals, read_plain_pickle
+from parity.conversion.pickles import no_memory, numpy_globals, read_plain_pickle
 from parity.errors import ParityError, needs_extra
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth")
@@ -109,8 +109,8 @@ def _read_arrays(path: Path) -> Checkpoint:
         try:
             with np.load(path, allow_pickle=False) as file:
                 content: Any = {name: file[name] for name in file.files}
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise no_memory(path, error) from error
         except Exception as error:  # numpy's, zipfile's and zlib's own kinds
             raise ParityError(f"{path} is truncated or not a file of numpy arrays ({error})") from error
     elif path.suffix == ".msgpack":
@@ -178,8 +178,8 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path} holds {what}; nothing in it was executed. If it is a whole saved model from someone you trust, "
             "load it with its own code and save model.state_dict() instead"
         ) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise no_memory(path, error) from error
     except Exception as error:  # whatever torch raises for a damaged file
         _require_no_safetensors(path, error)
         _require_no_torchscript(path, error)

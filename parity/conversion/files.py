@@ -3,13 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import BinaryIO
 
 from parity.errors import ParityError
 
@@ -39,6 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = Fals
     """
     try:
         if not new and path.exists() and not (path.is_file() or path.is_dir()):
+            _require_reader(path)
             write(path)
             return
         target = path.resolve()  # a link stays one
@@ -65,6 +66,18 @@ def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = Fals
     except Exception as error:
         reason = getattr(error, "strerror", None) or error  # without the temporary file's name
         raise ParityError(f"cannot write {path}: {reason}") from error
+
+
+def _require_reader(path: Path) -> None:
+    """Raises OSError for a named pipe that nobody reads: opening it would wait for a reader."""
+    if not path.is_fifo():
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a named pipe that no process reads", str(path)) from error
+        raise
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
@@ -125,7 +138,7 @@ def _link(temporary: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.FileIO:
     """Opens a regular file for reading, unbuffered, without ever waiting for one: a pipe has no end to wait for.
 
     Raises:
@@ -164,9 +177,25 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         return file.read(size) or b""
 
 
+def require_regular_tree(directory: Path) -> None:
+    """Raises OSError, as `open_regular`, for a directory that has anything but directories and regular files below it.
+
+    For libraries that open what they find there, and would wait for a pipe.
+    """
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a link to nothing
+                _require_regular(os.stat(path).st_mode, path)  # noqa: PTH116
+
+
 def require_readable(path: Path) -> None:
-    """Raises ParityError for anything but a directory or a regular file that may be read."""
+    """Raises ParityError for anything but a directory or a regular file that may be read, under a name in UTF-8.
+
+    The libraries that read weights take no other names.
+    """
     try:
+        str(path).encode()
         if path.is_dir():
             os.scandir(path).close()
         else:
@@ -175,5 +204,7 @@ def require_readable(path: Path) -> None:
         raise ParityError(f"{path} does not exist") from error
     except OSError as error:
         raise ParityError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeEncodeError as error:
+        raise ParityError(f"{path} cannot be read: its name is not UTF-8; rename it") from error
     except ValueError as error:
         raise ParityError(f"{path} cannot be read: {error}") from error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parity.conversion.files import require_readable
+from parity.conversion.files import require_readable, require_regular_tree
 from parity.errors import ParityError, needs_extra
 
 # (logger, part of the message) of the tracebacks of abandoned work: asyncio's in Python 3.11 to 3.14, Orbax 0.12.8's.
@@ -106,7 +106,11 @@ def orbax_reason(error: Exception) -> str:
 
 
 def require_orbax_name(path: Path) -> None:
-    """Raises ParityError for a path that Orbax can write but not read, because it contains a wildcard."""
+    """Raises ParityError for a path that Orbax can write but not read, because of a wildcard in it, or not write."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ParityError(f"Orbax cannot write to a path that is not UTF-8: {path}; use another") from error
     if wildcards := sorted(set("*?[") & set(str(path.absolute()))):
         raise ParityError(
             f"Orbax cannot read a checkpoint from a path with {' or '.join(wildcards)}: {path}; use another"
@@ -151,6 +155,7 @@ def read_orbax(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]
     path = Path(path).absolute()
     require_readable(path)
     try:
+        require_regular_tree(path)
         with (
             quiet_abandoned_work(),
             ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "metadata")) as checkpointer,
@@ -187,6 +192,7 @@ def read_orbax_tree(path: str | os.PathLike) -> dict[str, Any] | None:
             return None
         path = inner[0]
     try:
+        require_regular_tree(path)
         with quiet_abandoned_work(), ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.restore(path)
         return jax.tree.map(np.asarray, tree)

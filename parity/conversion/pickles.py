@@ -42,8 +42,16 @@ def read_plain_pickle(path: Path) -> Any:
             f"{path} holds something other than numpy arrays ({found}); nothing in it was executed. Load it with its "
             "own code, if you trust it, and save its arrays with numpy.savez"
         ) from error
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError) as error:
+    except MemoryError as error:
+        raise no_memory(path, error) from error
+    except Exception as error:  # a pickle is a program: damaged, it raises anything
         raise ParityError(f"{path} is truncated or not a pickle ({error})") from error
+
+
+def no_memory(path: Path, error: MemoryError) -> ParityError:
+    """The error for a file whose content did not fit: it is large, or is damaged where it states sizes."""
+    reason = " ".join(str(error).split())
+    return ParityError(f"{path} needs more memory than there is, or is damaged" + (f" ({reason})" if reason else ""))
 
 
 def numpy_globals() -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parity.conversion.files import write_text
-from parity.errors import needs_extra
+from parity.errors import needs_extra, printable
 from parity.reports.results import Comparison, Report
 from parity.reports.terminal import figure, top_heading, worst
 
@@ -175,7 +175,7 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
         if failed:
             index, row = failed[0]
             panel.annotate(
-                row.name,
+                printable(row.name),
                 (index, row.error.relative),
                 xytext=(0, -8),
                 textcoords="offset points",
@@ -183,6 +183,7 @@ def _errors(picture: Figure, rows: list[Comparison], axis_label: str) -> None:
                 ha="right" if index > len(members) / 2 else "left",
                 fontsize=8,
                 color=_OURS,
+                parse_math=False,
             )
         panel.grid(axis="y", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)

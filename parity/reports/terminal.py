@@ -73,7 +73,7 @@ def _title(report: Report) -> Text:
     networks = f"{settings['flax network']} in {ours} and {settings['torch network']} in {theirs}"
     inputs = sizes(settings["inputs"])
     verdict = ("agree", "bold green") if report.passed else ("do NOT agree", "bold red")
-    return Text.assemble(f"{networks} ", verdict, f": {settings['precision']}, inputs {inputs}")
+    return Text.assemble(printable(f"{networks} "), verdict, printable(f": {settings['precision']}, inputs {inputs}"))
 
 
 def _summary(report: Report) -> Table:

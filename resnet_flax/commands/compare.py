@@ -31,7 +31,7 @@ def main(workdirs: Sequence[str], console: Console) -> int:
         if (same := places.setdefault(Path(workdir).resolve(), workdir)) in runs:
             raise UserError(f"--compare got the same run twice: {same}" + f" and {workdir}" * (workdir != same))
         rows = read_metrics(Workdir(workdir))
-        if not any(row["kind"] == "evaluation" for row in rows):
+        if not any(row["kind"] == "evaluation" and row["weights"] == "model" for row in rows):
             raise UserError(f"{workdir} has no run with an evaluation (in metrics.jsonl)")
         runs[workdir] = rows
     table = Table("run", "best", "at epoch", "last", "train loss", "time", box=None)

@@ -68,12 +68,13 @@ def main(config: TrainConfig, console: Console) -> int:
     try:
         data = config.data
         source = open_source(data.data, "train", data_dir=data.data_dir, may_prepare=False, options=data.source)
-        facts, origin = facts_of(source, config.loss.class_weights), f"opened: {source.origin}"
     except UserError:
         recipe = RECIPES.get(config.recipe)
         if recipe is None or recipe.config.data.data != config.data.data:
             raise
         source, facts, origin = None, DataFacts(*recipe.data), "published figures: the data set is not here"
+    else:
+        facts, origin = facts_of(source, config.loss.class_weights), f"opened: {source.origin}"
     setup = Setup(config, mesh, facts)
     shape = (*image_size(config, source), facts.channels)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from parity import options
-from parity.errors import needs_extra, quits_on_interrupt
+from parity.errors import UsageError, needs_extra, quits_on_interrupt
 from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
             return compare.main(workdirs, console)
 
-    config = parse(arguments)
+    config = _parse_among_others(arguments) if "--distributed" in arguments else parse(arguments)
     if config.run.distributed:
         from resnet_flax.training.devices import prepare_process
         from resnet_flax.training.hosts import joined
@@ -59,15 +59,32 @@ def main(arguments: list[str]) -> int:
     return _run(config, console, None)
 
 
+def _parse_among_others(arguments: list[str]) -> TrainConfig:
+    """As `parse`, on one of several hosts: a mistake ends them all."""
+    try:
+        return parse(arguments)
+    except UsageError as error:
+        mistake = error
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        mistake = UserError("the command line is not understood")  # what is wrong has been printed
+    from resnet_flax.training.hosts import end_others
+
+    return end_others(mistake)
+
+
 def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
     if not config.run.dry_run:
         _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
-        from resnet_flax.commands import evaluate
+        with quits_on_interrupt():
+            from resnet_flax.commands import evaluate
 
         return evaluate.main(config, console)
     if config.run.dry_run:
-        from resnet_flax.commands import dry_run
+        with quits_on_interrupt():
+            from resnet_flax.commands import dry_run
 
         return dry_run.main(config, console)
     with quits_on_interrupt():

@@ -78,7 +78,7 @@ def absent_mesh(target: str) -> Mesh:
         UserError: for an unknown target, or if JAX's CUDA plugin is not installed.
     """
     name, _, layout = target.partition(":")
-    if name not in TARGETS or not re.fullmatch(r"\d+x\d+", layout or "1x1"):
+    if name not in TARGETS or not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d?", layout or "1x1"):
         raise UserError(
             f"no target {target!r}; use {' or '.join(TARGETS)}, or add hosts x GPUs, as in {name or 'h100'}:1x8"
         )

@@ -117,6 +117,8 @@ def _decode_with_pillow(data: bytes, name: str, mode: str, decoding: Decoding) -
         with _own_limit():
             image = Image.open(io.BytesIO(data))
         kind = image.format
+        if kind == "EPS":
+            raise CorruptImage(name, "it is PostScript, a program, which is not run")
         _require_size(name, *image.size, decoding)
         image.load()
         if decoding.exif_orientation:

@@ -257,7 +257,7 @@ def training_batches(
         skip_corrupt: the number of damaged images to replace by their successors before giving up.
 
     Raises:
-        UserError: immediately, for an argument out of range.
+        UsageError: immediately, for an argument out of range.
         CorruptImage: while iterating, at the first damaged image beyond `skip_corrupt`.
     """
     _check(

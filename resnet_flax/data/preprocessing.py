@@ -59,6 +59,8 @@ class Preprocessing:
         if transform.get("interpolation", "bilinear") not in RESAMPLING:
             raise ValueError(f"interpolation is {transform['interpolation']!r}, not one of {', '.join(RESAMPLING)}")
         mean, std = _numbers(metadata, "mean"), _numbers(metadata, "std")
+        if len(mean) != len(std) and 1 not in (len(mean), len(std)):
+            raise ValueError(f"mean has {len(mean)} values and std {len(std)}: one image cannot have both")
         if min(std) <= 0:
             raise ValueError(f"std is {list(std)}; every value must be above 0")
         decoding = _object(metadata, "decoding", KEPT) if "decoding" in metadata else {}

@@ -56,14 +56,16 @@ def _collect_at_exit() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """Threads and processes started in this context never receive SIGINT or SIGTERM.
+    """Threads and processes started in this context never receive SIGINT, SIGTERM or SIGHUP.
 
-    Ctrl-C is sent to all processes of a terminal's job, and SLURM's SIGTERM to all of a job step: a worker that it
-    ended would end the run too, before it could finish its step and save.
+    Ctrl-C and SIGHUP are sent to all processes of a terminal's job, SLURM's SIGTERM to all of a job step: a worker that
+    one ended would end the run too, before it could finish its step and save.
     """
-    resource_tracker.ensure_running()  # it unblocks both signals in the thread that starts it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
+        resource_tracker.ensure_running()  # a process too; it unblocks the first two in the thread that starts it
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

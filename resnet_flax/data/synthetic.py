@@ -10,16 +10,19 @@ from resnet_flax.data.source import Sample, Source, SourceOptions
 from resnet_flax.data.splits import choose
 from resnet_flax.errors import UserError
 
+LARGEST = 4096  # pixels of a side
+
 
 class SyntheticSource(Source):
     """`synthetic:HxWxC:N`: N images of fixed uint8 noise, labels i mod min(N, 1000). An image costs one copy."""
 
     def __init__(self, description: str, split: str = "train", *, options: SourceOptions | None = None):
-        match = re.fullmatch(r"(\d+)x(\d+)x([13]):(\d+)", description)
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})x([13]):(\d{1,9})", description)
         shape = tuple(map(int, match.groups())) if match else (0,)
-        if 0 in shape:
+        if 0 in shape or max(shape[:2]) > LARGEST:
             raise UserError(
-                f"synthetic:{description} must be synthetic:HxWxC:N with C 1 or 3, such as synthetic:224x224x3:1000"
+                f"synthetic:{description} must be synthetic:HxWxC:N with H and W between 1 and {LARGEST}, C 1 or 3, "
+                "and N below a billion, such as synthetic:224x224x3:1000"
             )
         *self._shape, self._length = shape
         self.spec, self.channels = f"synthetic:{description}", self._shape[2]

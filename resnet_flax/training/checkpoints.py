@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+from parity.conversion.files import require_regular_tree
 from parity.conversion.orbax import collect_abandoned_work, orbax_reason, quiet_abandoned_work
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
@@ -146,6 +147,7 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
+                require_regular_tree(self.directory / str(step))
                 restored: Any = self._manager.restore(step, args=items)
                 if int(fingerprint(restored.state)) == restored.progress["fingerprint"]:
                     self._move_aside(damaged)

@@ -171,7 +171,7 @@ class RunConfig:
     """Join the other processes of this job; SLURM, Open MPI and Kubernetes are detected (docs/training.md)."""
     deterministic: bool = False
     """Use GPU kernels that give the same bits in every run; slower."""
-    workers: Annotated[NonNegativeInt, tyro.conf.arg(aliases=("-j",))] = 0
+    workers: Annotated[int, Range(ge=0, le=1024), tyro.conf.arg(aliases=("-j",))] = 0
     """Processes that read and transform images; 0 uses threads."""
     log_every: PositiveInt = 50
     """Steps between rows of metrics.jsonl."""

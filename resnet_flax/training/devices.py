@@ -73,7 +73,7 @@ def use_compilation_cache() -> None:
     """Caches compiled programs in `cache_directory("jax")`, unless JAX_COMPILATION_CACHE_DIR is set."""
     if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
         return
-    with contextlib.suppress(OSError):  # without a writable home directory, runs work and compile every time
+    with contextlib.suppress(OSError, RuntimeError):  # no writable home directory: runs compile every time
         directory = cache_directory("jax")
         with tempfile.TemporaryFile(dir=directory):
             jax.config.update("jax_compilation_cache_dir", str(directory))

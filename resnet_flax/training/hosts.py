@@ -4,8 +4,9 @@ Of itself JAX leaves the others waiting for a host that has stopped, or aborts t
 each host reads what the others have put into the key-value store of JAX's coordination service, and ends the process
 with one sentence.
 
-Read from JAX 0.10.2, and not documented: the store (`jax._src.distributed.global_state.client`; `test_the_store` in
-tests/resnet_flax/training/test_hosts.py fails first if it changes), the text of the errors that a collective raises
+Read from JAX 0.10.2, and not documented: the store and who this is among how many
+(`jax._src.distributed.global_state`; `test_the_store` in tests/resnet_flax/training/test_hosts.py fails first if it
+changes), the text of the errors that a collective raises
 when a peer is gone, and that `jax.distributed.initialize` hides all GPUs but one under SLURM and Open MPI, by setting
 the option `jax_cuda_visible_devices` (a test in tests/resnet_flax/training/test_sharding.py).
 """
@@ -82,8 +83,8 @@ class Hosts:
             time.sleep(BEAT_SECONDS / 10)
         return json.loads(ready[0])
 
-    def stop(self, error: BaseException) -> NoReturn:
-        """Ends this process, and with it all others, because of `error`."""
+    def stop(self, error: BaseException, *, shown: bool = False) -> NoReturn:
+        """Ends this process, and with it all others, because of `error`; `shown` if its message has been printed."""
         if isinstance(error, UsageError):
             status, message = 2, str(error)
         elif isinstance(error, KeyboardInterrupt):
@@ -97,7 +98,8 @@ class Hosts:
             self._set(f"stopped/{self.index}", json.dumps([status, message]))
         self._ending.acquire()  # for good: only one thread ends the process
         self._status = status
-        self._errors.write("interrupted\n" if status == 130 else f"error: {message}\n")
+        if not shown:
+            self._errors.write("interrupted\n" if status == 130 else f"error: {message}\n")
         until = time.monotonic() + SEEN_SECONDS
         with contextlib.suppress(Exception):  # the first host may be gone, and its store with it
             while (
@@ -224,9 +226,7 @@ def joined(distributed: bool) -> Generator[Hosts | None]:
     if not distributed:
         yield None
         return
-    _join()
-    hosts = Hosts(_store(), jax.process_index(), jax.process_count())
-    hosts.start()
+    hosts = _joined()
     try:
         yield hosts
     except BaseException as error:
@@ -234,7 +234,32 @@ def joined(distributed: bool) -> Generator[Hosts | None]:
     hosts.leave()
 
 
-def _join() -> None:
+def end_others(error: UsageError) -> NoReturn:
+    """Ends this process with status 2, and the others of its job, because of an error in its command line.
+
+    The others would wait `JOIN_SECONDS` for it. So it joins them, which takes until all have started, and stops.
+    """
+    print(f"error: {printable(error)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(UserError):  # there are no others
+        _joined().stop(error, shown=True)
+    sys.exit(2)
+
+
+def _joined() -> Hosts:
+    """This host among the others, whom it waits for and begins to watch; raises as `joined`."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own runs once JAX's C++ has returned
+    try:
+        _initialize()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    from jax._src.distributed import global_state  # jax.process_index() would wait for the devices of all hosts
+
+    hosts = Hosts(global_state.client, global_state.process_id, global_state.num_processes)
+    hosts.start()
+    return hosts
+
+
+def _initialize() -> None:
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(
@@ -250,9 +275,3 @@ def _join() -> None:
         ) from error
     if "JAX_LOCAL_DEVICE_IDS" not in os.environ:
         jax.config.update("jax_cuda_visible_devices", os.environ.get("JAX_CUDA_VISIBLE_DEVICES", "all"))
-
-
-def _store() -> Any:
-    from jax._src.distributed import global_state
-
-    return global_state.client

@@ -401,11 +401,11 @@ def _agree(hosts: Hosts, setup: Setup, source: Source, test: Source) -> None:
     Raises:
         UserError: if this one has other settings or data than the first.
     """
-    images = [len(source), len(test), setup.facts.num_classes]
-    first = hosts.agree({"config": as_json(setup.config), "images": images})
+    here = [len(source), len(test), setup.facts.num_classes, jax.local_device_count()]
+    first = hosts.agree({"config": as_json(setup.config), "images": here})
     changed = differences(from_json(first["config"]), setup.config, OF_A_HOST)
-    if first["images"] != images:
-        changed.append("training images, test images, classes {} there, {} here".format(first["images"], images))
+    if (there := first["images"]) != here:
+        changed.append(f"training images, test images, classes, devices {there} there, {here} here")
     if changed:
         raise UserError(
             f"this host and host 0 do not have the same run ({'; '.join(changed)}); give all the same command and data"
@@ -422,6 +422,9 @@ def _train_in(
     state = setup.state(setup.initial_arrays())  # most mistakes in the settings show here, before anything is written
     if claims:
         workdir.claim(config, source)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the workdir is claimed")
+        workdir.require_shared()
     run = None
     with workdir.locked() if first else nullcontext():
         try:

@@ -14,7 +14,9 @@ from typing import Any
 import jax
 
 from parity.conversion.files import open_regular, write_text
+from parity.options import LARGEST_FLOAT
 from resnet_flax.errors import UserError
+from resnet_flax.text import finite, to_json
 from resnet_flax.training.tensorboard import EventFile
 from resnet_flax.training.workdir import Workdir
 
@@ -56,11 +58,12 @@ class Backlog:
         return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
-NUMBERS = {
-    "train": ("epoch", "loss", "accuracy", "learning_rate"),
-    "evaluation": ("epoch", "loss", "accuracy", "train_loss", "seconds"),
-}
-"""{kind of row: the numbers that are read from it again}; a number that was not finite is null."""
+NUMBERS = {"train": ("epoch",), "evaluation": ("epoch", "accuracy", "seconds")}
+"""{kind of row: the numbers that are read from it again}."""
+PERHAPS = {"train": ("loss", "accuracy", "learning_rate"), "evaluation": ("loss", "train_loss")}
+"""{kind of row: those that are null where they were not finite}."""
+TEXTS = ("kind", "weights", "split")
+"""What is no number."""
 
 
 def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
@@ -80,7 +83,7 @@ def _parse(workdir: Workdir) -> tuple[list[dict[str, Any]], list[bytes]]:
         raise UserError(f"{workdir.metrics} cannot be read: {error.strerror}") from error
     for line in content.splitlines(keepends=True):
         try:
-            row = json.loads(line)
+            row = finite(json.loads(line))
         except (ValueError, RecursionError):
             row = None
         if _is_row(row):
@@ -93,10 +96,20 @@ def _parse(workdir: Workdir) -> tuple[list[dict[str, Any]], list[bytes]]:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or type(row.get("step")) is not int:
         return False
-    numbers = [row.get(name, "absent") for name in NUMBERS.get(row["kind"], ())]
-    return all(number is None or isinstance(number, int | float) for number in numbers) and (
-        row["kind"] != "evaluation" or isinstance(row.get("weights"), str)
+    kind = row["kind"]
+    if kind not in NUMBERS:  # of another version
+        return True
+    return (
+        all(value is None or _is_number(value) for name, value in row.items() if name not in TEXTS)
+        and all(row.get(name) is not None for name in NUMBERS[kind])
+        and all(name in row for name in PERHAPS[kind])
+        and (kind != "evaluation" or isinstance(row.get("weights"), str))
+        and isinstance(row.get("split", ""), str)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT
 
 
 class Journal:
@@ -115,17 +128,16 @@ class Journal:
                 file.writelines(line + b"\n" for line in damaged)
             what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
             logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
-        write_text(workdir.metrics, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        write_text(workdir.metrics, "".join(to_json(row) + "\n" for row in rows if row["step"] <= step))
         self._file = workdir.metrics.open("a", encoding="utf-8")
         self._events = EventFile(workdir.tensorboard, step)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One row of `kind` ("train", "evaluation"), null for NaN and infinity; TensorBoard has floats as KIND/NAME."""
-        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if isinstance(value, float) and name not in ("epoch", "seconds"):
+            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
                 self._events.scalar(f"{kind}/{name}", step, value)
         if kind == "evaluation":  # not for every row: it waits for the disk
             self._events.flush()

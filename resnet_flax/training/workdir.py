@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +31,7 @@ from resnet_flax.training.saved_config import as_json, differences, from_json
 
 RUNS = Path("runs")
 LIBRARIES = ("resnet-flax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+SHARED_SECONDS = 60.0  # attributes are cached so long by NFS
 LARGEST_CONFIG = 2**26  # bytes of config.json, which has the names of all classes
 WEIGHTS = {"model": "best.safetensors", "ema": "best_ema.safetensors"}
 
@@ -71,6 +74,11 @@ class Workdir:
     def has_run(self) -> bool:
         return self.config.exists()
 
+    def stored_steps(self) -> list[int]:
+        """The steps of the checkpoints here, by the names of their directories."""
+        names = [path.name for path in self.checkpoints.glob("*")] if self.checkpoints.is_dir() else []
+        return sorted(int(name) for name in names if re.fullmatch(r"\d{1,18}", name))
+
     def create(self) -> None:
         """Makes the directory; raises UserError if that is impossible."""
         try:
@@ -104,6 +112,21 @@ class Workdir:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise UserError(f"{error.message}; choose another --workdir") from error
 
+    def require_shared(self) -> None:
+        """Waits until the config.json that the first host has written is seen here: NFS shows it late.
+
+        Raises:
+            UserError: if that takes longer than `SHARED_SECONDS`.
+        """
+        until = time.monotonic() + SHARED_SECONDS
+        while not self.has_run:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self} is not the directory in which host 0 has written config.json; --distributed needs a "
+                    "--workdir that all hosts share"
+                )
+            time.sleep(0.1)
+
     def release(self) -> None:
         """Undoes `claim`, for a run that has left nothing to resume."""
         self.config.unlink(missing_ok=True)
@@ -120,7 +143,7 @@ class Workdir:
             UserError: if another process has the lock.
         """
         try:
-            file = self.lock.open("a")
+            file = open(self.lock, "a", opener=_at_once)  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write to {self}: {error.strerror}; copy it to where you may write") from error
         with file:
@@ -209,6 +232,11 @@ class Workdir:
             )
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file to write to it; what should have been a file and is a pipe fails instead of waiting for a reader."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def runs_of(recipe: str) -> list[Workdir]:
     """The default workdirs of a recipe's runs, oldest first."""
     paths = [path for path in RUNS.glob(f"{recipe}-*") if re.fullmatch(rf"{re.escape(recipe)}-\d+", path.name)]
@@ -256,6 +284,11 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
         workdir.load_config()
     elif workdir.has_run:
         raise UserError(f"{workdir} already has a run; resume it (--resume) or choose another --workdir")
+    elif steps := workdir.stored_steps():
+        raise UserError(
+            f"{workdir} has checkpoints (the last of step {steps[-1]}) and no config.json; restore that from a copy, "
+            "or choose another --workdir"
+        )
     data, model = config.data, config.model
     data_dir = data.data_dir and data.data_dir.expanduser().absolute()
     if model.weights and Path(model.weights).exists():

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from parity.conversion.files import write_text
+from parity.conversion.files import open_regular, read_regular, write_text
 from parity.errors import needs_extra
 from resnet_flax.cache import cache_directory
 from resnet_flax.errors import UserError
@@ -51,8 +51,8 @@ def _read_cached(cached: Path, row: PublishedWeights) -> Weights | None:
     if not cached.exists():
         return None
     try:
-        whole = _digest_of(cached).read_text().split()[:1] == [_sha256(cached)]
-    except (OSError, UnicodeDecodeError):
+        whole = read_regular(_digest_of(cached), 2**12).split()[:1] == [_sha256(cached).encode()]
+    except OSError:
         whole = False
     if not whole:
         logger.warning("%s is damaged, or of another program; it is converted again", cached)
@@ -84,5 +84,5 @@ def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -100,9 +100,7 @@ def load_pretrained(
     names = tuple(class_names) if class_names is not None else None if "fc" in changes else names
     identity = loaded.identity
     if names is not None and len(names) != identity.num_classes:
-        origin = "given" if class_names is not None else f"in the metadata of {weights}"
-        way_on = "" if class_names is not None else "; give theirs with --class-names FILE"
-        raise UserError(f"{len(names):,} class names are {origin}, but it has {identity.num_classes:,} classes{way_on}")
+        raise UserError(f"{len(names):,} class names are given, but {weights} has {identity.num_classes:,} classes")
     if preprocessing and len(preprocessing.mean) not in (1, 3, identity.in_channels):
         raise UserError(
             f"{weights} comes with a mean of {len(preprocessing.mean)} channels for images of {identity.in_channels}"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,8 @@ def test_a_misspelt_command_is_guessed(command, capsys):
         (UsageError("no file \x1b[31mred\udcff\u202e"), r"error: no file \x1b[31mred\udcff\u202e"),
         (OSError(36, "File name too long", "x\x07"), r"error: x\x07: File name too long"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 5 bytes"), "error: out of memory ("),
+        (MemoryError("Unable to allocate 9 TiB"), "error: out of memory (Unable to allocate 9 TiB); "),
+        (RuntimeError("Could not determine home directory."), "error: the home directory of this user is not known; "),
     ],
 )
 def test_a_users_mistake_is_one_line(command, capsys, error, message):
@@ -64,6 +67,25 @@ def test_a_users_mistake_is_one_line(command, capsys, error, message):
     printed = capsys.readouterr().err
     assert printed.startswith(message)
     assert len(printed.splitlines()) == 1
+
+
+PRINTS = """
+import sys, types
+from parity.errors import dispatch
+sys.modules["a_command"] = types.SimpleNamespace(main=lambda arguments: print("x" * 9) or 0)
+sys.exit(dispatch("package", {"work": ("a_command", "")}, ["work"]))
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize(
+    ("where", "status", "message"),
+    [(">&-", 0, ""), (">/dev/full", 2, "error: the output cannot be written: No space left on device\n")],
+)
+def test_an_output_that_is_closed_or_full(where, status, message):
+    command = f'"{sys.executable}" -c "$0" {where}'
+    done = subprocess.run(["sh", "-c", command, PRINTS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_a_fault_keeps_its_traceback(command):

@@ -75,6 +75,35 @@ def test_bad_checkpoints_are_a_sentence(tmp_path, make):
     )  # KiB: half of what would be unpacked
 
 
+@pytest.mark.parametrize("elements", [10**6, 10**11, 10**15])
+def test_an_array_that_promises_more_than_the_file_has(tmp_path, elements):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({elements},), }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("w.npy", array)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ParityError, match="x.npz is truncated or not|x.npz needs more memory than there is, or is"):
+        load_checkpoint(tmp_path / "x.npz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+
+
+PICKLES = {
+    "a size of its own": b"\x80\x04\x8e" + (2**44).to_bytes(8, "little") + b"x.",
+    "an array of 2**45 bytes": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+    b"(\x8a\x06\x00\x00\x00\x00\x00\x20tU\x01btR.",
+    "no pickle": b"hello",
+    "an absent number": b"\x80\x02h\x07.",
+    "nothing to pop": b"\x80\x020.",
+}
+
+
+@pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
+def test_pickles_that_are_damaged_or_promise_too_much(tmp_path, content):
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(ParityError, match=r"x\.pkl (is truncated|holds|needs more memory)"):
+        load_checkpoint(tmp_path / "x.pkl")
+
+
 @pytest.mark.parametrize("name", ["x" * 300 + ".pth", "a\0b.pth", "none.pth", "none/x.safetensors"])
 def test_names_that_no_file_has(name):
     with pytest.raises(ParityError, match="cannot be read|does not exist"):

@@ -125,7 +125,7 @@ def test_features_are_the_models(folder, weights, original, tmp_path, capsys):
         (("features", "{folder}", "--weights", "{weights}", "--taps", ",", "--out", "{out}.npz"), "--taps is empty"),
         (
             ("export", "--weights", "{weights}", "--size", "0", "9", "--out", "{out}.stablehlo"),
-            "--size 0 9: height and width must be at least 1",
+            "--size must be between 1 and 16384; got 0",
         ),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}.h5"), "must end in .npz"),
         (("features", "{folder}", "--weights", "{weights}", "--out", "{out}/no/f.npz"), "is not a directory"),
@@ -210,7 +210,7 @@ def test_own_class_names_and_preprocessing_are_kept(weights, tmp_path, capsys):
     assert kept.preprocessing == expected
     names.write_text("one\ntwo\n")
     assert command("export", "--weights", weights, "--class-names", names, "--out", tmp_path / "no.pth") == 2
-    assert "error: 2 class names are given, but it has 1,000 classes" in capsys.readouterr().err
+    assert f"error: 2 class names are given, but {weights} has 1,000 classes" in capsys.readouterr().err
 
 
 def test_stablehlo_artifact_runs_without_this_package(weights, original, tmp_path):

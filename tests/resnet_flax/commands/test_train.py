@@ -30,19 +30,18 @@ def small(monkeypatch, tmp_path):
         (["--learning-rate", "nan"], "--learning-rate must be finite and at least 0; got nan"),
         (["--mean", "0.5", "0.5"], "--mean has 2 values, but the images of .* have 1 channel"),
         (["--batch-size", "65"], "has 64 images, fewer than one batch"),
-        (["--distributed"], "--distributed needs a --workdir"),
         (["--evaluate"], "--evaluate needs --weights"),
         (["--target", "h100"], "--target, .* needs --dry-run"),
         (["--mixup", "inf"], "--mixup must be finite and at least 0; got inf"),
         (["--mean", "nan"], "--mean must be finite; got nan"),
         (["--train-transform.flip", "2"], "--train-transform.flip must be between 0 and 1; got 2.0"),
-        (["--eval-transform.crop-size", "0"], "--eval-transform.crop-size must be at least 1; got 0"),
+        (["--eval-transform.crop-size", "0"], "--eval-transform.crop-size must be between 1 and 16384; got 0"),
         (["--learning-rate-multipliers", "fc", "-1"], "--learning-rate-multipliers must be at least 0; got -1.0"),
-        (["--image-size", "0"], "--image-size must be at least 1; got 0"),
-        *(
-            ([f"--{name}", "-1"], f"--{name} must be at least 0; got -1")
-            for name in ("seed", "workers", "skip-corrupt", "warmup-epochs", "train-transform.padding")
-        ),
+        (["--image-size", "0"], "--image-size must be between 1 and 16384; got 0"),
+        (["--seed", "-1"], "--seed must be between 0 and 4294967295; got -1"),
+        (["--workers", "-1"], "--workers must be between 0 and 1024; got -1"),
+        (["--train-transform.padding", "-1"], "--train-transform.padding must be between 0 and 16384; got -1"),
+        *(([f"--{name}", "-1"], f"--{name} must be at least 0; got -1") for name in ("skip-corrupt", "warmup-epochs")),
         *(
             ([f"--{name}", "0"], f"--{name} must be at least 1; got 0")
             for name in ("accumulate", "log-every", "keep", "checkpoint-every", "ema-every", "epochs", "repeats")

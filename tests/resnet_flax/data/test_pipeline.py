@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from parity.errors import UsageError
 from resnet_flax.data import (
     CorruptImage,
     SmallImageTransform,
@@ -265,7 +266,7 @@ def test_one_odd_image_among_records_of_one_size(digits_as_records, monkeypatch,
 )
 def test_unusable_arguments_are_refused_at_once(options, message):
     source = open_source("synthetic:4x4x3:32")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UsageError, match=message):
         training_batches(source, TRANSFORM, **{"batch_size": 4, "seed": 0, **options})
 
 

@@ -193,11 +193,11 @@ def test_initial_parameters_are_distributed_as_pytorch_draws_them():
 def test_models_are_ordinary_nnx():
     model = tiny(small_images=True)
     images = jnp.asarray(parity.random_inputs((2, 8, 8, 3)))
-    grads = nnx.grad(lambda m: jnp.square(m(images)).sum())(model)
+    grads = nnx.jit(nnx.grad(lambda m: jnp.square(m(images)).sum()))(model)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
     model.eval()
     graph, state = nnx.split(model)
-    _, tangent = jax.jvp(lambda x: nnx.merge(graph, state)(x), (images,), (images,))
+    _, tangent = jax.jit(lambda x: jax.jvp(nnx.merge(graph, state), (x,), (x,)))(images)
     assert jnp.isfinite(tangent).all()
 
 

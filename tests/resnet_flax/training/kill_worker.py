@@ -1,42 +1,99 @@
-"""The train command on the small network, ended like a kill at one change to a file of its workdir.
+"""Runs train commands on the small network, each in a fork of this process, in which everything is imported already.
 
-usage: kill_worker.py EVENT NAME NUMBER ARGUMENTS ... (the NUMBERth audit event of a path with NAME; "" is any)
+Each line on stdin is JSON: {"arguments": [...], "fault": [kind, ...]}; each is answered with a line: [exit status,
+negative for a signal; what it printed; the number of changes that were counted]. The faults:
 
-With NUMBER 0 nothing is killed, and the number of such events is printed.
+    ["change", event, name, N]  like a kill at the Nth of Python's audit events on a path of the workdir with `name`
+    ["write", N]                a kill in the Nth write, or at another change to a file (killer.c, in LD_PRELOAD)
+    ["signal", number, moment, seconds]  a signal, so long after that moment (`moments.MOMENTS`)
 """
 
+import ctypes
+import importlib
+import json
 import os
 import sys
+import tempfile
+import threading
+import traceback
 from pathlib import Path
+from signal import SIGKILL
+
+from parity.errors import dispatch
+from resnet_flax.training import loop, setup  # noqa: F401
+from tests.resnet_flax.training.moments import inject
+from tests.resnet_flax.training.small import create
+
+for library in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX.event_file_writer"):
+    importlib.import_module(library)
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def main(event, name, number, *arguments):
-    from resnet_flax.commands import train
-    from resnet_flax.training import setup
-    from tests.resnet_flax.training.small import create
-
-    workdir = str(Path(arguments[-1]).absolute())
+def count_changes(workdir, wanted_event, wanted_name, number):
+    """Ends the process at that change."""
     seen = 0
 
     def hook(kind, details):
         nonlocal seen
-        if kind not in CHANGES or (event and kind != event) or (kind == "open" and not details[2] & WRITES):
+        if kind not in CHANGES or (kind == "open" and not details[2] & WRITES) or wanted_event not in ("", kind):
             return
         paths = [os.path.abspath(os.fsdecode(x)) for x in details[:2] if isinstance(x, str | bytes | os.PathLike)]  # noqa: PTH100
-        if any(path.startswith(workdir) and name in path.removeprefix(workdir) for path in paths):
+        if any(path.startswith(workdir) and wanted_name in path.removeprefix(workdir) for path in paths):
             seen += 1
-            if seen == int(number):
+            if seen == number:
                 os._exit(9)
 
-    setup.create_model = create
     sys.addaudithook(hook)
-    status = train.main(list(arguments))
-    print(f"{seen} changes")
-    return status
+
+
+def send(number, moment, seconds):
+    def signal():
+        if number == SIGKILL:
+            os.kill(os.getpid(), number)
+        else:  # to its worker processes too, as a terminal and SLURM do
+            os.killpg(0, number)
+
+    inject(moment, threading.Timer(seconds, signal).start if seconds else signal)
+
+
+def run(arguments, fault, killer):
+    workdir = str(Path(arguments[-1]).absolute())
+    match fault:
+        case ["change", event, name, number]:
+            count_changes(workdir, event, name, number)
+        case ["write", number]:
+            killer.arm(workdir.encode(), number)
+        case ["signal", number, moment, seconds]:
+            send(number, moment, seconds)
+    try:
+        return dispatch("resnet_flax", {"train": ("resnet_flax.commands.train", "")}, ["train", *arguments])
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def main():
+    setup.create_model = create
+    killer = ctypes.CDLL(os.environ["LD_PRELOAD"]) if "LD_PRELOAD" in os.environ else None
+    for line in sys.stdin:
+        case = json.loads(line)
+        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as counted:
+            if not (child := os.fork()):
+                os.setsid()
+                os.dup2(printed.fileno(), 1)
+                os.dup2(printed.fileno(), 2)
+                status = run(case["arguments"], case["fault"], killer)
+                if killer:
+                    os.write(counted.fileno(), str(killer.changes()).encode())
+                sys.stdout.flush()
+                os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            printed.seek(0)
+            counted.seek(0)
+            print(json.dumps([status, printed.read().decode(), int(counted.read() or 0)]), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

@@ -1,6 +1,7 @@
 """The train command on a tiny network in place of the ResNet, and on a tiny data set."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from flax import nnx
@@ -24,7 +25,15 @@ OPTIONS = [
 STEPS = 12
 
 
-class Small(nnx.Module):
+class Plain(nnx.Module):
+    """What the metadata of weights has of a ResNet's arithmetic."""
+
+    activation = staticmethod(nnx.relu)
+    stem = SimpleNamespace(max_pool_ceil=False, aa_layer="")
+    dilated, last_stride, stride_in_first_1x1, global_pool = (False,) * 4, 2, False, "avg"
+
+
+class Small(Plain):
     small_images = True
 
     def __init__(self, num_classes, in_channels, rngs):

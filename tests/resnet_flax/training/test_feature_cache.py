@@ -12,12 +12,13 @@ from resnet_flax.layers import BatchNorm, Conv, Linear
 from resnet_flax.training import setup
 from resnet_flax.training.metrics import read_metrics
 from resnet_flax.training.workdir import Workdir
+from tests.resnet_flax.training.small import Plain
 
 OPTIONS = ["--data", "synthetic:8x8x3:64", "--batch-size", "16", "--epochs", "2", "--log-every", "1"]
 OPTIONS += ["--image-size", "8", "--learning-rate", "0.1"]
 
 
-class Small(nnx.Module):
+class Small(Plain):
     """A backbone with statistics away from 0 and 1, and a head."""
 
     def __init__(self, num_classes, in_channels, rngs):

@@ -38,15 +38,21 @@ def start(folder, index, address, fault, phase, options):
     )
 
 
-def run(folder, *options, faulty=None, fault="none", phase="start"):
-    """[(exit status, stderr)] of the two hosts; the one that is not at fault ends within `ENDS_WITHIN`."""
+def run(folder, *options, faulty=None, fault="none", phase="start", more=()):
+    """[(exit status, stderr)] of the two hosts; the one that is not at fault ends within `ENDS_WITHIN`.
+
+    Args:
+        fault: what happens to the host `faulty`; "mistake" also for options that it alone has, which are `more`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     options = [*options, "--workdir", "run", "--distributed"]
     if "--resume" not in options:
         options = ["digits", *OPTIONS, *options]
-    both = [start(folder, i, address, fault if i == faulty else "none", phase, options) for i in range(2)]
+    own = [more if i == faulty else () for i in range(2)]
+    faults = ["none" if more or i != faulty else fault for i in range(2)]
+    both = [start(folder, i, address, faults[i], phase, [*options, *own[i]]) for i in range(2)]
     try:
         if fault in ("kill", "mistake", "error"):
             both[faulty].wait(timeout=300)
@@ -97,6 +103,35 @@ def test_a_mistake_on_one_host_ends_both_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("faulty", [0, 1])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--learning-rate", "nan"], "--learning-rate must be finite and at least 0; got nan"),
+        (["--learning-rte", "1"], "the command line is not understood"),
+        (["--data", "folder:absent"], "no directory"),
+        (["--seed", "7"], "this host and host 0 do not have the same run (--seed 0 there, 7 here)"),
+    ],
+)
+def test_mistakes_on_the_command_line_of_one_host(tmp_path, faulty, more, message):
+    results = run(tmp_path, faulty=faulty, fault="mistake", more=more)
+    assert results[faulty][0] == results[1 - faulty][0] == 2
+    if "this host and" in message:  # the second one finds it
+        faulty, message = 1, message if faulty else message.replace("0 there, 7", "7 there, 0")
+    assert f"error: {message}" in results[faulty][1]
+    assert_sentence(results[1 - faulty], faulty, message, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+def test_a_workdir_that_is_not_shared(tmp_path):
+    results = run(tmp_path, faulty=1, fault="mistake", more=["--workdir", "other"])
+    assert results[1][0] == 2, results[1]
+    assert_sentence(results[0], 1, "other is not the directory in which host 0 has written config.json", 2)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_host_that_is_killed_while_it_saves(tmp_path, whole):
     """The first one, with which JAX's coordination service goes."""
     results = run(tmp_path, faulty=0, fault="kill", phase="saving")
@@ -137,5 +172,5 @@ def test_the_store():
     from jax._src.distributed import global_state
     from jax._src.lib import _jax
 
-    assert hasattr(global_state, "client")
+    assert {"client", "process_id", "num_processes"} <= set(dir(global_state))
     assert {"key_value_set", "key_value_dir_get"} <= vars(_jax.DistributedRuntimeClient).keys()

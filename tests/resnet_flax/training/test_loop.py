@@ -17,7 +17,7 @@ import pytest
 from parity import ParityError
 from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.errors import UserError
-from resnet_flax.training import loop, memory, setup
+from resnet_flax.training import best, loop, memory, setup
 from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.workdir import Workdir
 from tests import ROOT
@@ -234,14 +234,14 @@ def test_a_full_disk(monkeypatch):
 
 
 def test_a_disk_too_full_for_the_weights(monkeypatch):
-    written = loop.write_checkpoint
+    written = best.write_checkpoint
 
     def full(path, tensors, metadata):
         if metadata["step"] != "4":
             raise ParityError(f"cannot write {path}: No space left on device")
         written(path, tensors, metadata)
 
-    monkeypatch.setattr(loop, "write_checkpoint", full)
+    monkeypatch.setattr(best, "write_checkpoint", full)
     monkeypatch.setattr(loop.Run, "_seconds", lambda self: 0.0)
     better = iter([0.1, 0.2, 0.3])
     evaluate = setup.Setup.evaluate.func

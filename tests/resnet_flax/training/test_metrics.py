@@ -53,6 +53,13 @@ DAMAGE = [
     b'{"kind": "train", "step": 2}',
     b"[" * 100_000,
     b'{"kind": 1, "step": 2}',
+    b'{"kind": "evaluation", "step": 2, "epoch": 1, "weights": "model", "accuracy": null, "seconds": 1, "loss": 1, '
+    b'"train_loss": 1}',
+    b'{"kind": "train", "step": 2, "epoch": NaN, "loss": 1, "accuracy": 1, "learning_rate": 1}',
+    b'{"kind": "train", "step": 2, "epoch": true, "loss": 1, "accuracy": 1, "learning_rate": 1}',
+    b'{"kind": "train", "step": 2, "epoch": 1' + b"0" * 400 + b', "loss": 1, "accuracy": 1, "learning_rate": 1}',
+    b'{"kind": "evaluation", "step": 2, "epoch": 1, "weights": "model", "accuracy": 1, "seconds": 1, "loss": 1, '
+    b'"train_loss": 1, "macro_f1": "x"}',
 ]
 
 
@@ -69,6 +76,14 @@ def test_a_damaged_line_is_kept_aside_and_nothing_else_is_lost(tmp_path, caplog,
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damage + b"\n"
     (record,) = caplog.records
     assert record.getMessage().startswith("moved a line that is no JSON row from ")
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    workdir = Workdir(tmp_path)
+    row = '{"kind": "train", "step": 1, "epoch": 1.0, "loss": %s, "accuracy": 0.5, "learning_rate": 0.1}\n'
+    workdir.metrics.write_text("".join(row % number for number in ("NaN", "-Infinity", "1e999")))
+    Journal(workdir, 1).close()
+    assert workdir.metrics.read_text() == row % "null" * 3
 
 
 def test_tensorboard_interface():

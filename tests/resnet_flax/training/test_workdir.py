@@ -39,6 +39,12 @@ def test_workdirs_are_kept_apart():
     assert run("--resume", "--workdir", "one", "--keep", "1") == 0  # how it is run may change
 
 
+def test_hosts_share_a_workdir():
+    config = RECIPES["digits"].config
+    with pytest.raises(UserError, match="--distributed needs a --workdir that all hosts share"):
+        workdir.choose_workdir(replace(config, run=replace(config.run, distributed=True)))
+
+
 def test_a_workdir_has_one_run_at_a_time():
     assert run("digits", *OPTIONS, "--workdir", "one") == 0
     with Workdir("one").locked(), pytest.raises(UserError, match="another process is training in one"):
@@ -99,6 +105,12 @@ def test_a_full_disk_leaves_no_half_configuration(monkeypatch):
     with pytest.raises(UserError, match=r"cannot write full/config.json: No space left on device; choose another"):
         run("digits", *OPTIONS, "--workdir", "full")
     assert not Path("full").exists()
+
+
+def test_checkpoints_without_their_configuration_are_not_taken_for_those_of_a_new_run():
+    Path("here/checkpoints/12").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"here has checkpoints .the last of step 12. and no config.json; restore that"):
+        run("digits", *OPTIONS, "--workdir", "here")
 
 
 DAMAGE = {
@@ -190,3 +202,5 @@ def test_a_name_that_looks_like_a_pattern():
         ParityError, match=r"Orbax cannot read a checkpoint from a path with \[: a\[b\]"
     ):  # Orbax can write it, but not read it
         run("digits", *OPTIONS, "--workdir", "a[b]")
+    with pytest.raises(ParityError, match="Orbax cannot write to a path that is not UTF-8: a\udcff"):
+        run("digits", *OPTIONS, "--workdir", "a\udcff")
