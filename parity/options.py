@@ -104,8 +104,12 @@ def _default_shown(default: str) -> str:
 
 
 def _docs(kind: type) -> Iterator[tuple[str, str]]:
-    """(field, its docstring on one line) of a class."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    """(field, its docstring on one line) of a class; nothing where its source is not installed."""
+    try:
+        source = inspect.getsource(kind)
+    except OSError:
+        return
+    (tree,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(tree, ast.ClassDef)
     for field, doc in pairwise(tree.body):
         match field, doc:
