@@ -79,9 +79,9 @@ def network():
 def test_a_network_that_does_not_fit_the_data(network, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     data, preprocessing = "synthetic:8x8x3:64", Preprocessing(EvaluationTransform(8, 8), (0.5,), (0.5,))
-    with pytest.raises(UserError, match=r"the network has in_channels 1, but .* needs 3; create_model\(..., in_ch"):
+    with pytest.raises(UserError, match=r"the network has num_classes 10, but .* needs 64; create_model\(..., num"):
         resnet_flax.fit(network, data, image_size=8, batch_size=16, epochs=1, quiet=True)
-    with pytest.raises(UserError, match="the network has 1 channels and .* has 3"):
+    with pytest.raises(UserError, match="the network has 10 classes and .* has 64"):
         resnet_flax.evaluate(network, data, preprocessing=preprocessing)
     with pytest.raises(UserError, match="how the images are prepared is not known"):
         resnet_flax.evaluate(network, "digits")
