@@ -72,7 +72,8 @@ def while_training(images: Path, workdir: Path, steps: int) -> Iterator[Sample]:
     # A fifth of the images is held out; an epoch ends with an evaluation and a checkpoint.
     per_epoch = len(list(images.glob("*/*"))) * 4 // 5 // BATCH
     process = start(
-        *("train", "digits", "--data", f"folder:{images}", "--image-size", "16", "--batch-size", BATCH),
+        *("train", "cifar10", "--data", f"folder:{images}", "--image-size", "16", "--batch-size", BATCH),
+        *("--model", "cifar_resnet20", "--learning-rate", "0.01"),
         *("--epochs", -(-steps // per_epoch), "--log-every", "1", "--checkpoint-every", "20", "--workdir", workdir),
         stdout=subprocess.DEVNULL,
     )

@@ -8,15 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parity.checks.averages import check_average
     from parity.checks.check import CHECKS, check
     from parity.checks.data import check_classes, check_preprocessing
     from parity.checks.record import record
     from parity.conversion.checkpoints import load_checkpoint
     from parity.conversion.convert import to_flax, to_torch
-    from parity.conversion.matching import match_names
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
     from parity.reports.results import Comparison, Finding, Report
+    from parity.sides.matching import match_names
     from parity.sides.optimizers import Optimizer
     from parity.sides.random_weights import random_inputs, randomize
     from parity.testing import assert_gradient_parity, assert_parity, assert_train_parity
@@ -33,6 +34,7 @@ __all__ = [
     "assert_parity",
     "assert_train_parity",
     "check",
+    "check_average",
     "check_classes",
     "check_preprocessing",
     "load_checkpoint",
@@ -46,15 +48,16 @@ __all__ = [
 ]
 
 _MODULES = {
+    "checks.averages": ("check_average",),
     "checks.data": ("check_classes", "check_preprocessing"),
     "checks.check": ("CHECKS", "check"),
     "checks.record": ("record",),
     "conversion.checkpoints": ("load_checkpoint",),
     "conversion.convert": ("to_flax", "to_torch"),
-    "conversion.matching": ("match_names",),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
     "reports.results": ("Comparison", "Finding", "Report"),
+    "sides.matching": ("match_names",),
     "sides.optimizers": ("Optimizer",),
     "sides.random_weights": ("random_inputs", "randomize"),
     "testing": ("assert_gradient_parity", "assert_parity", "assert_train_parity"),

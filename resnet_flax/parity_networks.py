@@ -15,10 +15,10 @@ from flax import nnx
 
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES, build_model, get_architecture
+from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.files import Weights, read_weights, write_weights
-from resnet_flax.weights.identify import identify
+from resnet_flax.weights.identify import Identity, identify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +150,9 @@ class ResNets:
         """
         row = get_architecture(name)
         if weights is None:
-            small = options.small_images
-            model = nnx.eval_shape(
-                lambda: build_model(name, small_images=small, rngs=nnx.Rngs(0), **options.arguments())
-            )
-            original = _original(name, row.num_classes, row.in_channels, small, options)
+            identity = Identity(row.name, row.num_classes, row.in_channels, options.small_images)
+            model = identity.build_abstract(**options.arguments())
+            original = _original(name, row.num_classes, row.in_channels, options.small_images, options)
             return ResNetPair(model, original, row.in_channels, row.num_classes)
 
         with jax.enable_x64(True):  # float64 weights stay so

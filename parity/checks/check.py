@@ -27,7 +27,14 @@ from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
-from parity.sides.networks import as_side, is_torch, name_of, require_network
+from parity.sides.networks import (
+    as_side,
+    is_torch,
+    name_of,
+    require_network,
+    unwrapped,
+    with_as_many_biases,
+)
 from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import RecordedSide, Recording
@@ -70,7 +77,7 @@ def check(
 
     Either is an NNX module, a PyTorch module, a pair (Linen module, variables), or a pair (function, parameters) where
     function(parameters, inputs) gives the outputs. Both may be of one framework. A network in JAX goes by the names
-    that PyTorch would give its parameters.
+    that PyTorch would give its parameters. What `torch.compile`, DataParallel or AveragedModel wrapped is unwrapped.
 
     Outputs, the loss and its gradients, statistics and optimiser steps decide. Where outputs and gradients agree,
     activations that differ are noted: they lie inside, where two right networks may differ.
@@ -106,6 +113,7 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
+    candidate, reference = unwrapped(candidate), unwrapped(reference)
     recording = _recording(candidate, reference, inputs, precision)
     for network in (candidate,) if recording else (candidate, reference):
         require_network(network)
@@ -205,7 +213,8 @@ def _first_difference(pair: Pair, report: Report) -> Finding:
     different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
     if different:
         more = f" and {len(different) - 1} more of {len(state)} differ" if different[1:] else " differs"
-        return Finding(different[0], f"{different[0]}{more} before anything is computed")
+        words = "parity.to_flax, load_state_dict or parity.randomize gives both networks the same values"
+        return Finding(different[0], f"{different[0]}{more} before anything is computed", words)
     first = next((row for row in report.failures if row.check == "activations"), report.failures[0])
     theirs = report.settings["frameworks"][1]
     evidence = first.note or f"relative error {first.error.relative:.1e}, {theirs}'s own {first.floor:.1e}"
@@ -228,6 +237,7 @@ def make_pair(
     if isinstance(reference, Recording):
         return _recorded_pair(candidate, reference, inputs, precision, names, device, options)
     inputs = map_arrays(np.asarray, inputs)
+    candidate, reference, zeros = with_as_many_biases(candidate, reference, names)
     of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
     oracle = as_side(reference, "float64", **of_reference)
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
@@ -236,7 +246,7 @@ def make_pair(
         side.framework += " (candidate)"
         oracle.framework = plain.framework = f"{plain.framework} (reference)"
     others = relaid(inputs, side, oracle) if torch_inputs is None else map_arrays(np.asarray, torch_inputs)
-    return Pair(
+    pair = Pair(
         candidate=side,
         oracle=oracle,
         reference=plain,
@@ -245,6 +255,12 @@ def make_pair(
         precision=precision,
         **options,
     )
+    if zeros:
+        pair.warn(
+            f"recurrent layers have one bias where PyTorch keeps two, which were summed before the comparison "
+            f"({', '.join(zeros[:4])} became zero): trained apart, PyTorch's move their sum twice as far in a step"
+        )
+    return pair
 
 
 def _recorded_pair(
@@ -257,6 +273,10 @@ def _recorded_pair(
     options: dict[str, Any],
 ) -> Pair:
     oracle = RecordedSide(recording, precision)
+    if is_torch(candidate):
+        from parity.sides.biases import with_one_bias
+
+        candidate, _ = with_one_bias(candidate, oracle.shapes())
     side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
     recorded = recording.given("inputs")
     inputs = relaid(recorded, oracle, side) if inputs is None else map_arrays(np.asarray, inputs)

@@ -226,10 +226,9 @@ class Pair:
                 result = run(arrangement)
             except RuntimeError as error:
                 self._arrangements.remove(arrangement)
-                reason = str(error).splitlines()[0]
                 self.note(
                     f"{self.oracle.framework}'s noise floor leaves out arrangements in which its network does not run: "
-                    f"{reason}"
+                    f"{str(error).splitlines()[0]}"
                 )
             else:
                 yield result
@@ -334,6 +333,15 @@ class Pair:
         homeless = homeless_counters(others, shapes)
         missing = {name: shape for name, shape in others.items() if name not in shapes and name not in homeless}
         unexpected = {name: shape for name, shape in shapes.items() if name not in others}
+        for side, lacking in ((self.oracle, missing), (self.candidate, unexpected)):
+            if constant := sorted(lacking.keys() & side.constants):
+                listed = ", ".join(constant[:5]) + (" and more" if constant[5:] else "")
+                self.warn(
+                    f"{side.framework} keeps {listed}, which no pass changes and the other network does not have: what "
+                    "they hold shows in the outputs alone"
+                )
+                for name in constant:
+                    del lacking[name]
         misshapen = {name: (shape, others[name]) for name, shape in shapes.items() if others.get(name, shape) != shape}
         if missing or unexpected or misshapen:
             source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))

@@ -15,7 +15,7 @@ from parity.conversion.checkpoints import write_checkpoint
 from parity.errors import ParityError
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import Arrays, Loss, Run, Side
-from parity.sides.networks import name_of, require_network
+from parity.sides.networks import is_torch, name_of, require_network, unwrapped
 from parity.sides.optimizers import Moments, Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import FORMAT, SCHEMA, described, digest, structure, weights_digest
@@ -44,7 +44,8 @@ def record(
 
     `parity.check(candidate, path)` then compares with it, also where the reference's framework is not installed. The
     file keeps inputs, targets, outputs, activations, gradients, statistics, optimiser steps and the noise floors of all
-    of them, and how it was made: versions, switches, settings.
+    of them, and how it was made: versions, switches, settings. The two biases of PyTorch's recurrent layers are
+    recorded as their sum.
 
     Args:
         network: any that `parity.check` takes.
@@ -59,7 +60,7 @@ def record(
     Raises:
         ParityError: if the network cannot run, does not agree with itself, or the file cannot be written.
     """
-    path = Path(path)
+    path, network = Path(path), unwrapped(network)
     require_network(network)
     if path.suffix != ".safetensors":
         raise ParityError(f"{path}: a recording's name ends in .safetensors")
@@ -69,6 +70,10 @@ def record(
     if weights not in ("values", "digest"):
         raise ParityError(f"weights is {weights!r}; it must be 'values' or 'digest'")
     optimizer = Optimizer(optimizer) if isinstance(optimizer, str) else optimizer or Optimizer()
+    if is_torch(network):
+        from parity.sides.biases import single_biases, with_one_bias
+
+        network, _ = with_one_bias(network, single_biases(network))
     with exact_arithmetic(precision) as switches:
         pair = make_pair(
             network,
@@ -155,6 +160,7 @@ class _Writer:
             "device": str(side.device),
             "parameters": list(side.parameters),
             "trained": list(side.trained),
+            "constants": sorted(side.constants),
             "takes_tokens": side.takes_tokens,
             "has_train_mode": side.has_train_mode,
             "shapes": side.shapes(),

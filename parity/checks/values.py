@@ -32,6 +32,8 @@ def weights(pair: Pair) -> list[Comparison]:
     reference = pair.reference.state()
     rows = []
     for name, value in pair.candidate.state().items():
+        if name not in reference:  # a constant
+            continue
         error, note = measure(value, reference[name], precision=pair.precision), ""
         if any(_overlap(array, tensors[name]) for array in jax.tree.leaves(arrays.get(name, ()))):
             error, note = Error(math.inf, math.inf, math.inf, 1.0), "shares its memory with PyTorch's tensor: copy it"

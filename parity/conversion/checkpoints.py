@@ -19,7 +19,7 @@ import numpy as np
 from parity.conversion.convert import as_numpy
 from parity.conversion.files import require_readable, write_whole
 from parity.conversion.folders import WHOLE, shards, weights_file
-from parity.conversion.nesting import flattened, tree, unnested
+from parity.conversion.nesting import flattened, network_name, tree, unnested
 from parity.conversion.pickles import no_memory, numpy_globals, read_plain_pickle
 from parity.errors import ParityError, needs_extra
 
@@ -36,7 +36,7 @@ class Checkpoint:
 
     Attributes:
         tensors: {name: array}; the arrays may be views of the file's memory.
-        metadata: text kept beside the weights.
+        metadata: text kept beside the weights; "architecture" is what the file calls the network.
         notes: what was skipped while reading, one sentence each.
     """
 
@@ -207,7 +207,8 @@ def _read_torch(path: Path) -> Checkpoint:
             raise ParityError(
                 f"{path}: {name} is a tensor ({kind}) that has no numpy type; save it as a dense float32 tensor"
             ) from error
-    return Checkpoint(arrays, notes=notes)
+    name = network_name(content)
+    return Checkpoint(arrays, {"architecture": name} if name else {}, notes)
 
 
 def _require_stored(path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from parity.conversion.naming import NAMES_HINT, Leaf, find_prefix, homeless_counters, leaves, mismatch_message
+from parity.conversion.recurrent import summed
 from parity.conversion.trees import as_given, as_module
 from parity.errors import ParityError
 from parity.registry import recognised
@@ -76,10 +77,8 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
         for name, leaf in by_name.items()
         if name not in keys and not (leaf.is_counter and uncounted)
     }
-    homeless = homeless_counters(keys, by_name)
-    unexpected = {
-        name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in by_name and name not in homeless
-    }
+    known = {*by_name, *homeless_counters(keys, by_name), *(leaf.addend for leaf in wanted)}
+    unexpected = {name: tuple(state_dict[key].shape) for name, key in keys.items() if name not in known}
     if unexpected:  # a tied parameter is in a state_dict under every name it has
         known = {_memory(state_dict[keys[name]]) for name in by_name if name in keys}
         unexpected = {name: shape for name, shape in unexpected.items() if _memory(state_dict[keys[name]]) not in known}
@@ -142,6 +141,7 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
 
     Nothing is changed unless everything fits. A prefix common to all names ("module.") is recognised. A file without
     any `num_batches_tracked` (PyTorch before 0.4.1) sets the counters to zero. No memory is shared with the tensors.
+    The two biases of a recurrent layer become their sum, in their own precision, as Flax has one.
 
     Args:
         state_dict: names to torch tensors or numpy arrays.
@@ -165,7 +165,7 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
         dtype = np.dtype(leaf.variable.dtype)
         if key is None:  # a counter that the file doesn't have
             return np.zeros(leaf.variable.shape, dtype)
-        value = leaf.rule.to_flax(_fitted(key, as_numpy(state_dict[key]), dtype))
+        value = leaf.rule.to_flax(_fitted(key, _summed(leaf, key, state_dict), dtype))
         return tuple(copied(part, dtype) for part in value) if leaf.rule.others else copied(value, dtype)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter lock while it copies
@@ -176,6 +176,19 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
         leaf.set_value(array)
     module.eval()
     return cast(Module, as_given(module, model))
+
+
+def _addend_key(leaf: Leaf, key: str) -> str:
+    """The key of what is added to the leaf at `key`."""
+    return key.removesuffix(leaf.torch_name) + (leaf.addend or "")
+
+
+def _summed(leaf: Leaf, key: str, state_dict: StateDict) -> np.ndarray:
+    """The entry for a leaf, with the one added to it that PyTorch keeps apart, if it does."""
+    array, other = as_numpy(state_dict[key]), _addend_key(leaf, key)
+    if leaf.rule.summed is None or other not in state_dict:
+        return array
+    return summed(array, as_numpy(state_dict[other]), leaf.rule.summed, other)
 
 
 def _require_tensors(state_dict: StateDict) -> None:
@@ -226,12 +239,18 @@ def to_torch(
         raise ParityError(f"like= takes a state_dict (torch_model.state_dict()), found a {type(like).__name__}")
     require_values(module)
     if like is None:
-        return {leaf.torch_name: _torch_array(leaf) for leaf in leaves(module, names)}
+        arrays = {leaf.torch_name: _torch_array(leaf) for leaf in leaves(module, names)}
+        addends = {leaf.addend: np.zeros_like(arrays[leaf.torch_name]) for leaf in leaves(module, names) if leaf.addend}
+        return arrays | addends
     _require_tensors(like)
     by_key = {key: leaf for leaf, key in _match(like, module, names) if key is not None}
+    kept = _biases_of(like, by_key)
     by_memory = {_memory(like[key]): leaf for key, leaf in by_key.items()}
     result = {}
     for key, tensor in like.items():
+        if key in kept:
+            result[key] = kept[key]
+            continue
         template = as_numpy(tensor)
         leaf = by_key.get(key) or by_memory.get(_memory(tensor))  # the latter for the second name of a tied parameter
         if leaf is None:  # a counter that this model does not keep
@@ -244,6 +263,21 @@ def to_torch(
             raise ParityError(f"{key} has values up to {abs(array).max():.3g}, too large for {template.dtype}")
         result[key] = cast
     return result
+
+
+def _biases_of(like: StateDict, by_key: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
+    """Pairs of biases whose sum is the model's: as in `like` where they have that sum, else the second is zero."""
+    biases: dict[str, np.ndarray] = {}
+    for key, leaf in by_key.items():
+        other = _addend_key(leaf, key)
+        if leaf.addend is None or other not in like:
+            continue
+        array = _torch_array(leaf)
+        if np.array_equal(_summed(leaf, key, like), array):
+            biases |= {name: as_numpy(like[name]).copy() for name in (key, other)}
+        else:
+            biases[other] = np.zeros_like(as_numpy(like[other]))
+    return biases
 
 
 def _torch_array(leaf: Leaf) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from parity.conversion.files import read_regular
 from parity.errors import ParityError
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")
+WHOLE = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
 INDICES = tuple(f"{name}.index.json" for name in WHOLE)
 LARGEST_INDEX = 2**26  # bytes
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,16 @@ from parity.errors import ParityError
 Shape = tuple[int, ...]
 Layers = dict[str, dict[str, Shape]]
 """{path of a layer: {its parameter or statistic: shape}}, in order of definition."""
+Orders = tuple[Sequence[str], Sequence[str]]
 COUNTER = "num_batches_tracked"
 LARGEST = 2**26  # bytes of a file with names
 
 
-def match_names(network: Any, original: Any, path: str | Path | None = None) -> dict[str, str]:
-    """Proposes {Flax path: PyTorch path} for layers whose names differ, as `names=` takes it.
-
-    Layers of the same name and shapes belong together; then those of the same kind and shapes in the same order; and
-    of what is left, those of the same shapes whose names are most alike. A proposal is complete, and verified: every
-    tensor of either network has one of its shape in the other. Whether layers of equal shapes are the right ones, only
-    `parity.check` can tell.
+def proposed_names(network: Any, original: Any, orders: Orders | None = None) -> dict[str, str]:
+    """The map that `parity.match_names` proposes.
 
     Args:
-        network: in JAX.
-        original: a PyTorch module, a state_dict, or another network in JAX.
-        path: a JSON file to write the map to, to be edited and given to `python -m parity check --names`.
+        orders: paths of both networks' submodules in the order of their calls; that of definition by default.
 
     Raises:
         ParityError: if a layer has no counterpart; the message lists them.
@@ -42,6 +36,8 @@ def match_names(network: Any, original: Any, path: str | Path | None = None) -> 
         if not any(COUNTER in layer for layer in others.values()):
             for layer in layers.values():
                 layer.pop(COUNTER, None)
+    if orders is not None:
+        ours, theirs = (_in_order(*one) for one in zip((ours, theirs), orders, strict=True))
     matched = _matched(ours, theirs)
     missing = {path: layer for path, layer in theirs.items() if path not in matched.values()}
     unexpected = {path: layer for path, layer in ours.items() if path not in matched}
@@ -53,10 +49,18 @@ def match_names(network: Any, original: Any, path: str | Path | None = None) -> 
     known = {path for path, _ in named_modules(module)}
     known |= {leaf.path.rpartition(".")[0] for leaf in leaves(module)}
     # A part that the rule of a whole layer covers has no path of its own in Flax, and follows that layer.
-    names = {path: matched[path] for path in ours if matched[path] != path and path in known}
-    if path is not None:
-        write_text(Path(path), json.dumps(names, indent=1) + "\n")
-    return names
+    return {path: matched[path] for path in ours if matched[path] != path and path in known}
+
+
+def _in_order(layers: Layers, order: Sequence[str]) -> Layers:
+    """The layers as they are called; those that never are come last."""
+    place = {path: index for index, path in reversed(list(enumerate(order)))}
+    return {path: layers[path] for path in sorted(layers, key=lambda path: place.get(path, len(order)))}
+
+
+def write_names(names: Mapping[str, str], path: Path) -> None:
+    """A file that `read_names` reads."""
+    write_text(path, json.dumps(names, indent=1) + "\n")
 
 
 def read_names(path: Path) -> dict[str, str]:

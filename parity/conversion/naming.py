@@ -14,7 +14,9 @@ import numpy as np
 from flax import nnx
 
 from parity.conversion.modules import all_variables, children, variables
+from parity.conversion.recurrent import other_bias
 from parity.conversion.rules import LeafRule, has_rules, rules_for
+from parity.conversion.stacked import Found, Layer, stacks
 from parity.conversion.trees import is_tree
 from parity.errors import ParityError
 
@@ -32,13 +34,22 @@ class Leaf:
 
     path: str
     torch_name: str
-    variables: tuple[nnx.Variable, ...]
+    variables: tuple[nnx.Variable | Layer, ...]
     rule: LeafRule
 
     @property
-    def variable(self) -> nnx.Variable:
+    def variable(self) -> nnx.Variable | Layer:
         """The first: all are of one kind and type."""
         return self.variables[0]
+
+    @property
+    def whole(self) -> tuple[nnx.Variable, ...]:
+        """The variables that Flax holds: of all layers, where layers are stacked."""
+        return tuple(part.variable if isinstance(part, Layer) else part for part in self.variables)
+
+    @property
+    def is_parameter(self) -> bool:
+        return isinstance(self.whole[0], nnx.Param)
 
     def value(self) -> Any:
         values = tuple(variable.get_value() for variable in self.variables)
@@ -52,6 +63,11 @@ class Leaf:
     def torch_shape(self) -> tuple[int, ...]:
         empty = tuple(np.broadcast_to(np.int8(0), variable.shape) for variable in self.variables)
         return self.rule.to_torch(empty if self.rule.others else empty[0]).shape
+
+    @property
+    def addend(self) -> str | None:
+        """The name of what PyTorch adds to it, where that has no variable of its own."""
+        return None if self.rule.summed is None else other_bias(self.torch_name)
 
     @property
     def is_counter(self) -> bool:
@@ -84,10 +100,10 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
             longest match wins, and what a module holds follows. An empty PyTorch path stands for the whole network.
 
     Raises:
-        ParityError: for a layer without a rule, layers stacked along an axis, a name without a module, a variable that
-            Flax holds where this package does not find it, or a model without parameters.
+        ParityError: for a layer without a rule, layers stacked along an axis that is not the first, a name without a
+            module, a variable that Flax holds where this package does not find it, or a model without parameters.
     """
-    found = list(_found(model))
+    found = _unstacked(list(_found(model)))
     paths = {path for path, _ in named_modules(model)} | {leaf.path for leaf in found}
     known = paths | {parent for path in paths for parent in _parents(path)}
     for name in names or {}:
@@ -97,7 +113,7 @@ def leaves(model: nnx.Module, names: Mapping[str, str] | None = None) -> list[Le
             raise ParityError(f"names={{Flax path: PyTorch path}}: the Flax network has no module {name!r}{hint}")
     if not found:
         raise ParityError(f"the {type(model).__name__} has no parameters")
-    covered = {id(variable) for leaf in found for variable in leaf.variables}
+    covered = {id(variable) for leaf in found for variable in leaf.whole}
     if lost := [path for path, variable in all_variables(model).items() if id(variable) not in covered]:
         raise ParityError(
             f"{', '.join(lost[:8])} of the {type(model).__name__} cannot be reached through attributes, lists, tuples "
@@ -116,19 +132,23 @@ def _found(model: nnx.Module) -> Iterator[Leaf]:
         rules = rules_for(module, path) if own or has_rules(module) else {}
         below = {name.rpartition(".")[0] for name in rules if name not in own} - {""}
         for child_path in below if not is_tree(module) else ():
-            child = children(module).get(child_path)
+            child = _child(module, child_path)
             if child is not None:
                 own |= {_join(child_path, name): variable for name, variable in variables(child).items()}
-                taken.add(_join(path, child_path))
+                taken |= {_join(path, covered) for covered in (child_path, *_parents(child_path))}
         others = {name for rule in rules.values() for name in rule.others}
         taken |= {_join(path, name.rpartition(".")[0]) for name in others}
         if lacking := own.keys() - rules.keys() - others:
             raise ParityError(f"the rule for {type(module).__name__} ({path}) does not cover {', '.join(lacking)}")
         for name, rule in rules.items():
             if name in own:
-                _require_unstacked(_join(path, name), own[name], rule)
                 parts = [_variable(module, other) for other in rule.others]
                 yield Leaf(_join(path, name), _join(path, rule.torch_name), (own[name], *parts), rule)
+
+
+def _child(module: nnx.Module, path: str) -> nnx.Module | None:
+    """The submodule at that path; None if there is none."""
+    return next((child for name, child in named_modules(module) if name == path), None)
 
 
 def _variable(module: nnx.Module, name: str) -> nnx.Variable:
@@ -137,13 +157,31 @@ def _variable(module: nnx.Module, name: str) -> nnx.Variable:
     return cast(nnx.Variable, module)
 
 
-def _require_unstacked(path: str, variable: nnx.Variable, rule: LeafRule) -> None:
-    if rule.ndim is None or len(variable.shape) == rule.ndim:
+def _unstacked(found: list[Leaf]) -> list[Leaf]:
+    """A leaf for each layer of those that are stacked, named as in a list of layers: "blocks.0.linear.kernel"."""
+    modules = [Found(leaf.path.rpartition(".")[0], leaf.variable.shape, leaf.rule.ndim) for leaf in found]
+    lengths = stacks(modules)
+    result: list[Leaf] = []
+    for leaf in found:
+        stack = next((path for path in lengths if leaf.path.startswith(f"{path}.")), "")
+        for index in range(lengths.get(stack, 0)):
+            parts = tuple(Layer(whole, index) for whole in leaf.whole)
+            path, torch_name = (f"{stack}.{index}{name[len(stack) :]}" for name in (leaf.path, leaf.torch_name))
+            result.append(Leaf(path, torch_name, parts, leaf.rule))
+        if not stack:
+            _require_axes(leaf)
+            result.append(leaf)
+    return result
+
+
+def _require_axes(leaf: Leaf) -> None:
+    shape, ndim = leaf.variable.shape, leaf.rule.ndim
+    if ndim is None or len(shape) == ndim:
         return
     raise ParityError(
-        f"{path} has the shape {variable.shape}, {len(variable.shape)} axes where such a layer has {rule.ndim}: layers "
-        f"that nnx.vmap or nnx.scan has stacked are separate in PyTorch ({path.rpartition('.')[0]}.0, .1, ...); build "
-        "them as an nnx.List of layers, and convert that"
+        f"{leaf.path} has the shape {shape}, {len(shape)} axes where such a layer has {ndim}: layers stacked by "
+        "nnx.vmap or nnx.scan can be converted where each of their variables has one more axis, the first; others have "
+        "to be built as an nnx.List of layers"
     )
 
 

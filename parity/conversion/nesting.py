@@ -13,6 +13,9 @@ DEEPEST = 100
 MOST_REPEATS = 10_000
 """How often dicts may be met again under other keys: each level of such sharing can double what they unfold to."""
 
+_SETTINGS = ("hyper_parameters", "hparams", "args", "config", "cfg", "opt")
+_OF_THE_NETWORK = ("arch", "architecture", "model_name", "model", "backbone")
+
 IsTensor = Callable[[Any], bool]
 
 
@@ -55,6 +58,17 @@ def unnested(content: Any, path: Path, is_tensor: IsTensor) -> tuple[dict[str, A
     if dropped := _named(content, except_for=[key for key in content if is_tensor(content[key])]):
         notes.append(f"dropped entries that are not tensors: {dropped}")
     return tensors, tuple(notes)
+
+
+def network_name(content: Any) -> str | None:
+    """What a training script calls the network in its checkpoint or in the settings beside it; None for nothing."""
+    entries = content if isinstance(content, Mapping) else {}
+    for settings in (entries, *(entries.get(key) for key in _SETTINGS)):
+        found = settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
+        for key in _OF_THE_NETWORK:
+            if isinstance(name := found.get(key), str):
+                return name
+    return None
 
 
 def tree(content: Any, path: Path, is_tensor: IsTensor) -> Any:

@@ -28,6 +28,8 @@ class LeafRule:
         ndim: how many axes the variable has; None for any number.
         others: further variables that PyTorch keeps in the same tensor. `to_flax` then gives a tuple, and `to_torch`
             takes one: this variable's value first, then theirs.
+        summed: of a recurrent layer's bias, the rows of PyTorch's other bias that are added to it (see `recurrent.py`);
+            None for any other variable.
     """
 
     torch_name: str
@@ -36,6 +38,7 @@ class LeafRule:
     torch_dtype: type | None = None
     ndim: int | None = None
     others: tuple[str, ...] = ()
+    summed: slice | None = None
 
 
 Rules = Mapping[str, LeafRule]

@@ -105,6 +105,7 @@ class Side(Protocol):
         device: what it computes on, as its framework names it.
         parameters: names of the parameters, in order of definition.
         trained: those of them that have a gradient, the frozen ones apart.
+        constants: names of what the state holds although no pass changes it.
         takes_tokens: whether integer inputs are meant to be looked up in an embedding.
         has_train_mode: whether train mode computes something else than eval mode.
     """
@@ -119,6 +120,9 @@ class Side(Protocol):
 
     @property
     def trained(self) -> Collection[str]: ...
+
+    @property
+    def constants(self) -> Collection[str]: ...
 
     @property
     def takes_tokens(self) -> bool: ...

@@ -48,6 +48,7 @@ class FlaxSide:
     """
 
     framework, channels = "Flax", -1
+    constants: Collection[str] = ()  # whatever Flax holds may change
     # In JAX nothing is stored with the channels second, so that there is no other memory format to compute in.
     arrangements = tuple(replace(one, channels_last=False) for one in ARRANGEMENTS[1:] if one.name != "channels last")
 
@@ -77,7 +78,7 @@ class FlaxSide:
                     f"{leaf.torch_name}: names= gives each a path of its own"
                 )
             self.leaves[leaf.torch_name] = leaf
-        self.parameters = [name for name, leaf in self.leaves.items() if isinstance(leaf.variable, nnx.Param)]
+        self.parameters = [name for name, leaf in self.leaves.items() if leaf.is_parameter]
         self.values = {name: leaf.value() for name, leaf in self.leaves.items()}
         self._compiled: dict[tuple, Callable] = {}
 
@@ -295,6 +296,21 @@ class FlaxSide:
         """Parameters, and everything else."""
         parameters = {name: self.values[name] for name in self.parameters}
         return parameters, {name: value for name, value in self.values.items() if name not in parameters}
+
+    def calls(self, inputs: Any) -> list[str]:
+        """PyTorch's paths of the submodules in the order in which their calls end in eval mode; nothing is computed."""
+        graphdef, state = nnx.split(self.model(train=False))
+        order: list[str] = []
+
+        def forward(arrays: dict[str, jax.Array]) -> None:
+            model = nnx.merge(graphdef, state, copy=True)
+            with recording_flax(model, self.torch_path) as recorder:
+                called(model, with_arrays(inputs, arrays), train=False)
+            order.extend(recorder.arguments)
+
+        with self.arithmetic():
+            jax.eval_shape(forward, named_arrays(self.array(inputs)))
+        return order
 
     def module_paths(self) -> list[str]:
         """The submodules' paths in PyTorch, in order of definition."""

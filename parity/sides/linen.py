@@ -14,7 +14,7 @@ from parity.sides.arguments import arguments_of, mode_arguments
 def modes_of(model: nnx.Module, inputs: Any) -> dict[str, bool]:
     """{name: value in train mode} of the switches by which the network's call takes its mode.
 
-    Linen's `deterministic` is not among them: its dropout has no other switch, and stays off.
+    Linen's `deterministic` is not among them: it is for dropout, which stays off.
     """
     if isinstance(model, Tree):
         return mode_arguments(partial(model.function, None), inputs) if model.function else {}
@@ -34,7 +34,15 @@ def called(model: nnx.Module, inputs: Any, *, train: bool) -> Any:
         if "deterministic" in mode_arguments(partial(type(network).__call__, network), inputs):
             options["deterministic"] = True
         options["mutable"] = ["batch_stats"] if train else False
-    return model(*positional, **named, **options)
+    with linen.intercept_methods(_without_dropout):
+        return model(*positional, **named, **options)
+
+
+def _without_dropout(function: Callable, args: tuple, kwargs: dict, context: linen.module.InterceptorContext) -> Any:
+    """Linen's Dropout gives its inputs, also where a switch such as `train=` has turned it on."""
+    if isinstance(context.module, linen.Dropout) and context.method_name == "__call__":
+        return args[0] if args else kwargs["inputs"]
+    return function(*args, **kwargs)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flax import nnx
 
 from parity.conversion.convert import require_values
+from parity.conversion.naming import leaves
 from parity.conversion.trees import Tree, as_module
 from parity.errors import ParityError
 from parity.sides.flax import FlaxSide
@@ -18,7 +19,7 @@ WAYS = (
     "an NNX module, a PyTorch module, a pair (Linen module, variables), or a pair (function, parameters) where "
     "function(parameters, inputs) gives the outputs"
 )
-_WRAPPERS = {
+_WRAPPERS = {  # by name, since some are of modules that are imported only where they are used
     "DataParallel": "module",
     "DistributedDataParallel": "module",
     "AveragedModel": "module",
@@ -32,11 +33,16 @@ def is_torch(network: Any) -> bool:
     return torch is not None and isinstance(network, torch.nn.Module)
 
 
+def unwrapped(network: Any) -> Any:
+    """The network inside what `torch.compile`, DataParallel or an average of weights put around it."""
+    while is_torch(network) and (attribute := _WRAPPERS.get(type(network).__name__)):
+        network = getattr(network, attribute)
+    return network
+
+
 def require_network(network: Any) -> None:
     """Raises ParityError unless this is a network that has values and can be compared."""
     if is_torch(network):
-        if attribute := _WRAPPERS.get(type(network).__name__):
-            raise ParityError(f"the PyTorch network is wrapped in {type(network).__name__}: pass its .{attribute}")
         if isinstance(network, sys.modules["torch"].jit.ScriptModule):
             raise ParityError(
                 f"the PyTorch network ({type(network).__name__}) is scripted or traced, and its calls cannot be "
@@ -79,6 +85,22 @@ def as_side(
     module = as_module(network)
     assert module is not None
     return FlaxSide(module, precision, names, torch_names)
+
+
+def with_as_many_biases(candidate: Any, reference: Any, names: Mapping[str, str] | None) -> tuple[Any, Any, list[str]]:
+    """Both networks, and the names of biases that are zero in the one in PyTorch; see `parity.sides.biases`."""
+    if is_torch(candidate) == is_torch(reference):
+        return candidate, reference, []
+    from parity.sides.biases import with_one_bias
+
+    module = as_module(reference if is_torch(candidate) else candidate)
+    assert module is not None
+    known = {leaf.torch_name for leaf in leaves(module, names)}
+    if is_torch(candidate):
+        candidate, zeros = with_one_bias(candidate, known)
+    else:
+        reference, zeros = with_one_bias(reference, known)
+    return candidate, reference, zeros
 
 
 def name_of(network: Any) -> str:

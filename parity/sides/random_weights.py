@@ -8,40 +8,54 @@ import numpy as np
 from flax import nnx
 
 from parity.conversion.convert import to_flax
+from parity.conversion.naming import leaves
 from parity.errors import ParityError
-from parity.sides.networks import is_torch, kind
+from parity.sides.networks import is_torch, kind, unwrapped
 
 if TYPE_CHECKING:
     import torch
 
 
 def randomize(
-    flax_model: nnx.Module | None,
+    network: "nnx.Module | torch.nn.Module | None",
     torch_model: "torch.nn.Module",
     *,
     seed: int = 0,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Fills a Flax network, if given one, and a PyTorch network with the same values: every part shows in the output.
+    """Fills a network, if given one, and a PyTorch network with the same values: every part shows in the output.
 
     A fresh network hides faults: gammas of 1 and statistics of 0 and 1 leave a BatchNorm without effect, a last gamma
     of 0 a whole branch. Here weights have the size that keeps a signal's (He et al. 2015) and a mean that is not zero,
     gammas lie in 0.4..0.8 or 1.2..1.6, some negative, and statistics around, but not at, the ones of a unit signal.
+    Buffers that are no statistics, such as masks, stay as they are.
+
+    Args:
+        network: in Flax or in PyTorch.
+        torch_model: in PyTorch.
+        seed: of the values.
+        names: {Flax path: PyTorch path}, as in `to_flax`.
 
     Raises:
         ParityError: if the two do not correspond, or are given the other way round.
     """
     import torch
 
+    from parity.sides.torch import constants
     from parity.sides.torch_private import NormWithStatistics
 
-    if flax_model is not None:
-        _require_pair(flax_model, torch_model)
+    network, torch_model = unwrapped(network), unwrapped(torch_model)
+    if network is not None:
+        _require_pair(network, torch_model)
     rng = np.random.default_rng(seed)
     norms = NormWithStatistics | torch.nn.GroupNorm | torch.nn.LayerNorm
     gammas = {f"{path}.weight".lstrip(".") for path, part in torch_model.named_modules() if isinstance(part, norms)}
     values: dict[str, Any] = {}
+    kept = constants(torch_model)
     for name, tensor in torch_model.state_dict().items():
+        if name in kept:
+            values[name] = tensor.clone()
+            continue
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             value = rng.integers(1, 100, shape)
@@ -56,14 +70,45 @@ def randomize(
         else:  # biases, running means
             value = rng.normal(0.05, 0.2, shape)
         values[name] = torch.tensor(value, dtype=tensor.dtype)
+    for path, part in torch_model.named_modules():
+        if isinstance(part, torch.nn.RNNBase | torch.nn.RNNCellBase):
+            _make_summable(part, path, values, keep_all=network is None or is_torch(network))
     torch_model.load_state_dict(values)
-    if flax_model is not None:
-        to_flax(torch_model.state_dict(), flax_model, names=names)
+    if is_torch(network):
+        network.load_state_dict(torch_model.state_dict())
+    elif network is not None:
+        known = {leaf.torch_name for leaf in leaves(network, names)}
+        state = {name: tensor for name, tensor in torch_model.state_dict().items() if name in known or name not in kept}
+        to_flax(state, network, names=names)
 
 
-def _require_pair(flax_model: Any, torch_model: Any) -> None:
-    if not isinstance(flax_model, nnx.Module) or not is_torch(torch_model):
-        given = " and ".join(map(kind, (flax_model, torch_model)))
+def _make_summable(layer: "torch.nn.Module", path: str, values: "dict[str, torch.Tensor]", *, keep_all: bool) -> None:
+    """Rounds a recurrent layer's two biases so that their sum, the one bias that Flax has, is exact.
+
+    Unless all is kept, the part of a GRU's that nnx.GRUCell has no place for becomes zero.
+    """
+    import torch
+
+    for name, parameter in layer.named_parameters(recurse=False):
+        if not name.startswith("bias"):
+            continue
+        value = values[f"{path}.{name}" if path else name]
+        value.copy_((value.double() * 2**16).round() / 2**16)
+        if isinstance(layer, torch.nn.GRU | torch.nn.GRUCell) and name.startswith("bias_hh") and not keep_all:
+            value[2 * len(parameter) // 3 :] = 0
+
+
+def _require_pair(network: Any, torch_model: Any) -> None:
+    if is_torch(network) and is_torch(torch_model):
+        shapes = [{name: tuple(value.shape) for name, value in part.state_dict().items()}
+                  for part in (network, torch_model)]  # fmt: skip
+        if different := sorted(dict(shapes[0].items() ^ shapes[1].items())):
+            raise ParityError(
+                f"the two PyTorch networks differ in {', '.join(different[:5])}: of two of other names or shapes each "
+                "is filled by itself"
+            )
+    elif not isinstance(network, nnx.Module) or not is_torch(torch_model):
+        given = " and ".join(map(kind, (network, torch_model)))
         raise ParityError(
             f"expected the Flax network and then the PyTorch one, found {given}; parameters that no module holds are "
             "filled by parity.to_flax(torch_model.state_dict(), parameters), after parity.randomize(None, torch_model)"

@@ -105,7 +105,7 @@ class Recording:
         try:
             about = json.loads(checkpoint.metadata["about"])
             return cls(path, about, {name: checkpoint.tensors[name] for name in about["tensors"]})
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ParityError(f"{path} is a damaged recording: {error} is missing or unreadable") from error
 
     @classmethod
@@ -225,6 +225,7 @@ class RecordedSide(AnsweredByRunning):
         self.recording, self.precision = recording, precision
         self.framework, self.channels, self.device = about["framework"], about["channels"], about["device"]
         self.parameters, self.trained = about["parameters"], about["trained"]
+        self.constants = about.get("constants", ())  # absent from older files
         self.takes_tokens, self.has_train_mode = about["takes_tokens"], about["has_train_mode"]
         self.modes = {one["mode"] for one in about["passes"].values()}
         self.step: int | None = None  # the optimiser step after which it stands

@@ -31,6 +31,8 @@ from parity.sides.recording import flatten_output, map_output, recording_torch
 from parity.sides.torch_private import Dropout
 from parity.sides.trainers import TorchTrainer
 
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+
 
 class TorchSide(AnsweredByRunning):
     """A private copy of a PyTorch network in one precision: "float64", "float32", or "bfloat16" (autocast)."""
@@ -84,6 +86,10 @@ class TorchSide(AnsweredByRunning):
         return [name for name, _ in self.module.named_parameters()]
 
     @property
+    def constants(self) -> set[str]:
+        return constants(self.module)
+
+    @property
     def trained(self) -> list[str]:
         return [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
 
@@ -118,10 +124,11 @@ class TorchSide(AnsweredByRunning):
         return {name: as_numpy(buffer).copy() for name, buffer in self.module.named_buffers() if name in state}
 
     def load(self, state: Arrays) -> None:
-        """Takes some or all parameters and statistics, by copies."""
+        """Takes some or all parameters and statistics, by copies; what only the other side has is passed over."""
         tensors = self.module.state_dict()
         for name, array in state.items():
-            tensors[name].copy_(torch.from_numpy(np.array(array)))
+            if name in tensors:
+                tensors[name].copy_(torch.from_numpy(np.array(array)))
 
     def set_mode(self, train: bool) -> None:
         """Train or eval mode; dropout stays off, since its masks cannot correspond."""
@@ -136,6 +143,13 @@ class TorchSide(AnsweredByRunning):
         modes = {name: value == self.module.training for name, value in self.mode_arguments(inputs).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.module(*positional, **named, **modes)
+
+    def calls(self, inputs: Any) -> list[str]:
+        """The submodules' paths in the order in which their calls end in eval mode."""
+        self.set_mode(False)
+        with torch.no_grad(), recording_torch(self.module) as recorder:
+            self.forward(self.array(inputs))
+        return list(recorder.arguments)
 
     def run(
         self,
@@ -199,6 +213,12 @@ class TorchSide(AnsweredByRunning):
                 buffer.copy_(statistics[name])
             if arrangement.channels_last:
                 self.module.to(memory_format=torch.contiguous_format)
+
+
+def constants(module: torch.nn.Module) -> set[str]:
+    """Buffers that are saved though no pass changes them, such as masks and tables of positions."""
+    state = module.state_dict()
+    return {name for name, _ in module.named_buffers() if name in state and name.rpartition(".")[2] not in STATISTICS}
 
 
 def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -110,8 +110,9 @@ def show(arguments: Show) -> int:
         write_text(arguments.json, to_json(row, indent=1) + "\n")
     if (sheet := arguments.sheet) is not None:
         is_drawn, note = drawn(sheet, lambda: contact_sheet(source, sheet))
-        if is_drawn:
-            say(f"contact sheet: {sheet}")
+        if not is_drawn:  # last, because everything else is done
+            raise UserError(note)
+        say(f"contact sheet: {sheet}")
         if note:
             say(f"note: {note}")
     return 1 if figures.damaged else 0

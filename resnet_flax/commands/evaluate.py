@@ -18,9 +18,11 @@ from resnet_flax.data.source import SourceOptions
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.text import to_json
+from resnet_flax.training.agreement import agree
 from resnet_flax.training.config import DataConfig, TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.evaluation import Evaluation
+from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
@@ -31,11 +33,14 @@ from resnet_flax.weights.pretrained import Pretrained
 WORST = 20  # classes listed where there are many
 
 
-def main(config: TrainConfig, console: Console) -> int:
+def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
     """Prints top-1, top-5, loss, macro-F1 and each class's figures, and writes evaluation.json and confusion.png.
 
     Transform, mean and standard deviation are those of the command line where they differ from the recipe's; otherwise
     those stored with the weights; otherwise the recipe's.
+
+    Args:
+        hosts: those of the job, where there are several.
 
     Raises:
         UserError: without weights, or for weights with another number of classes than the data.
@@ -82,6 +87,8 @@ def main(config: TrainConfig, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
+    if hosts:
+        agree(hosts, setup, test, test)
     result = setup.evaluate(setup.initial_arrays(), setup.evaluation_batches(test))
     if jax.process_index() == 0:
         workdir = Workdir(config.run.workdir or Path())

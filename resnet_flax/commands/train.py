@@ -81,7 +81,7 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
         with quits_on_interrupt():
             from resnet_flax.commands import evaluate
 
-        return evaluate.main(config, console)
+        return evaluate.main(config, console, hosts)
     if config.run.dry_run:
         with quits_on_interrupt():
             from resnet_flax.commands import dry_run

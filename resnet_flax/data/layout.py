@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,8 +22,16 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in NO_DATA
 
 
+@functools.cache
+def _kernels() -> dict[int, str]:
+    """{device: where it is mounted} of the file systems that the kernel makes up: their links lead everywhere."""
+    return {os.stat(path).st_dev: path for path in ("/proc", "/sys") if os.path.ismount(path)}  # noqa: PTH116
+
+
 def _entries(directory: str | Path) -> list[os.DirEntry]:
     try:
+        if kernel := _kernels().get(os.stat(directory).st_dev):  # noqa: PTH116
+            raise UserError(f"cannot list {directory}: it is of the kernel's {kernel}, which has no images")
         with os.scandir(directory) as entries:
             return sorted(
                 (entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: os.fsencode(entry.name)

@@ -18,6 +18,7 @@ from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.models import ResNet
+from resnet_flax.training.agreement import agree
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
@@ -31,7 +32,6 @@ from resnet_flax.training.metrics import Backlog, Journal, read_metrics
 from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.recipes import scaling_note
-from resnet_flax.training.saved_config import OF_A_HOST, as_json, differences, from_json
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
@@ -385,7 +385,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
     if hosts:
-        _agree(hosts, setup, source, test)
+        agree(hosts, setup, source, test)
         hosts.way_on = f"resume with {resume_command(config, workdir)}"
     return _train_in(workdir, saved, setup, source, test, console)
 
@@ -393,25 +393,6 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
 def resume_command(config: TrainConfig, workdir: Workdir) -> str:
     distributed = " --distributed" if config.run.distributed else ""
     return f"{invocation()} --resume --workdir {shlex.quote(str(workdir))}{distributed}"
-
-
-def _agree(hosts: Hosts, setup: Setup, source: Source, test: Source) -> None:
-    """Waits for all hosts, before anything is written or computed together.
-
-    Raises:
-        UserError: if this one has other settings or data than the first.
-    """
-    here = [len(source), len(test), setup.facts.num_classes, jax.local_device_count()]
-    first = hosts.agree({"config": as_json(setup.config), "images": here})
-    changed = differences(from_json(first["config"]), setup.config, OF_A_HOST)
-    if (there := first["images"]) != here:
-        changed.append(f"training images, test images, classes, devices {there} there, {here} here")
-    if changed:
-        raise UserError(
-            f"this host and host 0 do not have the same run ({'; '.join(changed)}); give all the same command and data"
-        )
-    # Gloo allows 30 seconds from one host's first collective to another's: it comes now, when all are here.
-    multihost_utils.sync_global_devices("all hosts are ready")
 
 
 def _train_in(

@@ -59,7 +59,7 @@ def activation_named(name: Any, field: str) -> str:
     known = ALIASES.get(name, name) if isinstance(name, str) else None
     if known not in ACTIVATIONS:
         raise UserError(
-            f"{field} is {name!r}, an activation that is not known here; there are {', '.join(ACTIVATIONS)}"
+            f"{field} is {name!r:.80}, an activation that is not known here; there are {', '.join(ACTIVATIONS)}"
         )
     return known
 

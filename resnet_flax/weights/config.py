@@ -328,6 +328,8 @@ def _hugging_face_preprocessing(folder: Path) -> Preprocessing | None:
     for flag in ("do_resize", "do_rescale", "do_normalize"):
         if flag in fields.content and not fields.flag(flag):
             raise fields.lacks(flag)
+    if not math.isclose(fields.number("rescale_factor", 1 / 255, low=0, high=1e6), 1 / 255, rel_tol=1e-6):
+        raise fields.lacks("rescale_factor", "images are divided by 255 here")
     # ConvNextImageProcessor, which transformers' ResNets use, resizes to size / crop_pct below 384 pixels.
     resize = int(crop / fields.number("crop_pct", 0.875, low=0.01, high=1))
     filters: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}

@@ -21,9 +21,9 @@ from resnet_flax.models import ARCHITECTURES, ResNet, get_architecture
 from resnet_flax.weights.arithmetic import arithmetic_of, model_options
 from resnet_flax.weights.config import Config, read_config
 from resnet_flax.weights.identify import Identity, identify
-from resnet_flax.weights.layouts import TORCHVISION, Layout
+from resnet_flax.weights.layouts import CHILDREN, TORCHVISION, Layout
 from resnet_flax.weights.metadata import OF_THE_FILE, Metadata, metadata_of
-from resnet_flax.weights.refusals import seen
+from resnet_flax.weights.refusals import WAY_ON, seen
 from resnet_flax.weights.selection import Selection, layout_of, names_by_layout, select
 from resnet_flax.weights.signs import Clues, named_architecture, signs
 from resnet_flax.weights.wrappers import computed, unfolded
@@ -133,7 +133,8 @@ class Weights:
             if sentence := seen({name: tuple(array.shape) for name, array in self.state_dict.items()}):
                 raise ParityError(f"{self.source}: {sentence}") from None
             raise ParityError(
-                f"{self.source} does not fit {self.identity.architecture}, the nearest network here: {error.message}"
+                f"{self.source} does not fit {self.identity.architecture}, the nearest network here; if it is another, "
+                f"{WAY_ON}; {error.message}"
             ) from None
 
     @property
@@ -218,9 +219,7 @@ def _identity(
             for name in selection.dropped
             if name.startswith(selection.prefix)
         }
-        if sentence := seen(shapes | beside):
-            raise UserError(sentence) from error
-        raise
+        raise UserError(seen(shapes | beside) or f"{error}; {WAY_ON}") from error
 
 
 def _named(
@@ -232,10 +231,11 @@ def _named(
         known: the names that came with the weights, the most reliable first.
     """
     candidates = (identity.architecture, *identity.also)
-    if name := next((name for name in known if name in candidates), None):
+    plain = (name.rpartition("/")[2].partition(".")[0] for name in known if name)  # of timm/resnet50.a1_in1k
+    if name := next((name for name in plain if name in candidates), None):
         return replace(identity, architecture=name), ()
-    # The variants are timm's: they have no other layout, and the stem for large images.
-    if not identity.also or identity.small_images or selection.layout is not TORCHVISION:
+    # The variants are timm's: they have no names but torchvision's, and the stem for large images.
+    if not identity.also or identity.small_images or selection.layout.name not in (TORCHVISION.name, CHILDREN):
         return identity, ()
     name = named_architecture(path, candidates)
     if name == identity.architecture:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from flax import nnx
 
 from resnet_flax.errors import UserError
@@ -46,7 +47,18 @@ class Identity:
 
     def build_abstract(self, **options: Any) -> ResNet:
         """The same without memory or random numbers: every variable is a `jax.ShapeDtypeStruct`, to be filled."""
-        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0), **options))
+        return nnx.eval_shape(lambda: self.build(_OneKey(0), **options))
+
+
+class _OneKey(nnx.Rngs):
+    """One key for all parameters, whose values are never computed.
+
+    While a function is traced, each draw of a new key searches everything that was traced before: a network of 400
+    layers would take minutes.
+    """
+
+    def params(self) -> jax.Array:
+        return self.default.key[...]
 
 
 def identify(shapes: Mapping[str, Shape]) -> Identity:
@@ -73,7 +85,7 @@ def identify(shapes: Mapping[str, Shape]) -> Identity:
             f"{' or '.join(map(_listed, near))}"
         )
     stem = shapes.get("conv1.0.weight", shapes.get("conv1.weight", ()))
-    if len(stem) != 4:
+    if len(stem) != 4 or 0 in stem:
         found = f"conv1.weight is {stem}" if stem else "there is no conv1.weight and no conv1.0.weight"
         raise UserError(
             f"every architecture here has a conv1.weight or conv1.0.weight (features, channels, height, width), "

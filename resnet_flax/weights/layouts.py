@@ -130,12 +130,19 @@ _HF_BLOCK = r"encoder\.stages\.(\d+)\.layers\.(\d+)"
 
 TORCHVISION = Layout("torchvision", (("layer1.0.conv1.weight", ""),), _TORCHVISION)
 
+CHILDREN = "a Sequential of torchvision's children (lightly, fastai)"
+
 LAYOUTS: tuple[Layout, ...] = (
     TORCHVISION,
     Layout(
         "OpenMMLab's deep stem",
         (("layer1.0.conv1.weight", "stem.0.weight"),),
         ((rf"stem\.7\.{_ANY}", "bn1.{1}"), (rf"stem\.([0-6]\.{_ANY})", "conv1.{1}"), *_TORCHVISION),
+    ),
+    Layout(
+        "maskrcnn-benchmark",
+        (("layer1.0.conv1.weight", "stem.conv1.weight"),),
+        ((rf"stem\.(conv1|bn1)\.{_ANY}", "{1}.{2}"), *_TORCHVISION),
     ),
     Layout(
         "Hugging Face",
@@ -149,6 +156,20 @@ LAYOUTS: tuple[Layout, ...] = (
             (rf"embedder\.embedder\.convolution\.{_ANY}", "conv1.{1}"),
             (rf"embedder\.embedder\.normalization\.{_ANY}", "bn1.{1}"),
         ),
+    ),
+    Layout(
+        "Hugging Face's Flax",
+        tuple((f"{top}encoder.stages.0.layers.0.layer.0.convolution.kernel", "") for top in ("resnet.", "")),
+        (
+            *_flax(rf"(?:resnet\.)?{_HF_BLOCK}\.layer\.(\d)\.convolution", "layer{1+1}.{2}.conv{3+1}"),
+            *_flax(rf"(?:resnet\.)?{_HF_BLOCK}\.layer\.(\d)\.normalization", "layer{1+1}.{2}.bn{3+1}"),
+            *_flax(rf"(?:resnet\.)?{_HF_BLOCK}\.shortcut\.convolution", "layer{1+1}.{2}.downsample.0"),
+            *_flax(rf"(?:resnet\.)?{_HF_BLOCK}\.shortcut\.normalization", "layer{1+1}.{2}.downsample.1"),
+            *_flax(r"(?:resnet\.)?embedder\.embedder\.convolution", "conv1"),
+            *_flax(r"(?:resnet\.)?embedder\.embedder\.normalization", "bn1"),
+            *_flax(r"classifier\.1", "fc"),
+        ),
+        kernels="flax",
     ),
     Layout(
         "Residual blocks",
@@ -171,9 +192,10 @@ LAYOUTS: tuple[Layout, ...] = (
         ),
     ),
     Layout(
-        "a Sequential of torchvision's children (lightly, fastai)",
-        (("4.0.conv1.weight", "0.weight"),),
+        CHILDREN,
+        (("4.0.conv1.weight", "0.weight"), ("4.0.conv1.weight", "0.0.weight")),
         (
+            (rf"0\.([0-6])\.{_FIELDS}", "conv1.{1}.{2}"),  # a deep stem
             (rf"0\.{_FIELDS}", "conv1.{1}"),
             (rf"1\.{_FIELDS}", "bn1.{1}"),
             (r"([4-7])\.(\d+\..+)", "layer{1-3}.{2}"),

@@ -93,7 +93,7 @@ class Metadata:
     def _json(self, key: str, kind: type) -> Any:
         try:
             value = json.loads(self.text.get(key, ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, kind) else None
 

@@ -10,7 +10,12 @@ _REFUSED = f"it is none of the networks here (`python -m resnet_flax models`); {
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "an attention pool, as in CLIP's ModifiedResNet; only global average pooling is known here"),
-    (r"(^|\.)(stem\.\d+|layer0\.conv\d)\.", "a deep stem under other names than timm's, conv1.0 and so on"),
+    (r"(^|\.)stem\.\d+\.", "a deep stem under other names than timm's, conv1.0 and so on"),
+    (r"(^|\.)layer0\.",
+     "a stem called layer0, as in Cadene's SENets and in PSPNet, whose pooling and strides differ too"),
+    (r"(^|\.)(\w*fake_quant\w*|activation_post_process\w*)\.",
+     "observers of quantisation; give the checkpoint from before quantisation"),
+    (r"(^|\.)_?flat_param", "parameters that FSDP flattened; save them with StateDictType.FULL_STATE_DICT"),
     (r"(^|\.)(qweight|qzeros|SCB|weight_scale|weight_zero_point|absmax|_packed_params)(\.|$)",
      "quantised weights; give the checkpoint from before quantisation"),
     (r"\.lora_[AB]\.|lora_(up|down)", "LoRA adapters; merge them into the weights first (peft: merge_and_unload())"),
@@ -53,14 +58,16 @@ def seen(shapes: Mapping[str, Shape]) -> str:
             f"{norms[0]} and no running_mean anywhere: norms without statistics (GroupNorm, InstanceNorm), which here "
             f"only resnet50_gn has; {WAY_ON}"
         )
-    if norms and stages and not any(re.match(r"bn1\.", name) for name in norms) and any("bn1" in n for n in norms):
+    has_stem = any(name.startswith("conv1.") for name in shapes)
+    if has_stem and stages and not any(n.startswith("bn1.") for n in norms) and any("bn1" in n for n in norms):
         return f"norms in the blocks and none after conv1: a pre-activation network (ResNet v2); {_REFUSED}"
     return ""
 
 
 def _ranks(shapes: Mapping[str, Shape]) -> str:
     for name, shape in shapes.items():
-        if re.search(r"layer1\.0\.conv1\.weight$|^conv1\.weight$|\.conv1\.weight$", name) and len(shape) in (3, 5):
+        is_kernel = re.search(r"(^|\.)(stem|conv\w*|layer\d)\.", name)
+        if (len(shape) == 5 and is_kernel) or (len(shape) == 3 and re.search(r"(^|\.)conv1\.weight$", name)):
             kind = "3-D" if len(shape) == 5 else "1-D"
             return f"{name} is {shape}: a {kind} network, and every network here takes 2-D images; {WAY_ON}"
     return ""

@@ -64,7 +64,7 @@ _OF_THE_BODY = re.compile(
 )
 _HEAD = re.compile(
     r"((?:cls_|classification_|linear_)?heads?|fc|fc_out|(?:linear_)?classifier|linear|last_linear|output|logits|"
-    r"head\.fc|head\.projection|cls_head\.fc_cls|projection_fc)((?:\.(?:\d|fc|linear|head))*)"
+    r"head\.fc|head\.projection|(?:cls_)?head\.fc_cls|projection_fc)((?:\.(?:\d|fc|linear|head))*)"
 )
 
 
@@ -153,7 +153,7 @@ def _selection(
     dropped: list[str] = []
     for key, name in clean.items():
         mine = chosen.ours.get(key)
-        if mine is None and name.startswith(prefix) and _OF_THE_BODY.fullmatch(name[len(prefix) :].partition(".")[0]):
+        if mine is None and name.startswith(prefix) and _belongs(name[len(prefix) :]):
             mine = name[len(prefix) :]
         if mine is None or (_COUNTERS.search(name) and arrays[key].size <= 1):
             dropped.append(key)
@@ -173,6 +173,11 @@ def _selection(
     names |= {key: f"fc.{leaf}" for key, leaf in own.items()}
     order = {key: names[key] for key in clean if key in names}
     return Selection(layout, prefix, order, tuple(key for key in clean if key not in names), head, headless)
+
+
+def _belongs(name: str) -> bool:
+    """Whether an entry that no rule knows may take part in the body's computation."""
+    return _OF_THE_BODY.fullmatch(name.partition(".")[0]) is not None or ".lora_" in name
 
 
 def _parent(prefix: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_flax.layers import GroupNorm
 from resnet_flax.models import ARCHITECTURES, Architecture, Bottleneck
+from resnet_flax.models.shortcuts import zero_padded
 from resnet_flax.weights.identify import Identity
 from resnet_flax.weights.selection import Selection
 
@@ -62,9 +63,16 @@ class Sign:
 
 
 _DILATE = ("output_stride", "replace_stride_with_dilation")
-_DILATED = r"fcn|deeplabv?\d*\w*|pspnet|lraspp|upernet|segmentation|danet|dc5"
-_PUBLISHED = re.compile(r"\w*(rcnn|retinanet)\w*_coco-[0-9a-f]{8}\.pth")
+_DILATED = r"fcn|deeplabv?\d*\w*|pspnet|lraspp|upernet|segmentation|danet|dc5|dilated|os8|os16"
+_EPSILON_0 = (
+    "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+    "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+    "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
+    "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+)
+"""The files for which torchvision sets its frozen norms' epsilon to 0 (`overwrite_eps`, release 0.29); no others."""
 _CAFFE = ("stride_in_first_1x1", "max_pool_ceil")
+_FIRST_1X1 = ("stride_in_first_1x1",)
 _V1 = "with the stride in each block's first 1x1 convolution"
 
 
@@ -74,6 +82,11 @@ def _has(clues: Clues, pattern: str) -> bool:
 
 def _is_segmentation(clues: Clues) -> bool:
     return clues.selection.prefix.endswith("backbone.") and _has(clues, r"^(\w+\.)*(aux_)?classifier\.\d\.")
+
+
+def _has_epsilon_0(clues: Clues) -> bool:
+    own = clues.selection.layout.name == "maskrcnn-benchmark" or clues.path.name in _EPSILON_0
+    return own and not clues.counted
 
 
 def _is_bottleneck(clues: Clues) -> bool:
@@ -96,7 +109,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         lambda c: not _is_segmentation(c) and not c.named(_DILATED)
-        and _has(c, r"(^|\.)(decode_head|auxiliary_head|sem_seg_head|aspp|psp)\."),
+        and _has(c, r"(^|\.)(decode_head|auxiliary_head|sem_seg_head|segmentation_head|seg_head|aspp|psp|ppm)\."),
         "there are entries of a segmentation head, before which the last stages are often dilated; assumed: not "
         "dilated",
         settled_by=_DILATE,
@@ -109,16 +122,22 @@ SIGNS: tuple[Sign, ...] = (
         settled_by=_DILATE,
     ),
     Sign(
-        lambda c: c.selection.prefix == "backbone.body." and _PUBLISHED.fullmatch(c.path.name) is not None,
-        "one of torchvision's published detection files: its frozen norms have epsilon 0",
+        _has_epsilon_0,
+        "frozen norms of a published file of torchvision's, or of maskrcnn-benchmark: they have epsilon 0",
         {"norm_epsilon": 0.0},
         ("norm_epsilon",),
     ),
     Sign(
-        lambda c: c.selection.prefix.endswith("body.") and not c.counted and not _PUBLISHED.fullmatch(c.path.name),
+        lambda c: c.selection.prefix.endswith("body.") and not c.counted and not _has_epsilon_0(c),
         "body.* without num_batches_tracked: frozen norms of a detection network, whose epsilon is 0 in torchvision's "
         "published weights and 1e-5 elsewhere; assumed: 1e-5",
         settled_by=("norm_epsilon",),
+    ),
+    Sign(
+        lambda c: c.selection.layout.name == "maskrcnn-benchmark" and _is_bottleneck(c),
+        f"maskrcnn-benchmark's names: its MSRA models are {_V1} (STRIDE_IN_1X1) and with images in BGR, its ResNeXts "
+        "are not; assumed: torchvision's arithmetic",
+        settled_by=_FIRST_1X1,
     ),
     Sign(
         lambda c: c.named(r"caffe|caffe2|msra|r-50|r-101|detectron1?"),
@@ -136,10 +155,22 @@ SIGNS: tuple[Sign, ...] = (
         lambda c: c.selection.layout.name == "detectron2" and _is_bottleneck(c),
         f"detectron2's names: its MSRA models are {_V1} (STRIDE_IN_1X1) and with images in BGR, its torchvision models "
         "are not; assumed: torchvision's arithmetic",
-        settled_by=("stride_in_first_1x1",),
+        settled_by=_FIRST_1X1,
     ),
     Sign(
-        lambda c: c.named(r"_?d2|detectron2|mask_?rcnn\w*|faster_?rcnn\w*|retinanet\w*|fpn"),
+        lambda c: c.named(r"resnet[-_]?\d+[-_]?v1(?!\d|[-_.]?5)") and _is_bottleneck(c),
+        f"the file's name is that of version 1 of the network, which the paper and GluonCV have {_V1}; assumed: "
+        "version 1.5, torchvision's",
+        settled_by=_FIRST_1X1,
+    ),
+    Sign(
+        lambda c: c.named(r"tf|tensorflow|keras"),
+        "the file's name hints at TensorFlow, whose ResNets pad as SAME does, and at Keras, whose are "
+        f"{_V1} and have epsilon 1.001e-5; assumed: torchvision's arithmetic",
+        settled_by=("norm_epsilon", *_FIRST_1X1),
+    ),
+    Sign(
+        lambda c: c.named(r"_?d2|detectron2|mask_?rcnn\w*|faster_?rcnn\w*|retinanet\w*|fpn") and not _has_epsilon_0(c),
         "the file's name is that of a detection network, whose norms are often frozen (epsilon 0 in torchvision's) "
         "and whose stride may be in the first 1x1 convolution; assumed: torchvision's classification arithmetic",
         settled_by=("norm_epsilon", "stride_in_first_1x1"),
@@ -154,6 +185,23 @@ SIGNS: tuple[Sign, ...] = (
         "the norms have no statistics, as GroupNorm, InstanceNorm and LayerNorm have none; assumed: GroupNorm with 32 "
         "groups, as in timm's resnet50_gn",
         settled_by=("norm_layer", "architecture"),
+    ),
+    Sign(
+        lambda c: c.named(r"[gb]n[-_]?ws|ws[-_]?gn|weight_?standardi[sz]\w*|bit[-_][sml]"),
+        "the file's name hints at standardised kernels (arXiv:1903.10520), which no shape shows; assumed: plain ones",
+        settled_by=("conv_layer",),
+    ),
+    Sign(
+        lambda c: _has(c, r"(^|\.)bottleneck\.running_mean$") or c.named(r"\w*reid|market1501|msmt17|dukemtmc\w*"),
+        "a norm called bottleneck or the file's name: a network for re-identification, whose last stage often has "
+        "stride 1; assumed: 2",
+        settled_by=("last_stride",),
+    ),
+    Sign(
+        lambda c: c.row.options.get("shortcut") is zero_padded,
+        "shortcuts between the stages have no parameters: here they take every second pixel and add zeros, half of "
+        "them before the other channels and half after; others put all of them after; assumed: half before",
+        settled_by=("shortcut", "architecture"),
     ),
     Sign(
         lambda c: c.named(r"gelu|silu|swish|mish|elu|leaky|prelu|hardswish"),

@@ -116,6 +116,7 @@ def hook(event, details):
     if event == "import" and details[0] == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(hook)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 from resnet_flax.__main__ import main
 sys.exit(main(["train", "--list"]))
 """

@@ -159,6 +159,21 @@ def square_attention_maps():
     )
 
 
+def fused_attention():
+    """Spelt out in Flax, one function in PyTorch."""
+
+    def ours(s, x):
+        q, k, v = (part.reshape(*x.shape[:2], 2, 4).swapaxes(1, 2) for part in jnp.split(s.qkv(x), 3, -1))
+        attended = nnx.softmax(q @ k.swapaxes(-1, -2) / 2, -1) @ v
+        return s.fc(attended.swapaxes(1, 2).reshape(*x.shape[:2], 8))
+
+    def theirs(s, x):
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in s.qkv(x).chunk(3, -1))
+        return s.fc(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    return Ours(ours, qkv=linear(6, 24), fc=linear(8)), Theirs(theirs, qkv=nn.Linear(6, 24), fc=nn.Linear(8, 4))
+
+
 def dense(run=None, torch_run=None, **parts):
     return (
         Ours(run or (lambda s, x: s.fc(x)), fc=linear(), **parts),
@@ -180,6 +195,7 @@ PAIRS = {
     "tokens of an image": (tokens_of_an_image, (2, 3, 5, 3)),
     "channels first inside": (channels_first_inside, (2, 4, 5, 3)),
     "square attention maps": (square_attention_maps, (3, 4, 6)),
+    "fused attention": (fused_attention, (2, 5, 6)),
     "einsum": (lambda: dense(lambda s, x: jnp.einsum("ni,io->no", x, s.fc.kernel[...]) + s.fc.bias[...][None]), (3, 6)),
     "another order of sums": (
         lambda: dense(lambda s, x: sum(x[:, i : i + 2] @ s.fc.kernel[i : i + 2] for i in (4, 0, 2)) + s.fc.bias[None]),

@@ -43,12 +43,13 @@ def test_every_variable_in_a_container_is_converted_and_comes_back():
     assert all(np.array_equal(back[name], values[name]) for name in values)
 
 
-def test_stacked_layers_are_refused_by_name():
+def test_layers_stacked_twice_are_refused_by_name():
     class Stacked(nnx.Module):
         def __init__(self):
-            self.layers = nnx.vmap(lambda key: linear(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 4))
+            make = nnx.vmap(nnx.vmap(lambda key: linear(nnx.Rngs(key))))
+            self.layers = make(jax.random.split(jax.random.key(0), (4, 2)))
 
-    with pytest.raises(parity.ParityError, match=r"layers.kernel has the shape \(4, 3, 3\), 3 axes .* nnx.vmap"):
+    with pytest.raises(parity.ParityError, match=r"layers.kernel has the shape \(4, 2, 3, 3\), 4 axes .* nnx.vmap"):
         parity.to_torch(Stacked())
 
 

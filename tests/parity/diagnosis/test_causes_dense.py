@@ -145,6 +145,8 @@ FAULTS = (
             between(nnx.relu, lambda x: x + torch.relu(x))),
     Planted("LayerNorm epsilon", "epsilon of norm is 1e-06, PyTorch's is 1e-05",
             normed(flax_norm(nnx.LayerNorm, 1e-6), nn.LayerNorm)),
+    Planted("RMSNorm epsilon", "epsilon of norm is 1e-06, PyTorch's is 1e-05",
+            normed(flax_norm(nnx.RMSNorm, 1e-6), torch_norm(nn.RMSNorm, 1e-5))),
     Planted("RMSNorm of 1 + scale", "in norm, the norm multiplies by 1 + scale",
             normed(flax_norm(PlusOne, 1e-6), torch_norm(nn.RMSNorm, 1e-6))),
     Planted("LayerNorm's unbiased variance", "in norm, the norm divides by the unbiased variance",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
+from resnet_flax.layers import BatchNorm
 from tests.parity.diagnosis.twins import Flax, Planted, Torch, assert_caught_and_named, conv, filled, rngs
 
 SHAPE = (2, 7, 9, 3)
@@ -117,6 +118,27 @@ def sum_after(s, x):
     return s.b(nnx.relu(s.a(x)) + s.layer(s.a(x)))
 
 
+def flattened():
+    """A linear layer on the features of two pixels, flattened as they lie."""
+    ours = {"a": conv(3, 4), "b": nnx.Linear(4 * 6, 2, rngs=rngs())}
+    theirs = {"a": nn.Conv2d(3, 4, 3, padding=1), "b": nn.Linear(4 * 6, 2)}
+    return filled(
+        Flax(ours, lambda s, x: s.b(s.a(x).reshape(len(x), -1))),
+        Torch(theirs, lambda s, x: s.b(s.a(x).flatten(1))),
+        (2, 2, 3, 3),
+    )
+
+
+def mean_of_all_batches():
+    """A BatchNorm without a momentum."""
+    return cnn(
+        lambda s, x: s.b(s.layer(s.a(x))),
+        lambda s, x: s.b(s.layer(s.a(x))),
+        layer=BatchNorm(4, rngs=rngs()),
+        their_layer=nn.BatchNorm2d(4, momentum=None),
+    )
+
+
 def two_faults():
     """Another epsilon, and behind it another activation."""
     return cnn(
@@ -134,6 +156,13 @@ FAULTS = (
     Planted("ceil_mode", "the max-pool has ceil_mode=False, PyTorch's True",
             between(lambda x: nnx.max_pool(x, (2, 2), (2, 2)).mean((1, 2), keepdims=True),
                    lambda x: F.max_pool2d(x, 2, ceil_mode=True).mean((2, 3), keepdim=True))),
+    Planted("padding of a pool", "the max-pool has padding SAME, PyTorch's 1",
+            between(lambda x: nnx.max_pool(x, (3, 3), (2, 2), "SAME"),
+                   lambda x: F.max_pool2d(x, 3, 2, 1), shape=(2, 6, 8, 3))),
+    Planted("flattened with the channels last", "flattened with the 4 channels last, PyTorch's with them first",
+            flattened),
+    Planted("a momentum for None", "PyTorch's is None: it keeps the mean of all batches", mean_of_all_batches,
+            {"checks": ("batch_stats",)}),
     Planted("max for average", "the pooling takes the max, PyTorch's the average",
             between(lambda x: nnx.max_pool(x, (2, 2), (2, 2)), lambda x: F.avg_pool2d(x, 2))),
     Planted("a window of 3", "the avg-pool has a window of 3, PyTorch's 2",

@@ -101,6 +101,24 @@ def test_linen_against_pytorch(theirs):
     assert report.findings[0].where == "conv"
 
 
+def test_linens_dropout_is_off_whatever_its_switch():
+    class Dropping(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x, training=False):
+            x = flax.linen.Dropout(0.3, deterministic=not training, name="drop")(x)
+            x = flax.linen.BatchNorm(use_running_average=not training, momentum=0.9, epsilon=1e-5, name="bn")(x)
+            return flax.linen.Dense(4, name="fc")(x)
+
+    original = nn.Sequential()
+    for name, layer in {"drop": nn.Dropout(0.3), "bn": nn.BatchNorm1d(6), "fc": nn.Linear(6, 4)}.items():
+        original.add_module(name, layer)
+    inputs = parity.random_inputs((5, 6))
+    variables = parity.to_flax(original.state_dict(), Dropping().init(jax.random.key(0), inputs))
+    report = parity.check((Dropping(), variables), original, inputs, checks=("forward", "activations"))
+    assert report.passed, str(report)
+    assert {row.mode for row in report.comparisons} == {"eval", "train"}
+
+
 def test_linen_through_the_bridge_against_flax(ours, theirs):
     bridge = nnx.bridge.ToNNX(LinenNet(), rngs=nnx.Rngs(0)).lazy_init(INPUTS)
     parity.to_flax({k: v for k, v in theirs.state_dict().items() if "tracked" not in k}, bridge)
@@ -168,7 +186,6 @@ def test_a_permuted_batch_is_put_back():
     [
         (LinenNet(), "LinenNet is a Linen module, which has no variables of its own"),
         ({"w": np.ones(3)}, "a parameter tree alone computes nothing"),
-        (nn.DataParallel(nn.Linear(2, 2)), r"wrapped in DataParallel: pass its .module"),
         (object(), "expected an NNX module, a PyTorch module, a pair"),
         (nnx.bridge.ToNNX(LinenNet()), "call its lazy_init"),
     ],
@@ -176,6 +193,60 @@ def test_a_permuted_batch_is_put_back():
 def test_what_is_no_network_is_refused_in_words(ours, network, words):
     with pytest.raises(parity.ParityError, match=words):
         parity.check(network, ours, INPUTS)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+def test_a_wrapped_network_is_unwrapped(ours, theirs, wrap, tmp_path):
+    report = parity.check(ours, wrap(theirs), INPUTS, checks=("forward", "activations"), modes="eval")
+    assert report.passed, str(report)
+    assert "conv" in {row.name for row in report.of("activations")}
+    assert report.settings["torch network"] == "TorchNet"
+    path = tmp_path / "net.safetensors"
+    parity.record(wrap(theirs), np.moveaxis(INPUTS, -1, 1), path, checks="forward")
+    assert parity.check(ours, path).passed
+
+
+def test_two_networks_in_pytorch_get_one_set_of_values():
+    one, other = TorchNet(), nn.DataParallel(TorchNet())
+    parity.randomize(one, other)
+    assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in other.module.state_dict().items())
+    with pytest.raises(parity.ParityError, match=r"two PyTorch networks differ in bias, bn\."):
+        parity.randomize(nn.Linear(2, 2), other)
+
+
+class Masked(nn.Module):
+    """With a buffer that is saved, as of a causal mask."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return self.fc(x).masked_fill(self.mask, 0)
+
+
+def test_a_constant_of_one_side_is_noted_and_kept():
+    mask = np.arange(4) % 2 == 0
+    theirs = Masked(torch.from_numpy(mask))
+
+    class Ours(nnx.Module):
+        def __init__(self, mask):
+            self.fc, self.kept = nnx.Linear(6, 4, rngs=nnx.Rngs(0)), tuple(map(bool, ~mask))
+
+        def __call__(self, x):
+            return self.fc(x) * jnp.array(self.kept)[None]
+
+    ours, inputs = Ours(mask), parity.random_inputs((3, 6))
+    parity.randomize(ours, theirs)
+    assert torch.equal(theirs.mask, torch.from_numpy(mask))
+    report = parity.check(ours, theirs, inputs, steps=1)
+    assert report.passed, str(report)
+    assert any("PyTorch keeps mask, which no pass changes" in warning for warning in report.warnings)
+    other = Ours(~mask)
+    parity.randomize(other, theirs)
+    assert not parity.check(other, theirs, inputs, checks="forward").passed
+    assert parity.check(theirs, ours, inputs, checks="forward").passed
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")

@@ -167,6 +167,16 @@ def test_links_in_circles(tmp_path):
     assert (source.class_names, len(source)) == (("ant", "bee"), 2)
 
 
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs Linux's /proc")
+def test_the_kernels_files_are_not_searched(tmp_path):
+    """Among them are links to the root of every process."""
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "link").symlink_to("/proc/self")
+    for folder in ("/proc", tmp_path):
+        with pytest.raises(UserError, match="cannot list .*: it is of the kernel's /proc, which has no images"):
+            open_source(f"folder:{folder}")
+
+
 @pytest.mark.parametrize(
     ("content", "suffix", "names", "labels"),
     [

@@ -76,6 +76,15 @@ def test_another_head_and_input_change_no_identity(name):
         assert identify(changed) == Identity(name, 0, 4, small_images=True)
 
 
+def test_an_abstract_network_is_the_real_one_without_values():
+    abstract = Identity("resnet10t", 7, 1, small_images=False).build_abstract(stochastic_depth=0.5)
+    real = nnx.eval_shape(
+        lambda: build_model("resnet10t", num_classes=7, in_channels=1, stochastic_depth=0.5, rngs=nnx.Rngs(0))
+    )
+    assert nnx.state(abstract, nnx.Param, nnx.BatchStat) == nnx.state(real, nnx.Param, nnx.BatchStat)
+    assert str(nnx.graphdef(abstract)) == str(nnx.graphdef(real))
+
+
 def test_networks_of_the_same_names_and_shapes_are_named():
     assert identify(entries("resnetblur50")).architecture == "resnet50"
     assert identify(entries("resnet50")).also == ("resnetblur50", "resnetaa50")

@@ -12,12 +12,12 @@ import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
 import traceback
 from pathlib import Path
-from signal import SIGKILL
 
 from parity.errors import dispatch
 from resnet_flax.training import loop, setup  # noqa: F401
@@ -49,13 +49,13 @@ def count_changes(workdir, wanted_event, wanted_name, number):
 
 
 def send(number, moment, seconds):
-    def signal():
-        if number == SIGKILL:
+    def kill():
+        if number == signal.SIGKILL:
             os.kill(os.getpid(), number)
         else:  # to its worker processes too, as a terminal and SLURM do
             os.killpg(0, number)
 
-    inject(moment, threading.Timer(seconds, signal).start if seconds else signal)
+    inject(moment, threading.Timer(seconds, kill).start if seconds else kill)
 
 
 def run(arguments, fault, killer):
@@ -76,6 +76,7 @@ def run(arguments, fault, killer):
 
 def main():
     setup.create_model = create
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     killer = ctypes.CDLL(os.environ["LD_PRELOAD"]) if "LD_PRELOAD" in os.environ else None
     for line in sys.stdin:
         case = json.loads(line)

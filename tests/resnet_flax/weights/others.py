@@ -114,6 +114,11 @@ def _flax_tree(state: Arrays, module_of: Callable[[str], str]) -> Arrays:
     return tree
 
 
+def hugging_face_flax(state: Arrays) -> Arrays:
+    """transformers' `FlaxResNetForImageClassification`, whose modules are called as in PyTorch."""
+    return _flax_tree(state, lambda module: hugging_face(f"{module}.").removesuffix("."))
+
+
 def linen_example(state: Arrays) -> Arrays:
     """flax/examples/imagenet/models.py."""
     numbers = _block_numbers(state)

@@ -13,13 +13,14 @@ import pytest
 from parity.conversion.checkpoints import Checkpoint
 from parity.conversion.nesting import unnested
 from parity.errors import UsageError
+from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.files import Weights, from_checkpoint
-from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_training
+from tests.resnet_flax.weights import cases_of_configs, cases_of_projects, cases_of_signs, cases_of_training
 from tests.resnet_flax.weights.cases import Case, body
 from tests.resnet_flax.weights.others import Arrays, numbered
 
 ROOT = Path(__file__).parents[3]
-CASES = [*cases_of_training.CASES, *cases_of_projects.CASES, *cases_of_configs.CASES]
+CASES = [*cases_of_training.CASES, *cases_of_projects.CASES, *cases_of_signs.CASES, *cases_of_configs.CASES]
 
 
 def read(case: Case, folder: Path) -> Weights:
@@ -41,6 +42,8 @@ def test_a_layout(case, tmp_path):
             read(case, tmp_path).to_model()
         assert "cut short" not in str(raised.value)
         assert "damaged" not in str(raised.value)
+        if case.config is None:
+            assert re.search(r"--prefix|names=|save|give|merge|convert it", str(raised.value)), "no way on"
         return
     weights = read(case, tmp_path)
     warnings = [str(note) for note in weights.warnings() if note.is_warning]
@@ -83,3 +86,31 @@ def test_the_documentation_has_a_row_for_every_kind():
 
 def test_the_table_is_long():
     assert len(CASES) >= 90
+
+
+SHARED = [
+    name
+    for name, row in ARCHITECTURES.items()
+    if any(row.has_shapes_of(o) for o in ARCHITECTURES.values() if o is not row)
+]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_architectures_of_the_same_shapes_are_told_apart_or_warned_of(name, tmp_path):
+    def doubts(number, file, config=None):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if config:
+            (folder / "config.json").write_text(json.dumps(config))
+        weights = from_checkpoint(Checkpoint(numbered(name)), folder / file, None)
+        return weights.identity, " ".join(map(str, weights.doubts))
+
+    identity, text = doubts(1, "model_best.pth")
+    candidates = (identity.architecture, *identity.also)
+    assert name in candidates
+    assert f"{', '.join(candidates)} have the same names and shapes" in text
+    identity, text = doubts(2, f"{name}.a1_in1k.pth")
+    assert identity.architecture == name
+    assert name == candidates[0] or f"has {name} in it; taken as {name}" in text
+    identity, text = doubts(3, "model.safetensors", {"architecture": name, "num_features": 512})
+    assert (identity.architecture, text) == (name, "")

@@ -1,5 +1,6 @@
 """Weights in files and folders of other programs, with real values: what is read is what their authors compute with."""
 
+import argparse
 import json
 import pickle
 import socket
@@ -16,11 +17,11 @@ import parity
 import parity.__main__
 import resnet_flax
 from parity.conversion.checkpoints import read_checkpoint, write_checkpoint
-from parity.errors import ParityError
+from parity.errors import ParityError, UsageError
 from resnet_flax.errors import UserError
 from resnet_flax.weights.arithmetic import ACTIVATIONS, arithmetic_of, model_options
 from resnet_flax.weights.files import read_weights, write_weights
-from tests.resnet_flax.weights.others import SCHEMES, haiku, jax_resnet, linen_example
+from tests.resnet_flax.weights.others import SCHEMES, haiku, hugging_face_flax, jax_resnet, linen_example
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -77,7 +78,7 @@ def write_orbax_directory(path: Path, flat):
 
 
 @pytest.mark.parametrize("write", [write_npz, write_msgpack, write_pickle, write_orbax_directory])
-@pytest.mark.parametrize("layout", [linen_example, jax_resnet, haiku])
+@pytest.mark.parametrize("layout", [linen_example, jax_resnet, haiku, hugging_face_flax])
 def test_flax_parameters_are_read_with_their_layouts(layout, write, arrays, tmp_path):
     if layout is not jax_resnet and write is not write_npz:
         pytest.skip("each layout is read alike from every format; one goes through all of them")
@@ -114,6 +115,23 @@ def test_numpy_beside_the_tensors(network, arrays, tmp_path):
     }
     torch.save(content, tmp_path / "a.pth")
     assert_same_bytes(read_weights(tmp_path / "a.pth").state_dict, arrays)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"arch": "resnetblur18"},
+        {"args": argparse.Namespace(model="resnetblur18.tag_in1k", lr=0.1)},
+        {"hyper_parameters": {"backbone": "timm/resnetblur18"}},
+    ],
+)
+def test_a_checkpoint_that_names_its_network_is_believed(beside, network, arrays, tmp_path):
+    torch.save({"state_dict": network.state_dict(), "epoch": 3, **beside}, tmp_path / "a.pth")
+    weights = read_weights(tmp_path / "a.pth")
+    assert weights.identity.architecture == "resnetblur18"
+    assert not weights.doubts
+    torch.save({"state_dict": network.state_dict(), "arch": "resnet34"}, tmp_path / "a.pth")
+    assert "nothing that came with the weights names one of them" in str(read_weights(tmp_path / "a.pth").doubts[0])
 
 
 def test_torchscript_is_refused_with_the_line_that_reads_it(tmp_path):
@@ -323,3 +341,43 @@ def test_a_hub_without_config_is_noted(hub, arrays):
     write_checkpoint(hub("someone/resnet-18") / "model.safetensors", arrays)
     loaded = resnet_flax.load_pretrained(None, "hf-hub:someone/resnet-18")
     assert any("has no config.json here" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "text", "message"),
+    [
+        ("config.json", "{damaged", r"config\.json is not JSON"),
+        ("config.json", "[1]", r"config\.json holds a list and not a JSON object"),
+        ("config.json", '{"architecture": 18, "model_args": {}}', "architecture = 18"),
+        ("config.json", json.dumps(CONFIG | {"pretrained_cfg": {"mean": "half"}}), "pretrained_cfg.mean is 'half'"),
+        ("config.json", json.dumps(CONFIG | {"num_classes": "7"}), "num_classes is '7', not a whole number"),
+        ("config.json", json.dumps(CONFIG | {"model_args": ["gelu"]}), "model_args is .*, not a JSON object"),
+        ("preprocessor_config.json", "", r"preprocessor_config\.json is not JSON"),
+        ("preprocessor_config.json", json.dumps(PROCESSOR | {"size": None}), "size is None"),
+        ("preprocessor_config.json", json.dumps(PROCESSOR | {"rescale_factor": 1 / 127.5}), "asks for rescale_factor"),
+        ("model.safetensors", "", "is empty"),
+    ],
+)
+def test_a_damaged_file_in_the_cache_is_one_sentence(damaged, text, message, hub, arrays):
+    snapshot = hub("someone/resnet-18")
+    write_checkpoint(snapshot / "model.safetensors", arrays)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "resnet", "id2label": LABELS}))
+    (snapshot / damaged).write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        resnet_flax.load_pretrained(None, "hf-hub:someone/resnet-18")
+    assert "\n" not in str(error.value)
+
+
+def test_shards_from_a_filled_cache(hub, arrays):
+    snapshot = hub("someone/resnet-18")
+    names, weight_map = list(arrays), {}
+    for number, part in enumerate((names[:50], names[50:]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        write_checkpoint(snapshot / file, {name: arrays[name] for name in part})
+        weight_map |= dict.fromkeys(part, file)
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    loaded = resnet_flax.load_pretrained(None, "hf-hub:someone/resnet-18")
+    assert_same_bytes(parity.to_torch(loaded.model), arrays)
+    (snapshot / file).unlink()
+    with pytest.raises(UserError, match=rf"cannot get {file} of hf-hub:someone/resnet-18"):
+        resnet_flax.load_pretrained(None, "hf-hub:someone/resnet-18")

@@ -1,0 +1,206 @@
+"""Public ports of PyTorch networks to JAX against their originals: what is said of each, before and after mending.
+
+    pip install --no-deps --target /some/folder jaxnn==0.2
+    PYTHONPATH=/some/folder python benchmarks/ports_in_the_wild.py \\
+        --json ports.json --markdown docs/ports-in-the-wild.md
+
+One port at a time; rows are added to the JSON file as they are measured, and those that it has are not measured again.
+A port whose package is not installed is skipped. Needs timm (the extra `torch`).
+"""
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from flax import nnx
+
+import parity
+from parity.reports.results import Report
+
+CHECKS = ("forward", "activations", "gradients", "batch_stats")
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Port:
+    """A network of a public package and its original.
+
+    Attributes:
+        package: that has the port.
+        name: of the network, in both packages.
+        size: height and width of the images.
+        options: of the constructors, to make it small.
+        mends: what is changed in the port where it differs, one after the other: as the page prints it, and as it is
+            done to the model.
+        left: what still differs then, in a finding.
+    """
+
+    package: str
+    name: str
+    size: int
+    options: dict[str, Any] = field(default_factory=dict)
+    mends: tuple[tuple[str, Callable[[nnx.Module], None]], ...] = ()
+    left: str = ""
+
+
+def _modules(model: nnx.Module, kind: type) -> list[Any]:
+    return [module for _, module in nnx.iter_modules(model) if isinstance(module, kind)]
+
+
+def mend_momentum(model: nnx.Module) -> None:
+    for norm in _modules(model, nnx.BatchNorm):
+        norm.momentum = 0.9
+
+
+def mend_epsilon(model: nnx.Module) -> None:
+    for norm in _modules(model, nnx.GroupNorm):
+        norm.epsilon = 1e-5
+
+
+def mend_gelu(model: nnx.Module) -> None:
+    for _, module in nnx.iter_modules(model):
+        if getattr(module, "act", None) is nnx.gelu:
+            module.act = partial(nnx.gelu, approximate=False)
+
+
+def mend_assertion(model: nnx.Module) -> None:
+    module = importlib.import_module("jaxnn.layers.patch_embed")
+    setattr(module, "_assert", lambda condition, message: None)  # noqa: B010
+
+
+BIASED = "running variance"
+MOMENTUM = ("nnx.BatchNorm(..., momentum=0.9)", mend_momentum)
+PORTS = (
+    Port(
+        "jaxnn",
+        "vit_tiny_patch16_224",
+        32,
+        {"img_size": 32, "depth": 2},
+        (
+            ("_assert of jaxnn/layers/trace_utils.py without checkify", mend_assertion),
+            ("act_layer=partial(nnx.gelu, approximate=False)", mend_gelu),
+        ),
+    ),
+    Port("jaxnn", "resnet18", 33, mends=(MOMENTUM,), left=BIASED),
+    Port("jaxnn", "resnet50_gn", 33, mends=(("nnx.GroupNorm(..., epsilon=1e-5)", mend_epsilon),)),
+    Port("jaxnn", "resnetaa34d", 40, mends=(MOMENTUM,), left=BIASED),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare public ports with their originals."""
+
+    json: Path
+    """Flat rows, one for each port; read first, if it is there."""
+    markdown: Path | None = None
+    """Also write the page docs/ports-in-the-wild.md."""
+
+
+def networks(port: Port) -> tuple[nnx.Module, torch.nn.Module]:
+    import timm
+
+    package = importlib.import_module(port.package)
+    original = timm.create_model(port.name, num_classes=CLASSES, **port.options)
+    return package.create_model(port.name, num_classes=CLASSES, **port.options), original
+
+
+def measure(port: Port) -> dict[str, Any]:
+    """One row: the verdict on the port as it is, and on the mended one."""
+    began = time.monotonic()
+    model, original = networks(port)
+    parity.randomize(None, original)
+    names = parity.match_names(model, original)
+    parity.to_flax(original.state_dict(), model, names=names)
+    inputs = parity.random_inputs((2, port.size, port.size, 3))
+    check = partial(parity.check, model, original, inputs, names=names, checks=CHECKS)
+    report = check()
+    stages = [{"line": "", **_outcome(report)}]
+    for line, mend in port.mends:
+        mend(model)
+        report = check()
+        stages.append({"line": line, **_outcome(report)})
+    if not report.passed and not (port.left and port.left in str(report.findings)):
+        raise SystemExit(f"{port.package} {port.name} differs in what no line here mends:\n{report}")
+    return {
+        "what": f"{port.package} {port.name}",
+        "renamed": len(names),
+        "stages": stages,
+        "settings": {"size": port.size, "options": port.options, "checks": CHECKS, "precision": "float64"},
+        "versions": {package: version(package) for package in (port.package, "timm", "jax", "flax")}
+        | {"torch": torch.__version__},
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+def _outcome(report: Report) -> dict[str, Any]:
+    raised = [row.note.split(". ")[0] for row in report.failures if "raises" in row.note]
+    return {
+        "agrees": report.passed,
+        "failed": sorted({row.check for row in report.failures}),
+        "outputs": max(row.error.relative for row in report.of("forward")),
+        "causes": raised[:1] or list(dict.fromkeys(finding.cause for finding in report.findings)),
+        "warnings": report.warnings,
+    }
+
+
+HEADER = """\
+# Ports in the wild
+
+Public ports of PyTorch networks to JAX, compared with their originals in float64, with random weights that hide nothing
+and the checks {checks}. Made by `python benchmarks/ports_in_the_wild.py`, whose head has the whole command, with
+{versions}. Names come from `parity.match_names`, so that none was written by hand. A line that mends a difference was
+applied before the check that follows it; the first of several causes is printed, and how many more there are.
+
+| port | images | mended by | outputs apart by | verdict | cause |
+|---|---|---|---|---|---|
+"""
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in rows[0]["versions"].items())
+    lines = [HEADER.format(checks=", ".join(rows[0]["settings"]["checks"]), versions=versions)]
+    for row in rows:
+        size = row["settings"]["size"]
+        for number, stage in enumerate(row["stages"]):
+            more = f" (and {len(stage['causes']) - 1} more)" if stage["causes"][1:] else ""
+            cells = (
+                row["what"] if not number else "",
+                f"{size}x{size}" if not number else "",
+                f"`{stage['line']}`" if stage["line"] else "",
+                f"{stage['outputs']:.0e}",
+                "agrees" if stage["agrees"] else f"differs in {', '.join(stage['failed'])}",
+                "".join(stage["causes"][:1]) + more,
+            )
+            lines.append("| " + " | ".join(cells) + " |\n")
+    return "".join(lines)
+
+
+def main() -> None:
+    args = tyro.cli(Arguments)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []
+    for port in PORTS:
+        what = f"{port.package} {port.name}"
+        if any(row["what"] == what for row in rows):
+            continue
+        if importlib.util.find_spec(port.package) is None:
+            print(f"{what}: skipped, {port.package} is not installed")
+            continue
+        rows.append(measure(port))
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        print(what, *(stage["causes"] or "agrees" for stage in rows[-1]["stages"]), sep="\n  ", flush=True)
+    if args.markdown and rows:
+        args.markdown.write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
