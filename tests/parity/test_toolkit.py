@@ -73,7 +73,7 @@ def test_fixtures_write_reports(pytester):
     result.stdout.fnmatch_lines(
         [
             "*: Linear and Linear differ",
-            "*test_fixtures_write_reports.py:11",
+            "*test_fixtures_write_reports.py:10",
             "report: reports*test_wrong.html",
             "*do NOT agree*",
         ]
