@@ -3,13 +3,15 @@
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import resnet_flax
 from parity import to_torch
-from resnet_flax.data import EvaluationTransform, Preprocessing
+from resnet_flax.data import EvaluationTransform, Preprocessing, normalize, open_source
 from resnet_flax.errors import UserError
+from resnet_flax.models import BasicBlock, ResNet
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.settings import configured
 from tests.resnet_flax.training.small import use_small_network
@@ -88,6 +90,20 @@ def test_a_network_that_does_not_fit_the_data(network, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="weights= and a network that has its own"):
         resnet_flax.fit(network, "digits", weights="DEFAULT")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_image_counts_once_in_eval_mode():
+    model = ResNet(BasicBlock, (1,), channels=(4,), num_classes=10, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
+    preprocessing = Preprocessing(EvaluationTransform(None, None), (0.5,), (0.5,))
+    result = resnet_flax.evaluate(model, "digits", split="test", batch_size=256, preprocessing=preprocessing)
+    digits = open_source("digits", "test")
+    assert result.count == result.confusion.sum() == len(digits)  # which is no multiple of the batch
+    assert str(result).startswith(f"top-1 {result.accuracy:.2%}  top-5 ")
+    assert not model.bn1.use_running_average  # left in train mode, as it was
+    model.eval()
+    images = normalize(np.stack([digits[index]["image"] for index in range(len(digits))]), (0.5,), (0.5,))
+    predicted = np.asarray(jax.jit(model)(images)).argmax(1)
+    assert result.accuracy == np.mean(predicted == digits.labels)
 
 
 @pytest.mark.full
