@@ -58,5 +58,6 @@ def _mistake_in(shape: tuple[int, ...], channels: int) -> str:
         case (_, _) if channels == 1:
             return "which looks like one grey image (H, W); images[None, :, :, None] gives (1, H, W, 1)"
         case (_, _, _, last):
-            return f"and the network takes {channels} channels; create_model(..., in_channels={last}) adapts one"
+            plural = "s" if channels != 1 else ""
+            return f"and the network takes {channels} channel{plural}; create_model(..., in_channels={last}) adapts one"
     return f"and the network takes (N, H, W, {channels})"

@@ -24,7 +24,7 @@ from resnet_flax.models.images import require_images
         ((3, 224, 200), 3, r"PyTorch's \(C, H, W\); images.transpose\(1, 2, 0\)\[None\]"),
         ((28, 28), 1, r"images\[None, :, :, None\]"),
         ((2, 32, 32, 4), 3, r"takes 3 channels; create_model\(..., in_channels=4\)"),
-        ((2, 32, 32, 3), 1, r"takes 1 channels; create_model\(..., in_channels=3\)"),
+        ((2, 32, 32, 3), 1, r"takes 1 channel; create_model\(..., in_channels=3\)"),
         ((2, 5, 32, 32, 3), 3, r"the network takes \(N, H, W, 3\)"),
         ((150_528,), 3, r"the network takes \(N, H, W, 3\)"),
     ],
