@@ -8,7 +8,8 @@ figures are medians over the rounds, ratios medians of the rounds' ratios. Input
 the JSON file has `what`, `ours`, `peer`, `ratio`, `settings` and `versions`; `what` ends in its unit:
 
 - `images/s`, `peak memory, GB`: ours and torch's;
-- `share of the bandwidth bound`: ours against what the compiled program's HBM traffic would allow (peer: null).
+- `share of the bandwidth bound`: ours against what the compiled program's HBM traffic would allow (peer: null), on the
+  cards of `resnet_flax.compiled.cards`.
 
 A measurement that fails, for lack of memory for example, is null, its reason goes to stderr, and the exit status is 1.
 """
@@ -24,8 +25,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Bytes a second, from NVIDIA's data sheets; the first name found in the device's kind.
-BANDWIDTH = {"H200": 4.8e12, "H100 PCIe": 2.0e12, "H100": 3.35e12, "A100": 2.04e12, "B200": 8.0e12}
 PRECISIONS = ("bfloat16", "tf32", "float32")
 
 
@@ -41,57 +40,75 @@ def timed(step, wait, options: argparse.Namespace) -> float:
     return (time.perf_counter() - start) / options.steps
 
 
+class Ours:
+    """Our step, compiled: `step()` dispatches one, `wait()` waits for the last."""
+
+    def __init__(self, options: argparse.Namespace):
+        import jax
+        import numpy as np
+
+        from resnet_flax.data.on_device import normalize
+        from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
+        from resnet_flax.training.setup import DataFacts, Setup
+        from resnet_flax.training.sharding import data_mesh
+
+        jax.config.update("jax_default_matmul_precision", "highest" if options.precision == "float32" else "default")
+        self.device = jax.devices()[0]
+        dtype = "bfloat16" if options.precision == "bfloat16" else "float32"
+        config = TrainConfig(
+            model=ModelConfig(name=options.model, dtype=dtype, fold=options.fold),
+            optimizer=OptimizerConfig(weight_decay=1e-4),
+            batch_size=options.batch,
+        )
+        setup = Setup(config, data_mesh([self.device]), DataFacts(images=1281167, channels=3, num_classes=1000))
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (options.batch, options.size, options.size, 3), np.uint8)
+        batch = {"image": images, "label": rng.integers(0, 1000, options.batch, np.int32)}
+        self.batch = jax.device_put(batch, self.device)
+        self.state = setup.state(setup.initial_arrays())
+        self.result = None
+        self.trains = options.mode == "train"
+        if self.trains:
+            self.compiled = setup.train_step.lower(self.state, self.batch).compile()
+        else:
+
+            def logits(arrays, images):
+                return setup.network.model(arrays)(normalize(images, config.data.mean, config.data.std))
+
+            self.arrays = {**self.state["params"], **self.state["statistics"]}
+            self.compiled = jax.jit(logits).lower(self.arrays, self.batch["image"]).compile()
+
+    def step(self) -> None:
+        if self.trains:
+            self.state, self.result = self.compiled(self.state, self.batch)
+        else:
+            self.result = self.compiled(self.arrays, self.batch["image"])
+
+    def wait(self) -> None:
+        import jax
+
+        jax.block_until_ready(self.result)
+
+
 def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
-    import jax
-    import numpy as np
-
+    from resnet_flax.compiled.cards import CARDS
+    from resnet_flax.compiled.fold import known_card
     from resnet_flax.compiled.program import CompiledProgram
-    from resnet_flax.data.on_device import normalize
-    from resnet_flax.training.config import ModelConfig, OptimizerConfig, TrainConfig
-    from resnet_flax.training.setup import DataFacts, Setup
-    from resnet_flax.training.sharding import data_mesh
+    from resnet_flax.compiled.step_time import StepTime
 
-    jax.config.update("jax_default_matmul_precision", "highest" if options.precision == "float32" else "default")
-    device = jax.devices()[0]
-    dtype = "bfloat16" if options.precision == "bfloat16" else "float32"
-    config = TrainConfig(
-        model=ModelConfig(name=options.model, dtype=dtype),
-        optimizer=OptimizerConfig(weight_decay=1e-4),
-        batch_size=options.batch,
-    )
-    setup = Setup(config, data_mesh([device]), DataFacts(images=1281167, channels=3, num_classes=1000))
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (options.batch, options.size, options.size, 3), np.uint8)
-    batch = jax.device_put({"image": images, "label": rng.integers(0, 1000, options.batch, np.int32)}, device)
-    state = setup.state(setup.initial_arrays())
-
-    if options.mode == "train":
-        compiled = setup.train_step.lower(state, batch).compile()
-
-        def step():
-            nonlocal state, result
-            state, result = compiled(state, batch)
-    else:
-        arrays = {**state["params"], **state["statistics"]}
-
-        def logits(arrays, images):
-            return setup.network.model(arrays)(normalize(images, config.data.mean, config.data.std))
-
-        compiled = jax.jit(logits).lower(arrays, batch["image"]).compile()
-
-        def step():
-            nonlocal result
-            result = compiled(arrays, batch["image"])
-
-    result = None
-    seconds = timed(step, lambda: jax.block_until_ready(result), options)
-    found = {"device": device.device_kind, "images/s": options.batch / seconds}
-    stats = device.memory_stats() or {}
+    ours = Ours(options)
+    seconds = timed(ours.step, ours.wait, options)
+    memory = ours.compiled.memory_analysis()
+    found = {"device": ours.device.device_kind, "images/s": options.batch / seconds}
+    if memory is not None:
+        found["compiled memory"] = memory.peak_memory_in_bytes / 1e9
+    stats = ours.device.memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         found["memory"] = stats["peak_bytes_in_use"] / 1e9
-    bandwidth = next((value for name, value in BANDWIDTH.items() if name in device.device_kind), None)
-    if bandwidth is not None:
-        found["share"] = CompiledProgram(compiled.as_text()).traffic / bandwidth / seconds
+    if key := known_card(ours.device.device_kind):
+        program = CompiledProgram(ours.compiled.as_text())
+        found["share"] = program.traffic / CARDS[key].bandwidth / seconds
+        found["predicted"] = StepTime(program, CARDS[key]).images_per_second(options.batch)
     return found
 
 
@@ -159,6 +176,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--modes", nargs="+", choices=("train", "inference"), default=["train", "inference"])
+    parser.add_argument("--fold", default="always", choices=("auto", "always", "never"))
     parser.add_argument("--steps", type=int, default=50, help="steps measured a round")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3)

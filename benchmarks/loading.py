@@ -110,7 +110,7 @@ def others(state_dict: dict[str, torch.Tensor], folder: Path) -> dict[str, Path]
     }
     contents["among other entries"] = {
         "state_dict": {f"module.encoder_q.{name}": tensor for name, tensor in state_dict.items()}
-        | {"module.queue": torch.zeros(128, 65536), "module.predictor.0.weight": torch.zeros(512, 1000)},
+        | {"module.queue": torch.zeros(128, 65536), "module.predictor.0.weight": torch.zeros(512, 256)},
         "optimizer": {"state": {}, "param_groups": []},
     }
     paths = {}

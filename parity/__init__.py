@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from parity.conversion.convert import to_flax, to_torch
     from parity.conversion.rules import LeafRule, register_layer
     from parity.errors import ParityError
+    from parity.fingerprints.fingerprint import fingerprint
+    from parity.fingerprints.preprocessing import Preprocessing
+    from parity.fingerprints.report import Fingerprint
     from parity.reports.results import Comparison, Finding, Report
     from parity.sides.matching import match_names
     from parity.sides.optimizers import Optimizer
@@ -26,9 +29,11 @@ __all__ = [
     "CHECKS",
     "Comparison",
     "Finding",
+    "Fingerprint",
     "LeafRule",
     "Optimizer",
     "ParityError",
+    "Preprocessing",
     "Report",
     "assert_gradient_parity",
     "assert_parity",
@@ -37,6 +42,7 @@ __all__ = [
     "check_average",
     "check_classes",
     "check_preprocessing",
+    "fingerprint",
     "load_checkpoint",
     "match_names",
     "random_inputs",
@@ -56,6 +62,9 @@ _MODULES = {
     "conversion.convert": ("to_flax", "to_torch"),
     "conversion.rules": ("LeafRule", "register_layer"),
     "errors": ("ParityError",),
+    "fingerprints.fingerprint": ("fingerprint",),
+    "fingerprints.preprocessing": ("Preprocessing",),
+    "fingerprints.report": ("Fingerprint",),
     "reports.results": ("Comparison", "Finding", "Report"),
     "sides.matching": ("match_names",),
     "sides.optimizers": ("Optimizer",),

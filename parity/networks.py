@@ -9,7 +9,7 @@ where FAMILY has the members of `Family`. Nothing of this package has to be impo
 """
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,10 +50,16 @@ class Weights(Protocol):
     Attributes:
         origin: {name: dtype} of every entry as it was in the file.
         notes: what was noticed while reading, one sentence each.
+        in_channels: of the images that the network takes.
+        image_size: the height and width in pixels of the images that it is for.
+        decided: {option: value} of the network, of what its weights do not show, as far as it is known.
     """
 
     origin: Mapping[str, str]
     notes: Iterable[Any]
+    in_channels: int
+    image_size: int
+    decided: Mapping[str, Any]
 
     def describe(self) -> str:
         """What it holds, in a few words."""
@@ -65,6 +71,18 @@ class Weights(Protocol):
 
     def named(self, name: str) -> "Weights":
         """The same as the weights of that network; a UsageError if they do not fit it."""
+        ...
+
+    def alternatives(self) -> Mapping[str, Sequence[Any]]:
+        """{option: values} with which the same weights are another network than the plain one; values fit into JSON."""
+        ...
+
+    def links(self, options: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
+        """The network with these options as NNX modules, each of which takes the output of the one before.
+
+        Each comes with the path before its modules' own names. Modules of two networks that compute the same have equal
+        graphs (`nnx.split`). A UserError for options that exclude each other.
+        """
         ...
 
     def write(self, path: Path, *, original_names: bool) -> None:
@@ -94,8 +112,8 @@ class Family(Protocol):
         """Which of its networks has a state_dict of these shapes, in a few words; a UsageError if none has."""
         ...
 
-    def read(self, path: Path, prefix: str | None = None) -> Weights:
-        """A checkpoint of one of its networks; a UsageError if it is none or cannot be read.
+    def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> Weights:
+        """A checkpoint of one of its networks, or a state_dict; a UsageError if it is none or cannot be read.
 
         `prefix` is what the names of the wanted network begin with, in a file that holds several.
         """
@@ -139,8 +157,8 @@ def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **optio
     return pair
 
 
-def identified(path: Path, prefix: str | None = None) -> Weights:
-    """The checkpoint, as the family that recognises it reads it; `prefix` as in `Family.read`.
+def identified(source: Path | Mapping[str, Any], prefix: str | None = None) -> Weights:
+    """The checkpoint or state_dict, as the family that recognises it reads it; `prefix` as in `Family.read`.
 
     Raises:
         UsageError: if none does; where only one family is installed, with its own message.
@@ -148,10 +166,11 @@ def identified(path: Path, prefix: str | None = None) -> Weights:
     found, errors = registered(), {}
     for name, family in found.families.items():
         try:
-            return family.read(path) if prefix is None else family.read(path, prefix)
+            return family.read(source) if prefix is None else family.read(source, prefix)
         except UsageError as error:
             errors[name] = error
     if len(errors) == 1:
         raise next(iter(errors.values()))
     reasons = [f"{name}: {error}" for name, error in errors.items()] or ["no networks are registered here"]
-    raise ParityError(f"{path} was not recognised; " + "; ".join([*reasons, *found.failures]))
+    what = "the state_dict" if isinstance(source, Mapping) else source
+    raise ParityError(f"{what} was not recognised; " + "; ".join([*reasons, *found.failures]))

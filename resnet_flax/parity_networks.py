@@ -6,19 +6,26 @@ Registered in pyproject.toml under the entry-point group `parity.networks`; `par
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from parity.conversion.checkpoints import Checkpoint
+from parity.conversion.convert import as_numpy
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
+from resnet_flax.layers import Conv
 from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.models.options import ModelOptions
-from resnet_flax.weights.files import Weights, read_weights, write_weights
+from resnet_flax.weights.arithmetic import alternatives, model_options
+from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
+from resnet_flax.weights.metadata import Metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,43 @@ class IdentifiedWeights:
     def notes(self) -> tuple[Any, ...]:
         return self.weights.warnings()
 
+    @property
+    def in_channels(self) -> int:
+        return self.weights.identity.in_channels
+
+    @property
+    def image_size(self) -> int:
+        identity = self.weights.identity
+        kept = Metadata(self.weights.metadata).preprocessing
+        if kept and kept.transform.crop_size:
+            return kept.transform.crop_size
+        return 32 if identity.small_images else get_architecture(identity.architecture).image_size
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        return self.weights.options
+
+    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
+        return alternatives(self.weights.identity.architecture)
+
+    @cached_property
+    def _states(self) -> list[Any]:
+        """Of each link, in float32, which the images have."""
+        with jax.enable_x64(True):  # float64 weights are narrowed here, and not by JAX
+            states = [nnx.state(module) for _, module in self.weights.to_model().links()]
+            host = jax.tree.map(lambda a: np.asarray(a, np.float32) if a.dtype.kind == "f" else np.asarray(a), states)
+        return jax.tree.map(jnp.asarray, host)
+
+    def links(self, options: Mapping[str, Any]) -> list[tuple[str, nnx.Module]]:
+        unset = partial(Conv, kernel_init=lambda key, shape, dtype: np.zeros(shape, dtype))  # takes no time
+        plan = self.weights.identity.build(
+            nnx.Rngs(0), **{"conv_layer": unset, "num_classes": 0, **model_options(options, {})}
+        )
+        return [
+            (prefix, nnx.merge(nnx.graphdef(module), state))
+            for (prefix, module), state in zip(plan.links(), self._states, strict=True)
+        ]
+
     def describe(self) -> str:
         return str(self.weights.identity)
 
@@ -139,8 +183,11 @@ class ResNets:
     def identify(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return str(identify(shapes))
 
-    def read(self, path: Path, prefix: str | None = None) -> IdentifiedWeights:
-        return IdentifiedWeights(read_weights(path, prefix))
+    def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> IdentifiedWeights:
+        if not isinstance(source, Mapping):
+            return IdentifiedWeights(read_weights(source, prefix))
+        checkpoint = Checkpoint({name: as_numpy(tensor) for name, tensor in source.items()})
+        return IdentifiedWeights(from_checkpoint(checkpoint, Path("/the state_dict/entries"), prefix))
 
     def pair(self, name: str, options: Options, *, weights: Path | None = None) -> ResNetPair:
         """A network in Flax and in PyTorch, with a checkpoint's weights; without one the Flax model is abstract.

@@ -15,6 +15,8 @@ ABSENT = (
     "grain",
     "importlib_resources",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
     "orbax",
     "sklearn",
     "tensorboard",

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("resnet_flax.commands.predict", ["a.png", "--weights", "absent.pth"], "Arguments"),
     "features": ("resnet_flax.commands.features", ["a.png", "--weights", "absent.pth", "--out", "a.npz"], "Arguments"),
     "export": ("resnet_flax.commands.export", ["--weights", "absent.pth", "--out", "a.pth"], "Arguments"),
+    "push": ("resnet_flax.commands.push", ["me/x", "--weights", "absent.pth", "--to", "a"], "Arguments"),
     "data show": ("resnet_flax.commands.data", ["show", "digits"], "Show"),
     "data write": ("resnet_flax.commands.data", ["write", "digits", "name"], "Write"),
     "models": ("resnet_flax.commands.models", [], "Arguments"),

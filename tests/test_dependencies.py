@@ -30,11 +30,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Folder: the extras that its modules may import from, beside the base.
 FOLDERS = {
-    "parity": ("torch", "train", "test"),  # test for its pytest plugin
-    "resnet_flax": ("torch", "train"),
-    "tests": ("test",),
+    "parity": ("torch", "train", "onnx", "test"),  # test for its pytest plugin
+    "resnet_flax": ("torch", "train", "onnx"),
+    "tests": ("test", "onnx"),
     "benchmarks": ("test",),
-    "docs/examples": ("test",),
+    "docs/examples": ("test", "onnx"),
 }
 BROUGHT_BY_THE_BASE = {
     "absl-py",
@@ -88,7 +88,7 @@ def test_every_import_is_declared(folder):
 
 
 def test_all_that_the_extras_add_is_taken_away_below():
-    added = distributions(["resnet-flax[train,torch]"]) - distributions(PROJECT["dependencies"])
+    added = distributions(["resnet-flax[train,torch,onnx]"]) - distributions(PROJECT["dependencies"])
     absent = set().union(*map(providers, ABSENT))
     assert added - BROUGHT_BY_THE_BASE <= absent
     assert not absent & distributions(PROJECT["dependencies"])
@@ -127,6 +127,10 @@ LACKS = {
     "resnet_flax export --weights {folder}/a.safetensors --out {folder}/a.pth": (
         "writing {folder}/a.pth needs",
         "torch",
+    ),
+    "resnet_flax export --weights {folder}/a.safetensors --out {folder}/a.onnx": (
+        "exporting to ONNX needs onnx",
+        "onnx",
     ),
     "parity inspect {folder}/old.pth": ("reading {folder}/old.pth needs torch", "torch"),
     "parity inspect {folder}": ("reading {folder} with Orbax needs orbax", "train"),

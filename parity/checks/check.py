@@ -35,6 +35,8 @@ from parity.sides.networks import (
     unwrapped,
     with_as_many_biases,
 )
+from parity.sides.onnx import CHECKS as OF_ONNX
+from parity.sides.onnx import OnnxSide, is_onnx
 from parity.sides.optimizers import Optimizer
 from parity.sides.precision import exact_arithmetic
 from parity.sides.recorded import RecordedSide, Recording
@@ -83,7 +85,8 @@ def check(
     activations that differ are noted: they lie inside, where two right networks may differ.
 
     Args:
-        candidate: the network under test, filled with the other's weights (`parity.to_flax`).
+        candidate: the network under test, filled with the other's weights (`parity.to_flax`). Or the path of an ONNX
+            file of it, with precision="float32", for the checks forward, activations and weights in eval mode.
         reference: the network whose submodules have corresponding names; its own rounding is the limit. Or the path of
             a recording of one (`parity.record`), which brings inputs, targets, checks and optimiser with it. Or
             {name: array}, the outputs that it should have in eval mode.
@@ -113,9 +116,13 @@ def check(
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
     """
+    if is_onnx(reference):
+        raise ParityError(f"{reference} is an ONNX file, which is a candidate: parity.check(file, network, inputs)")
     candidate, reference = unwrapped(candidate), unwrapped(reference)
     recording = _recording(candidate, reference, inputs, precision)
-    for network in (candidate,) if recording else (candidate, reference):
+    if is_onnx(candidate):
+        checks, modes = _of_onnx(candidate, recording or reference, checks, modes)
+    for network in (() if is_onnx(candidate) else (candidate,)) + (() if recording else (reference,)):
         require_network(network)
     if recording is not None:
         checks = recording.about["checks"] if checks is DEFAULT else checks
@@ -197,6 +204,24 @@ def check(
     return report
 
 
+def _of_onnx(
+    candidate: Any, reference: Any, checks: Sequence[str], modes: Sequence[str] | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The checks and modes for an ONNX file.
+
+    Raises:
+        ParityError: for others than it serves, or a reference that is not a network.
+    """
+    checks = ("forward", "activations") if checks is DEFAULT else [checks] if isinstance(checks, str) else checks
+    if others := [name for name in checks if name in CHECKS and name not in OF_ONNX]:
+        raise ParityError(f"{candidate} serves the checks {', '.join(OF_ONNX)}, not {', '.join(others)}")
+    if modes is not None and set(modes) != {"eval"} and modes != "eval":
+        raise ParityError(f"{candidate} has eval mode only")
+    if isinstance(reference, Recording):
+        raise ParityError(f"{candidate} is compared with a network, not with a recording")
+    return checks, ("eval",)
+
+
 def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> Recording | None:
     """The recording that the reference is, or None for a network."""
     if isinstance(reference, str | Path):
@@ -237,10 +262,16 @@ def make_pair(
     if isinstance(reference, Recording):
         return _recorded_pair(candidate, reference, inputs, precision, names, device, options)
     inputs = map_arrays(np.asarray, inputs)
-    candidate, reference, zeros = with_as_many_biases(candidate, reference, names)
+    zeros: list[str] = []
+    if not is_onnx(candidate):
+        candidate, reference, zeros = with_as_many_biases(candidate, reference, names)
     of_reference: dict[str, Any] = {"names": names if is_torch(candidate) else None, "device": device}
     oracle = as_side(reference, "float64", **of_reference)
-    side = as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    side = (
+        OnnxSide(candidate, precision)
+        if is_onnx(candidate)
+        else as_side(candidate, precision, names=names, torch_names=oracle.parameters, device=device)
+    )
     plain = oracle if precision == "float64" else as_side(reference, precision, **of_reference)
     if side.framework == oracle.framework:
         side.framework += " (candidate)"

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,9 +19,10 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from parity.commands.targets import load_target
+from parity.conversion.files import require_writable
 from parity.conversion.matching import read_names
 from parity.errors import ParityError, needs_extra, printable
-from parity.networks import Family, family_of, named_pair
+from parity.networks import Family, NamedPair, family_of, named_pair
 from parity.options import NonNegative, Pixels, PositiveInt, Seed, option_group, parse
 from parity.progress import shown_by
 
@@ -57,8 +58,10 @@ class Arguments:
     recording with --reference."""
     modes: str | None = None
     """Which modes, eval or train or both, separated by commas; by default those that compute something of their own."""
-    precision: Literal["float64", "float32", "bfloat16"] = "float64"
-    """float64 finds faults; the others show what a precision costs, next to what it costs PyTorch."""
+    onnx: Path | None = None
+    """An ONNX file of the network: it is compared, in float32, with the PyTorch network and then with the Flax one."""
+    precision: Literal["float64", "float32", "bfloat16"] | None = None
+    """float64 (the default) finds faults; the others show what a precision costs, next to what it costs PyTorch."""
     batch: PositiveInt = 4
     """Images in the batch."""
     size: Pixels = 64
@@ -88,7 +91,7 @@ def main(arguments: list[str]) -> int:
     named = name is not None and ":" not in name
     family = family_of(name) if named else None  # before anything slow
     args = _parse(arguments, family)
-    _require_writable(args.json, args.html)
+    require_writable(args.json, args.html)
     if named or args.device == "gpu":
         with needs_extra("torch", "checking against PyTorch"):
             import torch
@@ -136,24 +139,22 @@ def _shown_progress() -> Generator[None]:
 def _check_named(args: Any, family: Family) -> "Report":
     """A registered network against its original, or against a recording."""
     from parity.checks.check import DEFAULT, check
-    from parity.sides.random_weights import random_inputs
 
     checks = _split(args.checks) or ["forward", "activations", "gradients", "batch_stats"]
     options = {option.name: getattr(args, option.name) for option in _options(family)}
     pair = named_pair(args.network, weights=args.weights, seed=args.seed, **options)
+    if args.onnx is not None:
+        return _check_onnx(args, pair)
     if args.reference is not None:
         return check(
             pair.flax_model,
             args.reference,
-            precision=args.precision,
+            precision=args.precision or "float64",
             steps=args.steps,
             checks=_split(args.checks) or DEFAULT,
             modes=_split(args.modes) or None,
         )
-    if args.image is None:
-        inputs = random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
-    else:
-        inputs = pair.read_image(args.image, args.batch, args.size)
+    inputs = _inputs(args, pair)
     report = check(
         pair.flax_model,
         pair.torch_model,
@@ -161,7 +162,7 @@ def _check_named(args: Any, family: Family) -> "Report":
         np.random.default_rng(args.seed).integers(0, pair.num_classes, len(inputs)),
         checks=checks,
         modes=_split(args.modes) or None,
-        precision=args.precision,
+        precision=args.precision or "float64",
         optimizer=_optimizer(args, checks),
         steps=args.steps,
         batches=pair.batches(args.steps, args.batch, args.size) if "trajectory" in checks else None,
@@ -175,10 +176,48 @@ def _check_named(args: Any, family: Family) -> "Report":
     return report
 
 
+def _inputs(args: Any, pair: NamedPair) -> np.ndarray:
+    """A batch of images (N, H, W, C)."""
+    from parity.sides.random_weights import random_inputs
+
+    if args.image is None:
+        return random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
+    return pair.read_image(args.image, args.batch, args.size)
+
+
+def _check_onnx(args: Any, pair: NamedPair) -> "Report":
+    """An ONNX file against both networks, in one report."""
+    from parity.checks.check import DEFAULT, check
+    from parity.sides.onnx import OnnxSide
+
+    if args.weights is None:
+        raise ParityError("--onnx needs --weights: those that the file was exported from")
+    if args.precision not in (None, "float32"):
+        raise ParityError(f"--onnx compares in float32, in which onnxruntime computes: not in {args.precision}")
+    if args.reference is not None:
+        raise ParityError("--onnx and --reference exclude each other")
+    inputs = np.moveaxis(_inputs(args, pair), -1, OnnxSide(args.onnx, "float32").channels)
+    checks, modes = _split(args.checks) or DEFAULT, _split(args.modes) or None
+    options: dict[str, Any] = {"checks": checks, "modes": modes, "precision": "float32"}
+    report = check(args.onnx, pair.torch_model, inputs, **options)
+    other = check(args.onnx, pair.flax_model, inputs, **options)
+    ours = other.settings["frameworks"][1]
+    report.comparisons += [replace(row, check=f"{row.check}, {ours}") for row in other.comparisons]
+    report.seconds |= {f"{name}, {ours}": value for name, value in other.seconds.items()}
+    report.findings += other.findings
+    report.notes += [note for note in other.notes if note not in report.notes]
+    report.warnings += [text for text in other.warnings if text not in report.warnings]
+    report.settings |= {"architecture": args.network, "weights": str(args.weights)}
+    report.settings |= {"flax network": str(args.onnx), "torch network": args.network}
+    return report
+
+
 def _check_target(args: Any) -> "Report":
     """What a function of the caller's returns."""
     from parity.checks.check import DEFAULT, check
 
+    if args.onnx is not None:
+        raise ParityError("--onnx is for registered networks; in Python: parity.check(file, network, inputs)")
     parts = load_target(args.network)
     if args.reference is not None:
         candidate, inputs = parts if len(parts) == 2 else (*parts, None)[:2] if len(parts) == 1 else (None, None)
@@ -193,7 +232,7 @@ def _check_target(args: Any) -> "Report":
         candidate,
         reference,
         inputs,
-        precision=args.precision,
+        precision=args.precision or "float64",
         names=read_names(args.names) if args.names else None,
         optimizer=_optimizer(args, checks),
         steps=args.steps,
@@ -250,13 +289,3 @@ def _choose_device(device: str, torch: Any) -> None:
         raise ParityError("--device gpu: PyTorch finds no GPU")
     if jax.default_backend() != "gpu":
         raise ParityError("--device gpu: JAX finds no GPU; install resnet-flax with the extra cuda13 or cuda12")
-
-
-def _require_writable(*paths: Path | None) -> None:
-    for path in paths:
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise ParityError(f"{path.absolute().parent} is not a directory")
-        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise ParityError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not permitted'}")

@@ -208,3 +208,14 @@ def require_readable(path: Path) -> None:
         raise ParityError(f"{path} cannot be read: its name is not UTF-8; rename it") from error
     except ValueError as error:
         raise ParityError(f"{path} cannot be read: {error}") from error
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Raises ParityError unless a file can be written at each of the paths; for use before long work."""
+    for path in paths:
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise ParityError(f"{path.absolute().parent} is not a directory")
+        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise ParityError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not permitted'}")

@@ -58,10 +58,15 @@ def as_html(report: Report) -> str:
         _failures(report),
         f"<details><summary>Settings</summary>{_settings(report)}</details>",
     ]
-    page = "\n".join(part for part in body if part)
+    return page(report.headline, body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """The page with these parts, of which empty ones are left out; `title` is plain text."""
+    parts = "\n".join(part for part in body if part)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(report.headline)}</title>'
-        f"<style>{_STYLE}</style>\n{page}\n</html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style>\n{parts}\n</html>\n"
     )
 
 
@@ -77,7 +82,9 @@ def _warnings(report: Report) -> str:
     return f"<h2>What the verdict does not cover</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
+    """A table of cells in HTML; the columns in `numeric` are aligned to the right."""
+
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
 
@@ -98,7 +105,7 @@ def _summary(report: Report) -> str:
         figures = map(figure, (top.error.relative, top.floor, top.tolerance))
         rows.append([check, mode, str(len(members)), f"<code>{html.escape(top.name)}</code>", *figures, verdict])
     headings = ["check", "mode", "tensors", top_heading(report), "error", "PyTorch's own", "allowed", ""]
-    return "<h2>Summary</h2>" + _table(headings, rows, (2, 4, 5, 6))
+    return "<h2>Summary</h2>" + table(headings, rows, (2, 4, 5, 6))
 
 
 def _failures(report: Report) -> str:
@@ -114,7 +121,7 @@ def _failures(report: Report) -> str:
         for row in report.failures[:200]
     ]
     headings = ["check", "tensor", "error", "largest", "ulp", "cosine", "PyTorch's own", "allowed", ""]
-    return f"<h2>What failed ({len(report.failures)})</h2>" + _table(headings, rows, range(2, 8)) if rows else ""
+    return f"<h2>What failed ({len(report.failures)})</h2>" + table(headings, rows, range(2, 8)) if rows else ""
 
 
 def _settings(report: Report) -> str:
@@ -122,7 +129,7 @@ def _settings(report: Report) -> str:
     flat.pop("versions", None)
     rows = [[html.escape(str(key)), html.escape(str(value))] for key, value in flat.items()]
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in report.notes)
-    return _table(["", ""], rows, ()) + notes
+    return table(["", ""], rows, ()) + notes
 
 
 def _plots(report: Report) -> list[str]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flax import nnx
@@ -104,7 +105,9 @@ def with_as_many_biases(candidate: Any, reference: Any, names: Mapping[str, str]
 
 
 def name_of(network: Any) -> str:
-    """What a report calls the network: its class, or its function."""
+    """What a report calls the network: its class, its function, or its file."""
+    if isinstance(network, str | Path):
+        return str(network)
     if isinstance(network, tuple):
         network = network[0]
     if isinstance(network, nnx.bridge.ToNNX):

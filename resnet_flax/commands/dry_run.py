@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from resnet_flax.compiled.absent_gpu import absent_mesh, memory_bandwidth, memory_size
+from resnet_flax.compiled.absent_gpu import absent_mesh, card_of, hosts_of
 from resnet_flax.compiled.program import CompiledProgram
+from resnet_flax.compiled.step_time import StepTime, shares_in_words
 from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, get_architecture
@@ -117,13 +118,19 @@ def main(config: TrainConfig, console: Console) -> int:
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     if config.run.target is not None and memory is not None:
-        room = f", of {memory_size(config.run.target) / 1e9:.0f}"
+        card, hosts = card_of(config.run.target), hosts_of(config.run.target)
+        room = f", of {card.memory / 1e9:.0f}"
         say("memory", f"{memory.peak_memory_in_bytes / 1e9:,.2f} GB on each device{room}")
         program, images = CompiledProgram(compiled.as_text() or ""), config.batch_size // mesh.size
-        bound = int(memory_bandwidth(config.run.target) / program.traffic * config.batch_size)
+        bound = int(card.bandwidth / program.traffic * config.batch_size)
+        predicted = StepTime(program, card, mesh.size // hosts, hosts)
+        low, high = predicted.images_per_second(config.batch_size)
         say("kernels", f"{program.launches:,} per step, {len(program.collectives)} of them collectives")
         say("traffic", f"{program.traffic / images / 1e6:,.1f} MB per image, on each device")
         say("bound", f"{bound:,} images/s, limited by memory bandwidth alone; computed, not measured")
+        say("predicted", f"{int(low):,} to {int(high):,} images/s by a time model that no measurement has tested")
+        for line in shares_in_words(predicted):
+            say("", line)
     elif memory is not None:
         say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
     say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")

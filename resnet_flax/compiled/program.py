@@ -153,15 +153,27 @@ class CompiledProgram:
     def collectives(self) -> list[Kernel]:
         return [kernel for kernel in self.kernels if kernel.instruction.collective]
 
-    def is_asynchronous(self, collective: Kernel) -> bool:
-        """Whether other kernels are launched between its start and its end."""
+    def computation_of(self, instruction: Instruction) -> dict[str, Instruction]:
+        """The computation that an instruction is in; a program has each name once."""
+        return self._homes[instruction.name]
+
+    @cached_property
+    def _homes(self) -> dict[str, dict[str, Instruction]]:
+        return {name: body for body in self.computations.values() for name in body}
+
+    def overlapped(self, collective: Kernel) -> set[str]:
+        """Names of the instructions that launch kernels between its start and its end."""
         start = collective.instruction
-        body = list(next(body for body in self.computations.values() if start.name in body).values())
+        body = list(self.computation_of(start).values())
         if not start.opcode.endswith("-start") or '"is_sync":true' in start.rest:
-            return False
+            return set()
         first = body.index(start)
         end = next(i for i, other in enumerate(body) if other.opcode.endswith("-done") and start.name in other.operands)
-        return any(self._launches(between) for between in body[first + 1 : end])
+        return {between.name for between in body[first + 1 : end] if self._launches(between)}
+
+    def is_asynchronous(self, collective: Kernel) -> bool:
+        """Whether other kernels are launched between its start and its end."""
+        return bool(self.overlapped(collective))
 
     def convolutions_after(self, kernel: Kernel) -> int:
         """The number of convolutions launched after `kernel`."""

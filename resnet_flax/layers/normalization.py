@@ -18,6 +18,10 @@ from resnet_flax.layers.products import product, product_moments
 _COARSE = jnp.bfloat16
 
 
+def _always(pixels: int, in_features: int, out_features: int) -> bool:
+    return True
+
+
 class BatchNorm(nnx.BatchNorm):
     """`nnx.BatchNorm` with the arithmetic of `torch.nn.BatchNorm2d`, over all axes but the last.
 
@@ -42,6 +46,9 @@ class BatchNorm(nnx.BatchNorm):
         dtype: of the output; None keeps the input's.
         param_dtype: of scale, bias and statistics, at least float32.
         axis_name: the mapped axis to synchronise over.
+        fold: asked with (pixels of the output, its input's channels, its channels) whether to compute the norm of a
+            convolution's output from the convolution's input, where that is possible (see `conv_norm`); always by
+            default.
         use_running_average: True in eval mode; `model.train()` and `model.eval()` set it.
     """
 
@@ -57,9 +64,11 @@ class BatchNorm(nnx.BatchNorm):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         axis_name: str | None = None,
+        fold: Callable[[int, int, int], bool] = _always,
         use_running_average: bool = False,
         rngs: nnx.Rngs,
     ):
+        self.fold = fold
         param_dtype = _wider(param_dtype, jnp.float32)
         super().__init__(
             num_features,
@@ -85,7 +94,8 @@ class BatchNorm(nnx.BatchNorm):
         """Normalises x (N, ..., num_features); in train mode it also updates the running statistics.
 
         `factors`, if given, are two arrays, (N, ..., k) and (k, num_features), with the product x. For bfloat16 in
-        train mode the result is then computed from them (see `conv_norm`), and `jax.jit` never computes x itself.
+        train mode the result is then computed from them (see `conv_norm`) if `fold` has it so, and `jax.jit` never
+        computes x itself.
 
         Raises:
             ValueError: in train mode, if there is only one value per channel.
@@ -98,7 +108,7 @@ class BatchNorm(nnx.BatchNorm):
             shape = (1,) * (x.ndim - 1) + (-1,)
             factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
             y = (x - self.mean[...].reshape(shape)) * factor.reshape(shape) + self.bias[...].reshape(shape)
-        elif factors is not None and x.dtype == _COARSE:
+        elif factors is not None and x.dtype == _COARSE and self.fold(x.size // x.shape[-1], *factors[1].shape):
             inputs, kernel = factors
             factor, offset = self._train_mode(*product_moments(inputs, kernel), 0, self._count(x))
             offset = offset.reshape((1,) * (x.ndim - 1) + (-1,))

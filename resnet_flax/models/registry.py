@@ -108,6 +108,11 @@ class Architecture:
     initialization: str = "kaiming_normal"
     original: Callable[..., Any] = _torchvision
 
+    @property
+    def is_in_timm(self) -> bool:
+        """Whether timm has the same network under the same name; it has torchvision's."""
+        return self.original in (_torchvision, _timm)
+
     def has_shapes_of(self, other: "Architecture") -> bool:
         """Whether weights of one fit the other, which may still be another function of them."""
         return self._entries == other._entries

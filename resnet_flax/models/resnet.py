@@ -211,9 +211,7 @@ class ResNet(nnx.Module):
         return not self.stem.has_pool
 
     def _activations(self, images: ArrayLike) -> Iterable[tuple[str, jax.Array]]:
-        x = require_images(images, self.in_channels)
-        x = self.activation(self.bn1(self.conv1(x)))
-        x = self.stem.pool(x) if self.maxpool is None else self.maxpool(x)
+        x = _stem(self, require_images(images, self.in_channels))
         yield "stem", x
         for stage in self.stages:
             x = getattr(self, stage)(x)
@@ -228,6 +226,14 @@ class ResNet(nnx.Module):
             return x.max((1, 2))
         mean, maximum = x.mean((1, 2)), x.max((1, 2))
         return 0.5 * (mean + maximum) if self.global_pool == "avgmax" else jnp.concatenate([mean, maximum], 1)
+
+    def links(self) -> list[tuple[str, nnx.Module]]:
+        """The stem and the blocks with their paths, that of the stem empty: each takes the output of the one before.
+
+        They share the network's variables; the pool and the head are not among them.
+        """
+        blocks = [(f"{stage}.{n}", block) for stage in self.stages for n, block in enumerate(getattr(self, stage))]
+        return [("", StemOf(self)), *blocks]
 
     def features(self, images: ArrayLike, taps: Iterable[str] = ("pool",)) -> dict[str, jax.Array]:
         """Activations of images (N, H, W, C) at `taps`: (N, h, w, c) each, and (N, num_features) for "pool".
@@ -257,3 +263,26 @@ class ResNet(nnx.Module):
         """
         pooled = self.features(images)["pool"]
         return pooled if self.fc is None else self.fc(pooled)
+
+
+def _stem(network: "ResNet | StemOf", x: jax.Array) -> jax.Array:
+    x = network.activation(network.bn1(network.conv1(x)))
+    return network.stem.pool(x) if network.maxpool is None else network.maxpool(x)
+
+
+class StemOf(nnx.Module):
+    """The stem of a network by itself, with the names and variables that it has there."""
+
+    maxpool: Sequential | None = None
+    activation: Activation = staticmethod(nnx.relu)
+
+    def __init__(self, network: ResNet):
+        self.conv1, self.bn1, self.stem = network.conv1, network.bn1, network.stem
+        if network.maxpool is not None:
+            self.maxpool = network.maxpool
+        if network.activation is not nnx.relu:
+            self.activation = network.activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What the first stage takes, of images (N, H, W, C)."""
+        return _stem(self, x)

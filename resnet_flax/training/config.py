@@ -35,6 +35,9 @@ class ModelConfig(ModelOptions):
     """Compute dtype; parameters, statistics and loss stay float32."""
     sync_bn: bool = False
     """Synchronise batch statistics over all devices; by default each device uses its own."""
+    fold: Literal["always", "auto", "never"] = "always"
+    """Compute a batch norm from the input of the 1x1 convolution before it; in bfloat16 training only. Auto leaves out
+    the layers that lose by the time model of the card, and none on a card it does not know."""
     weights: str | None = None
     """Initial weights: a torchvision name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory. A head with another number of classes is replaced."""
@@ -101,20 +104,20 @@ class LossConfig:
 class OptimizerConfig:
     """The optimiser."""
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lamb", "lars"] = "momentum"
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "lamb", "lars"] = "momentum"
     """The rule of the updates; momentum is PyTorch's SGD with momentum."""
     learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Of momentum, nesterov and lars."""
+    """Of momentum, nesterov, lars and muon, whose users take 0.95."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
-    """Of Adam, AdamW and LAMB."""
+    """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
     epsilon: NonNegative = 1e-8
-    """Of Adam, AdamW and LAMB."""
+    """Of Adam, AdamW and LAMB, and in Muon of what is no convolution."""
     trust_coefficient: NonNegative = 0.001
     """Of LARS."""
     weight_decay: Annotated[NonNegative, tyro.conf.arg(aliases=("--wd",))] = 0.0
-    """Added to the gradient, or for AdamW and LAMB to the update (decoupled)."""
+    """Added to the gradient, or for AdamW, LAMB, Lion and Muon to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
     """Kinds of parameters without weight decay."""
     learning_rate_multipliers: Annotated[tuple[tuple[str, float], ...], Range(ge=0)] = ()
@@ -194,8 +197,8 @@ class RunConfig:
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None
-    """With --dry-run, compile for GPUs that this machine does not have: h100, or h100:HOSTSxGPUS. Needs the extra
-    cuda13."""
+    """With --dry-run, compile for GPUs that this machine does not have and predict the step's time: h100, h200, a100,
+    b200, l4 or rtx4090, or h100:HOSTSxGPUS. Needs the extra cuda13."""
 
 
 @option_group

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
@@ -100,8 +103,60 @@ class Parts:
     def trace(self, *, nesterov: bool = False) -> optax.GradientTransformation:
         return optax.trace(self.config.momentum, nesterov=nesterov)
 
+    @property
+    def lion(self) -> optax.GradientTransformation:
+        return optax.scale_by_lion(*self.config.betas)
+
+    @property
+    def muon(self) -> tuple[optax.GradientTransformation, ...]:
+        """Muon for the convolutions' kernels, Adam for everything else."""
+        return (
+            optax.masked(muon_direction(self.config.momentum), lambda arrays: _are_kernels(arrays, True)),
+            optax.masked(self.adam, lambda arrays: _are_kernels(arrays, False)),
+        )
+
     def trust(self, coefficient: float = 1.0) -> optax.GradientTransformation:
         return optax.masked(optax.scale_by_trust_ratio(trust_coefficient=coefficient), self.trusted)
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of `torch.optim.Muon`
+
+
+def muon_direction(momentum: float) -> optax.GradientTransformation:
+    """The directions of `torch.optim.Muon(nesterov=True, adjust_lr_fn="match_rms_adamw")` for kernels (h, w, I, O).
+
+    A kernel is the matrix (O, I * h * w), as users of PyTorch's flatten theirs. Its momentum, a mean of the gradients
+    without the bias correction that optax's own has, is orthogonalised by five steps of Newton and Schulz and scaled by
+    0.2 sqrt(max(O, I * h * w)), to the size of Adam's directions (arXiv:2502.16982): one learning rate serves both.
+    PyTorch takes the five steps in bfloat16; here they have the precision of the parameters.
+    """
+    numbers = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    orthogonalize = optax.contrib.scale_by_muon(
+        NEWTON_SCHULZ,
+        beta=0.0,
+        eps=1e-30,
+        nesterov=False,
+        weight_dimension_numbers=lambda arrays: jax.tree.map(lambda _: numbers, arrays),
+    )
+
+    def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
+        return momentum * old + (1 - momentum) * new
+
+    def init(params):
+        return optax.TraceState(optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        trace = jax.tree.map(mixed, state.trace, updates)
+        orthogonal, _ = orthogonalize.update(jax.tree.map(mixed, trace, updates), orthogonalize.init(trace))
+        return jax.tree.map(
+            lambda array: 0.2 * math.sqrt(max(array.shape[3], math.prod(array.shape[:3]))) * array, orthogonal
+        ), optax.TraceState(trace)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _are_kernels(arrays: Any, wanted: bool) -> dict[str, bool]:
+    return {path: (array.ndim == 4) is wanted for path, array in arrays.items()}
 
 
 # Decay before a direction is coupled (added to the gradient, as in PyTorch's SGD and Adam), decay after it decoupled
@@ -112,6 +167,8 @@ OPTIMIZERS: dict[str, Callable[[Parts], tuple[optax.GradientTransformation, ...]
     "nesterov": lambda parts: (*parts.decay, parts.trace(nesterov=True), parts.rate),
     "adam": lambda parts: (*parts.decay, parts.adam, parts.rate),
     "adamw": lambda parts: (parts.adam, *parts.decay, parts.rate),
+    "lion": lambda parts: (parts.lion, *parts.decay, parts.rate),  # Chen et al., arXiv:2302.06675
+    "muon": lambda parts: (*parts.muon, *parts.decay, parts.rate),
     # You et al., arXiv:1904.00962, without trust ratios for norms and biases.
     "lamb": lambda parts: (parts.adam, *parts.decay, parts.trust(), parts.rate),
     # You et al., arXiv:1708.03888: the trust ratio covers gradient and decay, and momentum accumulates scaled updates.

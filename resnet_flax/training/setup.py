@@ -16,11 +16,12 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jax.stages import Wrapped
 
 from parity.options import check_ranges
+from resnet_flax.compiled.fold import Fold, known_card
 from resnet_flax.data import Source, evaluation_batches, prefetch_to_device, steps_per_epoch, training_batches
 from resnet_flax.data.on_device import normalize
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
-from resnet_flax.models import ResNet
+from resnet_flax.models import ResNet, get_architecture
 from resnet_flax.training.class_weights import class_weights
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.evaluation import make_evaluate
@@ -288,8 +289,11 @@ def model_options(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
     model, options = config.model, {}
     if model.dtype == "bfloat16":
         options["dtype"] = jnp.bfloat16
-    if model.sync_bn and mesh.size > 1:
-        options["norm_layer"] = partial(BatchNorm, axis_name=AXIS)
+    norm: dict[str, Any] = {"axis_name": AXIS} if model.sync_bn and mesh.size > 1 else {}
+    if model.dtype == "bfloat16" and model.fold != "always":
+        norm["fold"] = Fold(model.fold, known_card(mesh.devices.flat[0].device_kind))
+    if norm and get_architecture(model.name).options.get("norm_layer", BatchNorm) is BatchNorm:
+        options["norm_layer"] = partial(BatchNorm, **norm)
     if model.stochastic_depth:
         options["stochastic_depth"] = model.stochastic_depth
     return options

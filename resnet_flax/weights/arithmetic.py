@@ -96,7 +96,12 @@ def arithmetic_of(model: ResNet, architecture: str) -> dict[str, Any]:
         "aa_layer": model.stem.aa_layer,
         "global_pool": model.global_pool,
     }
-    plain = {
+    plain = _plain(architecture)
+    return {option: value for option, value in found.items() if plain.get(option) != value}
+
+
+def _plain(architecture: str) -> dict[str, Any]:
+    return {
         "activation": "relu",
         "norm_epsilon": 1e-5,
         "output_stride": 32,
@@ -106,7 +111,24 @@ def arithmetic_of(model: ResNet, architecture: str) -> dict[str, Any]:
         "aa_layer": "",
         "global_pool": "avg",
     } | dict(get_architecture(architecture).options)
-    return {option: value for option, value in found.items() if plain.get(option) != value}
+
+
+_ALTERNATIVES: dict[str, tuple[Any, ...]] = {
+    "activation": ("relu", "silu", "gelu", "leaky_relu", "elu"),
+    "max_pool_ceil": (False, True),
+    "aa_layer": ("", "avg", "blur"),
+    "stride_in_first_1x1": (False, True),
+    "last_stride": (2, 1),
+    "output_stride": (32, 16, 8),
+    "norm_epsilon": (1e-5, 1e-3),
+}
+"""Values that networks in use have, of the options that the norms' statistics may show."""
+
+
+def alternatives(architecture: str) -> dict[str, tuple[Any, ...]]:
+    """{option: values other than the architecture's own} that weights of its shapes may need."""
+    plain = _plain(architecture)
+    return {option: tuple(v for v in values if v != plain[option]) for option, values in _ALTERNATIVES.items()}
 
 
 def _dilation(dilated: tuple[bool, ...]) -> dict[str, Any]:

@@ -77,3 +77,46 @@ def _fetch(repository: str, file_name: str) -> Path:
     if not path.is_file():
         raise UserError(f"cannot get {file_name} of hf-hub:{repository}")
     return path
+
+
+def require_repository(repository: str) -> None:
+    """Raises UserError unless this is OWNER/NAME as the hub allows it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"{repository!r} is no name on the hub: {str(error).splitlines()[0]}") from error
+    if repository.count("/") != 1:
+        raise UserError(f"{repository!r} is no name on the hub: expected OWNER/NAME")
+
+
+def require_token() -> None:
+    """Raises UserError where huggingface_hub has no token to write with."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError(
+            "pushing to the hub needs a token, and there is none: run `hf auth login`, or set HF_TOKEN, or write the "
+            "folder with --to DIR and upload that"
+        )
+
+
+def upload(folder: Path, repository: str, *, private: bool) -> str:
+    """Uploads a folder in one commit, and returns the repository's address; it is made where there is none.
+
+    Raises:
+        UserError: if the hub refuses it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights of resnet_flax")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot push to {HUB}{repository} ({reason}); --to DIR writes the same files here") from error
+    return str(address)

@@ -105,7 +105,15 @@ class Bert(nnx.Module):
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-5])
 def test_bert_of_transformers(epsilon):
     transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(11, 8, 1, 2, 16, max_position_embeddings=6, attn_implementation="eager")
+    config = transformers.BertConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=6,
+        attn_implementation="eager",
+    )
     original = transformers.BertModel(config, add_pooling_layer=False)
     parity.randomize(None, original)
     tokens = np.random.default_rng(0).integers(0, 11, (2, 5))

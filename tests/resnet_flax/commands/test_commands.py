@@ -136,7 +136,12 @@ def test_features_are_the_models(folder, weights, original, tmp_path, capsys):
             "--batch-size must be at least 1; got 0",
         ),
         (("predict", "{folder}", "--weights", "{weights}", "--top", "0"), "--top must be at least 1; got 0"),
-        (("export", "--weights", "{weights}", "--out", "{out}.onnx"), "must end in .safetensors"),
+        (("export", "--weights", "{weights}", "--out", "{out}.tflite"), "must end in .safetensors"),
+        (
+            ("export", "--weights", "{weights}", "--out", "{out}.pth", "--format", "onnx"),
+            "the name of a file of --format onnx ends in .onnx",
+        ),
+        (("export", "--weights", "{weights}", "--out", "{out}.pth", "--uint8"), "--uint8 is for .onnx files"),
         (("predikt",), "no command 'predikt'"),
     ],
 )

@@ -1,13 +1,16 @@
 """Reading compiled programs, on small ones written out here in XLA's own form; and the report built on them."""
 
 import importlib.util
+import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from resnet_flax.compiled import absent_gpu
+from resnet_flax.compiled.cards import CARDS
 from resnet_flax.compiled.program import CompiledProgram
 from resnet_flax.errors import UserError
 from tests import ROOT
@@ -190,7 +193,7 @@ def test_the_text_of_this_jaxlib():
     assert any(kernel.instruction.opcode == "fusion" for kernel in compiled.kernels)
 
 
-@pytest.mark.parametrize("target", ["h200", "h100:8", "h100:1x", ""])
+@pytest.mark.parametrize("target", ["v100", "h100:8", "h100:1x", ""])
 def test_unknown_targets_are_refused_with_what_is_known(target):
     with pytest.raises(UserError, match="hosts x GPUs"):
         absent_gpu.absent_mesh(target)
@@ -217,7 +220,8 @@ def benchmark(monkeypatch):
 
 def test_the_report_marks_the_limits_that_do_not_hold(benchmark, capsys):
     one, two = program(CONVOLUTION.format(n=1)), program(CONVOLUTION.format(n=1), CONVOLUTION.format(n=2))
-    lean, wasteful = benchmark.Compiled(one, 100, batch_size=8), benchmark.Compiled(two, 101, batch_size=8)
+    card = CARDS["h100"]
+    lean, wasteful = benchmark.Compiled(one, 60, 8, card), benchmark.Compiled(two, 101, 8, card)
     report = benchmark.Report("settings", "versions")
     report.compare("train", lean, wasteful, limits=True)
     assert not report.failed
@@ -227,27 +231,39 @@ def test_the_report_marks_the_limits_that_do_not_hold(benchmark, capsys):
     assert set(report.rows[0]) == {"what", "ours", "peer", "ratio", "settings", "versions"}
 
 
+def test_the_report_has_the_predictions_by_kind_and_the_verdict_on_each_layer(benchmark, capsys):
+    compiled = benchmark.Compiled(program(CONVOLUTION.format(n=1)), 60, 8, CARDS["h100"])
+    low, high = compiled.images_per_second()
+    assert compiled.images_per_second(8, 2) == (pytest.approx(16 * low, abs=16), pytest.approx(16 * high, abs=16))
+    benchmark.print_predictions(compiled, SimpleNamespace(model="resnet26", batch_size=256, size=64))
+    printed = capsys.readouterr().out
+    assert re.search(r"convolution +1 launches +100 to 100 % of the step", printed)
+    assert re.search(r"65536 x +64 -> 256 +3 +-?\d+ +\d+  (gains|open)", printed)
+
+
 def test_the_report_counts_a_synchronous_collective_and_one_that_comes_too_late(benchmark):
     late = program(CONVOLUTION.format(n=1), REDUCE.replace("false", "true"), DONE)
     report = benchmark.Report("settings", "versions")
-    report.collectives("8 GPUs", benchmark.Compiled(late, 100, batch_size=8), needed=256)
+    report.collectives("8 GPUs", benchmark.Compiled(late, 100, 8, CARDS["h100"]), needed=256)
     assert [what.split(": ")[1] for what in report.failed] == [
         "collectives that are not asynchronous",
         "convolutions still to come at the first",
     ]
     report.failed.clear()
-    report.collectives("8 GPUs", benchmark.Compiled(late, 100, batch_size=8), needed=200)
+    report.collectives("8 GPUs", benchmark.Compiled(late, 100, 8, CARDS["h100"]), needed=200)
     assert any("MB sent" in what for what in report.failed)
 
 
 def test_the_largest_batch_is_found_by_bisection(benchmark, monkeypatch):
     class Compiler:
+        card = CARDS["h100"]
+
         def train(self, batch_size=256):
             self.asked = [*getattr(self, "asked", []), batch_size]
-            return benchmark.Compiled(None, 5 * 10**8 + 28 * 10**6 * batch_size, batch_size)
+            return benchmark.Compiled(None, 5 * 10**8 + 28 * 10**6 * batch_size, batch_size, self.card)
 
     compiler = Compiler()
     batch, peak = benchmark.largest_batch(compiler)
-    room = absent_gpu.memory_size("h100") * 0.92
+    room = CARDS["h100"].memory * 0.92
     assert peak <= room < 5 * 10**8 + 28 * 10**6 * (batch + 32)
     assert len(compiler.asked) < 9

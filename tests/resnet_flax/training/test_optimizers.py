@@ -14,7 +14,7 @@ from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.optimizers import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.state import Network
-from tests.numerics import assert_rounded
+from tests.numerics import assert_rounded, gamma
 from tests.resnet_flax.training.tiny import Tiny, randomised
 
 torch = pytest.importorskip("torch")
@@ -51,18 +51,58 @@ def run(optimizer, params, steps=5, **extra):
     return params
 
 
+class MuonAndAdamW:
+    """`torch.optim.Muon` on each convolution's weight as a matrix, AdamW on the rest, as PyTorch's users combine them.
+
+    The gradients arrive in Flax's layout (h, w, I, O).
+    """
+
+    def __init__(self, groups, rate, decay):
+        self.param_groups, self.optimizers, self.kernels = groups, [], {}
+        for group in groups:
+            (parameter,) = group["params"]
+            if parameter.ndim == 4:
+                matrix = torch.nn.Parameter(parameter.detach().reshape(-1, parameter.shape[3]).T.clone())
+                self.kernels[parameter] = matrix
+                options = {"momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+                optimizer = torch.optim.Muon([group | {"params": [matrix]}], rate, weight_decay=decay, **options)
+            else:
+                optimizer = torch.optim.AdamW([group], rate, weight_decay=decay)
+            self.optimizers.append(optimizer)
+
+    def step(self):
+        for parameter, matrix in self.kernels.items():
+            matrix.grad = parameter.grad.reshape(-1, parameter.shape[3]).T
+        for optimizer, group in zip(self.optimizers, self.param_groups, strict=True):
+            optimizer.param_groups[0]["lr"] = group["lr"]
+            optimizer.step()
+        for parameter, matrix in self.kernels.items():
+            parameter.data = matrix.detach().T.reshape(parameter.shape)
+
+
+def lion(groups, rate, decay):
+    """timm's, which is the authors' in PyTorch; PyTorch has none."""
+    return pytest.importorskip("timm.optim").Lion(groups, rate, betas=(0.9, 0.999), weight_decay=decay)
+
+
 TORCH = {
     "sgd": lambda p, lr, wd: torch.optim.SGD(p, lr, weight_decay=wd),
     "momentum": lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=wd),
     "nesterov": lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=wd),
     "adam": lambda p, lr, wd: torch.optim.Adam(p, lr, weight_decay=wd),
     "adamw": lambda p, lr, wd: torch.optim.AdamW(p, lr, weight_decay=wd),
+    "muon": MuonAndAdamW,
+    "lion": lion,
 }
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_optimizer_is_torchs(network, name):
-    """With decay, a changing learning rate, and a group at a tenth of it."""
+def test_optimizer_is_torchs(network, name, monkeypatch):
+    """With decay, a changing learning rate, and a group at a tenth of it; Muon's steps in float64, not bfloat16."""
+    if name == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            pytest.skip("this PyTorch has no Muon")
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     schedule = make_schedule(ScheduleConfig(epochs=3, schedule="cosine"), 0.05, 2)
     config = OptimizerConfig(
         name, weight_decay=0.1, no_decay=("norm",), learning_rate_multipliers=(("conv", 0.1), ("conv2.bias", 0.3))
@@ -80,8 +120,10 @@ def test_optimizer_is_torchs(network, name):
         for n, grad in gradients_of(params, step).items():
             theirs[n].grad = torch.tensor(np.asarray(grad))
         optimizer.step()
+    # Each of Muon's five steps multiplies small singular values, and the rounding of sums over 54 values, by 3.4445.
+    orthogonal = 3.4445**5 * gamma(54, np.float64) if name == "muon" else 0.0
     for n in params:
-        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14, err_msg=n)
+        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14 + orthogonal, err_msg=n)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars"])
