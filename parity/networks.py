@@ -10,16 +10,13 @@ where FAMILY has the members of `Family`. Nothing of this package has to be impo
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from parity.errors import ParityError, UsageError
-
-GROUP = "parity.networks"
+from parity.registry import registered
 
 
 class NamedPair(Protocol):
@@ -111,6 +108,10 @@ class Family(Protocol):
         """Both networks, with a checkpoint's weights; without one the Flax model may be abstract (`nnx.eval_shape`)."""
         ...
 
+    def identify(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """Which of its networks has a state_dict of these shapes, in a few words; a UsageError if none has."""
+        ...
+
     def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> Weights:
         """A checkpoint of one of its networks, or a state_dict; a UsageError if it is none or cannot be read.
 
@@ -125,14 +126,14 @@ def family_of(name: str) -> Family:
     Raises:
         ParityError: if none has; the message has the nearest names, and the families that could not be loaded.
     """
-    registered = _registered()
-    for family in registered.families.values():
+    found = registered()
+    for family in found.families.values():
         if name in family.names():
             return family
-    known = [known for family in registered.families.values() for known in family.names()]
+    known = [known for family in found.families.values() for known in family.names()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
     hints = [f"did you mean {', '.join(near)}?"] if near else ["no networks are registered here"]
-    raise ParityError("; ".join([f"no network named {name!r}", *hints, *registered.failures]))
+    raise ParityError("; ".join([f"no network named {name!r}", *hints, *found.failures]))
 
 
 def named_pair(name: str, *, weights: Path | None = None, seed: int = 0, **options: Any) -> NamedPair:
@@ -162,8 +163,8 @@ def identified(source: Path | Mapping[str, Any], prefix: str | None = None) -> W
     Raises:
         UsageError: if none does; where only one family is installed, with its own message.
     """
-    registered, errors = _registered(), {}
-    for name, family in registered.families.items():
+    found, errors = registered(), {}
+    for name, family in found.families.items():
         try:
             return family.read(source) if prefix is None else family.read(source, prefix)
         except UsageError as error:
@@ -172,21 +173,4 @@ def identified(source: Path | Mapping[str, Any], prefix: str | None = None) -> W
         raise next(iter(errors.values()))
     reasons = [f"{name}: {error}" for name, error in errors.items()] or ["no networks are registered here"]
     what = "the state_dict" if isinstance(source, Mapping) else source
-    raise ParityError(f"{what} was not recognised; " + "; ".join([*reasons, *registered.failures]))
-
-
-class _Registered(NamedTuple):
-    families: dict[str, Family]
-    failures: list[str]
-
-
-@cache
-def _registered() -> _Registered:
-    """Every family by the name of its entry point, in alphabetical order, and why others could not be loaded."""
-    families, failures = {}, []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        try:
-            families[point.name] = point.load()
-        except (ImportError, AttributeError) as error:
-            failures.append(f"the networks of {point.name!r} ({point.value}) cannot be loaded: {error}")
-    return _Registered(families, failures)
+    raise ParityError(f"{what} was not recognised; " + "; ".join([*reasons, *found.failures]))

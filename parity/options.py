@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import pairwise
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
@@ -76,6 +80,43 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
+def option_group(kind: Any) -> Any:
+    """A decorator of a dataclass whose fields are options under their own names, in a group of --help.
+
+    A field's docstring becomes its help, on one line however it was broken, and a default is shown only where there is
+    something to show.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    docs = {name: text for part in reversed(kind.__mro__) if is_dataclass(part) for name, text in _docs(part)}
+    for field in fields(kind):
+        hint = hints[field.name]
+        if all(getattr(mark, "name", None) != "" for mark in getattr(hint, "__metadata__", ())):  # no group in this one
+            has_default = field.default is not MISSING or field.default_factory is not MISSING
+            shown = _default_shown if has_default else None
+            own = tyro.conf.arg(prefix_name=False, help=docs.get(field.name), help_behavior_hint=shown)
+            hints[field.name] = Annotated[hint, own]  # ty: ignore[invalid-type-form]
+    kind.__annotations__ = hints
+    return kind
+
+
+def _default_shown(default: str) -> str:
+    return "" if default in ("", "None") else f"(default: {default})"
+
+
+def _docs(kind: type) -> Iterator[tuple[str, str]]:
+    """(field, its docstring on one line) of a class; nothing where its source is not installed."""
+    try:
+        source = inspect.getsource(kind)
+    except OSError:
+        return
+    (tree,) = ast.parse(textwrap.dedent(source)).body
+    assert isinstance(tree, ast.ClassDef)
+    for field, doc in pairwise(tree.body):
+        match field, doc:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                yield name, " ".join(text.split())
+
+
 def parse(kind: Any, arguments: Sequence[str], *, prog: str, **options: Any) -> Any:
     """The dataclass `kind` from a command line, by `tyro.cli` with these options; as `check_ranges` raises."""
     parsed = tyro.cli(kind, args=arguments, prog=prog, **options)
@@ -108,14 +149,15 @@ def _walk(config: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value, metadata = getattr(config, field.name), getattr(hints[field.name], "__metadata__", ())
-        # `tyro.conf.arg(name=...)` renames an option, or with "" drops a group's prefix.
+        # `tyro.conf.arg(name=...)` renames an option, or with "" drops a group's prefix; `prefix_name=False` drops all.
         renamed = next((mark.name for mark in metadata if getattr(mark, "name", None) is not None), None)
         name = field.name.replace("_", "-") if renamed is None else renamed
         here = (*path, field.name)
+        before = "" if any(getattr(mark, "prefix_name", None) is False for mark in metadata) else prefix
         if is_dataclass(value):
-            yield from _walk(value, here, f"{prefix}{name}." if name else prefix)
+            yield from _walk(value, here, f"{before}{name}." if name else before)
         else:
-            yield Option(here, f"--{prefix}{name}", value, tuple(_ranges_in(hints[field.name])))
+            yield Option(here, f"--{before}{name}", value, tuple(_ranges_in(hints[field.name])))
 
 
 def _ranges_in(hint: Any) -> Iterator[Range]:

@@ -3,7 +3,9 @@
 Every pytest run of whoever installed us loads this file, so it imports neither JAX nor PyTorch; the fixtures do.
 """
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,7 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
             report = check(*args, **options)
         except ParityError as error:
             raise error.with_traceback(None) from None  # the message helps, the stack does not
+        written = None
         if directory := request.config.stash.get(_DIRECTORY, None):
             from parity.reports.html import write_html
             from parity.reports.json import write_json
@@ -54,10 +57,14 @@ def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
             directory.mkdir(parents=True, exist_ok=True)
             count += 1
             name = re.sub(r"[^\w.-]+", "_", request.node.nodeid) + (f"-{count}" if count > 1 else "")
+            written = directory / f"{name}.html"
             write_json(report, directory / f"{name}.json")
-            write_html(report, directory / f"{name}.html")
+            write_html(report, written)
         if not report.passed:
-            pytest.fail(str(report), pytrace=False)
+            caller = sys._getframe(1)
+            place = os.path.relpath(caller.f_code.co_filename, request.config.invocation_params.dir)
+            where = [f"{place}:{caller.f_lineno}", *([f"report: {written}"] if written else [])]
+            pytest.fail("\n".join([report.headline, *where, "", str(report)]), pytrace=False)
         return report
 
     return run

@@ -70,5 +70,5 @@ def _assert(
     except ParityError as error:
         raise error.with_traceback(None) from None  # the message helps, the stack does not
     if not report.passed:
-        raise AssertionError(str(report))
+        raise AssertionError(f"{report.headline}\n\n{report}")
     return report

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -16,9 +15,8 @@ from parity.conversion.files import open_regular
 from resnet_flax.data.decoding import CorruptImage, decode_grey, decode_rgb
 from resnet_flax.data.folder import read_image
 from resnet_flax.data.layout import image_files
-from resnet_flax.data.on_device import normalize
 from resnet_flax.errors import UserError
-from resnet_flax.weights.load import Pretrained
+from resnet_flax.weights.pretrained import Pretrained, compiled
 
 Outputs = dict[str, np.ndarray]
 
@@ -122,15 +120,7 @@ def make_apply(pretrained: Pretrained, taps: Sequence[str] = ()) -> Callable[[np
     model, preprocessing = pretrained.model, pretrained.preprocessing
     if unknown := [tap for tap in taps if tap not in model.taps]:
         raise UserError(f"no tap named {', '.join(unknown)}; the taps are {', '.join(model.taps)}")
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def apply(state, images):
-        model = nnx.merge(graph, state)
-        x = normalize(images, preprocessing.mean, preprocessing.std)
-        outputs = model.features(x, taps) if taps else {"probabilities": jax.nn.softmax(model(x).astype(jnp.float32))}
-        return jax.tree.map(lambda y: y.astype(jnp.float32), outputs)
-
+    state, apply = nnx.state(model), compiled(model, preprocessing, taps)
     return lambda images: jax.tree.map(np.asarray, apply(state, images))
 
 

@@ -24,7 +24,7 @@ from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.arithmetic import alternatives, model_options
 from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
-from resnet_flax.weights.identify import Identity
+from resnet_flax.weights.identify import Identity, identify
 from resnet_flax.weights.metadata import Metadata
 
 
@@ -179,6 +179,9 @@ class ResNets:
 
     def names(self) -> list[str]:
         return list(ARCHITECTURES)
+
+    def identify(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        return str(identify(shapes))
 
     def read(self, source: Path | Mapping[str, Any], prefix: str | None = None) -> IdentifiedWeights:
         if not isinstance(source, Mapping):

@@ -14,10 +14,11 @@ HEAVY = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "orbax", "
 MAY_IMPORT = {
     "parity/errors.py": (),
     "parity/options.py": ("parity.errors",),
-    "parity/conversion": ("parity.conversion", "parity.errors"),
+    "parity/conversion": ("parity.conversion", "parity.errors", "parity.registry"),
     "parity/sides": ("parity.sides", "parity.conversion", "parity.errors"),
     "parity/checks": (
         "parity.checks",
+        "parity.progress",
         "parity.reports.results",
         "parity.sides",
         "parity.conversion",
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
     "parity": ("parity",),
     "resnet_flax/errors.py": ("parity.errors",),
-    "resnet_flax/layers": ("resnet_flax.layers",),
+    "resnet_flax/layers": ("resnet_flax.layers", "resnet_flax.errors"),
     "resnet_flax/models": (
         *("parity.errors", "parity.options"),
         *(f"resnet_flax.{part}" for part in ("errors", "layers", "models")),

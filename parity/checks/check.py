@@ -23,6 +23,7 @@ from parity.checks.values import initialization, weights
 from parity.checks.verdict import located
 from parity.conversion.trees import is_array
 from parity.errors import ParityError
+from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
@@ -173,7 +174,8 @@ def check(
         if recording is not None:
             pair.notes += recording.notes(pair.candidate.state())
         report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes, warnings=pair.warnings)
-        for name in checks:
+        for number, name in enumerate(checks, 1):
+            at_check(f"{name}, {number} of {len(checks)}")
             started = time.perf_counter()
             try:
                 report.comparisons += CHECKS[name](pair)
@@ -194,6 +196,7 @@ def check(
         elif not report.passed:
             from parity.diagnosis.diagnose import diagnose
 
+            at_check("looking for the cause")
             try:
                 report.findings = diagnose(pair, report)
             except Exception as error:  # looking for the cause must never cost the verdict

@@ -16,6 +16,7 @@ from parity.checks.layout import in_agreeing_layout
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
 from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
 from parity.errors import ParityError
+from parity.progress import at_step
 from parity.reports.results import Comparison
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import (
@@ -179,6 +180,7 @@ class Pair:
             OneSided: if one side raises and the other does not.
         """
         loss = self.loss if self.differentiate else None
+        at_step(f"{'train' if train else 'eval'} mode")
 
         def reference_run(side: Reference, **options: Any) -> Run:
             its_loss = loss if backward else None
@@ -218,15 +220,15 @@ class Pair:
 
     def arranged(self, run: Callable[[Arrangement], Other]) -> Iterator[Other]:
         """What `run` gives in each arrangement but the plain one; one in which the network does not run is dropped."""
-        for arrangement in list(self._arrangements):
+        for number, arrangement in enumerate(list(self._arrangements), 1):
+            at_step(f"{self.oracle.framework}'s noise, {number} of {len(self._arrangements)}")
             try:
                 result = run(arrangement)
             except RuntimeError as error:
                 self._arrangements.remove(arrangement)
-                reason = str(error).splitlines()[0]
                 self.note(
                     f"{self.oracle.framework}'s noise floor leaves out arrangements in which its network does not run: "
-                    f"{reason}"
+                    f"{str(error).splitlines()[0]}"
                 )
             else:
                 yield result
@@ -280,9 +282,10 @@ class Pair:
         least = self.profile.least_gradient if is_gradient else self.profile.least
         framework, channels = self.oracle.framework, (self.candidate.channels, self.oracle.channels)
         result = []
-        for name, oracle in noise.oracle[group].items():
+        for number, (name, oracle) in enumerate(noise.oracle[group].items(), 1):
             if name not in arrays:
                 continue
+            at_step(f"{name}, {number} of {len(noise.oracle[group])}")
             floor = noise.floors[group][name]
             if floor > self.profile.most:
                 self.note(

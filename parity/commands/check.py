@@ -3,7 +3,9 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,19 +15,23 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from parity.commands.targets import load_target
 from parity.conversion.files import require_writable
 from parity.conversion.matching import read_names
-from parity.errors import ParityError, needs_extra
+from parity.errors import ParityError, needs_extra, printable
 from parity.networks import Family, NamedPair, family_of, named_pair
-from parity.options import NonNegative, Pixels, PositiveInt, Seed, parse
+from parity.options import NonNegative, Pixels, PositiveInt, Seed, option_group, parse
+from parity.progress import shown_by
 
 if TYPE_CHECKING:
     from parity.reports.results import Report
     from parity.sides.optimizers import Optimizer
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Prove that a network agrees with its original, or with a recording of it.
@@ -94,7 +100,8 @@ def main(arguments: list[str]) -> int:
     from parity.reports.json import write_json
     from parity.reports.terminal import as_renderable
 
-    report = _check_named(args, family) if family else _check_target(args)
+    with _shown_progress():
+        report = _check_named(args, family) if family else _check_target(args)
     if args.only is not None:
         report.comparisons = [row for row in report.comparisons if fnmatchcase(row.name, args.only)]
         if not report.comparisons:
@@ -109,6 +116,24 @@ def main(arguments: list[str]) -> int:
 
         write_html(report, args.html)
     return 0 if report.passed else 1
+
+
+@contextmanager
+def _shown_progress() -> Generator[None]:
+    """On stderr: in a terminal one line that changes and then disappears, elsewhere a line for each check."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns = TimeElapsedColumn(), TextColumn("{task.description}", markup=False, table_column=one_line)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task, began = shown.add_task("starting", total=None), time.monotonic()
+
+        def show(check: str, step: str) -> None:
+            shown.update(task, description=printable(f"{check}: {step}" if step else check))
+            if not step and not console.is_terminal:
+                print(f"{time.monotonic() - began:.0f} s  {check}", file=sys.stderr)
+
+        with shown_by(show):
+            yield
 
 
 def _check_named(args: Any, family: Family) -> "Report":

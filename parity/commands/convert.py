@@ -12,9 +12,10 @@ import tyro
 from parity.conversion.orbax import read_orbax
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
-from parity.options import parse
+from parity.options import option_group, parse
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Turn a checkpoint into another format, unchanged.

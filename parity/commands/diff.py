@@ -13,11 +13,12 @@ from rich.text import Text
 from parity.checks.relations import relation
 from parity.conversion.checkpoints import read_checkpoint
 from parity.errors import ParityError, printable
-from parity.options import parse
+from parity.options import option_group, parse
 
 SHOWN = 40
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Compare two checkpoints, or two recordings, tensor by tensor. Exit status 0 if they are equal, 1 if not."""

@@ -14,11 +14,12 @@ from rich.text import Text
 from parity.conversion.files import require_writable
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
-from parity.options import Pixels, parse
+from parity.options import Pixels, option_group, parse
 
 PLOTS = (".png", ".svg", ".pdf")
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Show what a checkpoint holds: network, classes, naming, types, and anything odd."""

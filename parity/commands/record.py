@@ -10,9 +10,10 @@ import tyro
 from parity.commands.targets import load_target
 from parity.errors import ParityError, needs_extra, printable
 from parity.networks import named_pair
-from parity.options import Pixels, PositiveInt, Seed, parse
+from parity.options import Pixels, PositiveInt, Seed, option_group, parse
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """Write what a network gives, with its noise floors, to a file that `check --reference` takes.

@@ -18,6 +18,7 @@ from parity.conversion.naming import NAMES_HINT, Leaf, find_prefix, homeless_cou
 from parity.conversion.recurrent import summed
 from parity.conversion.trees import as_given, as_module
 from parity.errors import ParityError
+from parity.registry import recognised
 
 TILE_ROWS, TILE_WIDTH, ROOM = 64, 1024, 16  # elements
 
@@ -87,8 +88,11 @@ def _match(state_dict: StateDict, model: nnx.Module, names: Mapping[str, str] | 
         if name in keys and tuple(state_dict[keys[name]].shape) != leaf.torch_shape
     }
     if missing or unexpected or misshapen:
-        hint = NAMES_HINT if missing and unexpected else ""
-        raise ParityError(mismatch_message(missing, unexpected, misshapen), hint=hint)
+        theirs = recognised({name: tuple(state_dict[key].shape) for name, key in keys.items()})
+        ours = recognised({name: leaf.torch_shape for name, leaf in by_name.items()})
+        why = f"it has the shapes of {theirs}, and the model those of {ours}" if theirs and ours else ""
+        hint = NAMES_HINT if missing and unexpected and not why else ""
+        raise ParityError(mismatch_message(missing, unexpected, misshapen, why=why), hint=hint)
     return [(leaf, keys.get(leaf.torch_name)) for leaf in wanted]
 
 

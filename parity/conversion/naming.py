@@ -248,9 +248,10 @@ def mismatch_message(
     *,
     source: str = "the state_dict",
     target: str = "the model",
+    why: str = "",
     limit: int = 20,
 ) -> str:
-    """One text that lists every entry of either side without a counterpart, with the nearest names."""
+    """One text that lists every entry of either side without a counterpart, with the nearest names, after `why`."""
 
     def section(title: str, rows: list[str]) -> list[str]:
         if not rows:
@@ -263,7 +264,7 @@ def mismatch_message(
         match = difflib.get_close_matches(name, alike, n=1, cutoff=0.6)
         return f"  (nearest: {match[0]})" if match else ""
 
-    lines = [f"{source} and {target} do not correspond."]
+    lines = [f"{source} and {target} do not correspond{f': {why}' if why else ''}."]
     lines += section(f"in {target} only", [f"  {n} {s}{near(n, unexpected, s)}" for n, s in missing.items()])
     lines += section(f"in {source} only", [f"  {n} {s}{near(n, missing, s)}" for n, s in unexpected.items()])
     lines += section(

@@ -8,7 +8,7 @@ from pathlib import Path
 from parity.conversion.files import write_text
 from parity.errors import needs_extra, printable
 from parity.reports.results import Comparison, Report
-from parity.reports.terminal import figure, worst
+from parity.reports.terminal import figure, top_heading, worst
 
 with needs_extra("torch", "a report with plots"):
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def as_html(report: Report) -> str:
         _failures(report),
         f"<details><summary>Settings</summary>{_settings(report)}</details>",
     ]
-    return page(title, body)
+    return page(report.headline, body)
 
 
 def page(title: str, body: Sequence[str]) -> str:
@@ -104,7 +104,7 @@ def _summary(report: Report) -> str:
         verdict += f", {noted} noted" if noted else ""
         figures = map(figure, (top.error.relative, top.floor, top.tolerance))
         rows.append([check, mode, str(len(members)), f"<code>{html.escape(top.name)}</code>", *figures, verdict])
-    headings = ["check", "mode", "tensors", "nearest the limit", "error", "PyTorch's own", "allowed", ""]
+    headings = ["check", "mode", "tensors", top_heading(report), "error", "PyTorch's own", "allowed", ""]
     return "<h2>Summary</h2>" + table(headings, rows, (2, 4, 5, 6))
 
 

@@ -95,6 +95,19 @@ class Report:
         """The comparisons that decide and did not pass."""
         return [comparison for comparison in self.comparisons if comparison.decides and not comparison.passed]
 
+    @property
+    def headline(self) -> str:
+        """The verdict in one line, which begins with the cause where one is known."""
+        networks = f"{self.settings['flax network']} and {self.settings['torch network']}"
+        if self.passed:
+            return f"{networks} agree"
+        if not self.failures:
+            return f"nothing was compared: {networks}"
+        first = max(self.failures, key=lambda row: row.excess)
+        causes = [finding.cause for finding in self.findings if finding.cause]
+        cause = causes[0] if causes else f"{first.name} in {first.check}"
+        return f"{' '.join(cause.split())}: {networks} differ"
+
     def of(self, check: str) -> list[Comparison]:
         """The comparisons of one check."""
         return [comparison for comparison in self.comparisons if comparison.check == check]

@@ -23,6 +23,11 @@ def worst(comparisons: Iterable[Comparison]) -> Comparison:
     return max(comparisons, key=lambda comparison: comparison.excess)
 
 
+def top_heading(report: Report) -> str:
+    """What heads the column of `worst`."""
+    return "worst" if report.failures else "nearest the limit"
+
+
 def as_renderable(report: Report) -> Group:
     """What `rich` prints: a row for each check and mode, then what failed, where and why."""
     parts: list[Any] = [_title(report), _summary(report)]
@@ -73,7 +78,7 @@ def _title(report: Report) -> Text:
 
 def _summary(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("check", "mode", "tensors", "failed", "nearest the limit", "error", "PyTorch's", "allowed", ""):
+    for heading in ("check", "mode", "tensors", "failed", top_heading(report), "error", "PyTorch's", "allowed", ""):
         right = heading in ("tensors", "failed", "error", "PyTorch's", "allowed")
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):

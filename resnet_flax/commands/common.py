@@ -18,7 +18,8 @@ from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.text import PlainConsole
-from resnet_flax.weights.load import Pretrained, load_pretrained
+from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)

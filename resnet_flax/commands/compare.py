@@ -12,7 +12,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.training.display import duration
 from resnet_flax.training.metrics import read_metrics
-from resnet_flax.training.plots import plot_curves
+from resnet_flax.training.plots import plot_curves, split_of
 from resnet_flax.training.workdir import Workdir
 
 OUT = Path("compare.png")
@@ -22,12 +22,14 @@ def main(workdirs: Sequence[str], console: Console) -> int:
     """Plots the runs' curves in compare.png and prints their best results; returns the exit status.
 
     Raises:
-        UserError: for fewer than two directories, or one without metrics.
+        UserError: for fewer than two directories, one without metrics, or the same one twice.
     """
     if len(workdirs) < 2:
         raise UserError(f"--compare needs at least two workdirs; got {len(workdirs)}")
-    runs = {}
+    runs, places = {}, {}
     for workdir in workdirs:
+        if (same := places.setdefault(Path(workdir).resolve(), workdir)) in runs:
+            raise UserError(f"--compare got the same run twice: {same}" + f" and {workdir}" * (workdir != same))
         rows = read_metrics(Workdir(workdir))
         if not any(row["kind"] == "evaluation" and row["weights"] == "model" for row in rows):
             raise UserError(f"{workdir} has no run with an evaluation (in metrics.jsonl)")
@@ -45,6 +47,8 @@ def main(workdirs: Sequence[str], console: Console) -> int:
             duration(last["seconds"]),
         )
     console.print(table)
-    is_drawn, note = drawn(OUT, lambda: plot_curves(runs, OUT))
+    splits = " or ".join(dict.fromkeys(split_of(rows) for rows in runs.values()))
+    title = f"thin lines: training; thick lines: {splits}; stars: the best accuracy"
+    is_drawn, note = drawn(OUT, lambda: plot_curves(runs, OUT, title=title))
     console.print(f"written: {OUT}" if is_drawn else f"note: {note}", highlight=False, soft_wrap=True)
     return 0

@@ -27,7 +27,8 @@ from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
 from resnet_flax.training.workdir import Workdir
-from resnet_flax.weights.load import Pretrained, load_pretrained
+from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.pretrained import Pretrained
 
 WORST = 20  # classes listed where there are many
 
@@ -159,12 +160,7 @@ def _as_json(result: Evaluation, test: Source) -> dict:
 
 def _print(result: Evaluation, test: Source, console: Console) -> None:
     class_names = test.class_names
-    console.print(
-        f"top-1 {result.accuracy:.2%}  top-5 {result.top5:.2%}  loss {result.loss:.4f}  "
-        f"macro-F1 {result.macro_f1:.4f}  over {result.count:,} images of {test.split}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{result} of {test.split}", highlight=False, soft_wrap=True)
     table = Table("class", "accuracy", "precision", "F1", "images", "most often confused with", box=None)
     order = np.argsort(result.per_class)
     shown = sorted(order) if len(order) <= WORST else order[:WORST]

@@ -9,7 +9,7 @@ import tyro
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.errors import printable
-from parity.options import Pixels, PositiveInt, Range, parse
+from parity.options import Pixels, PositiveInt, Range, option_group, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.export import export_stablehlo
@@ -20,6 +20,7 @@ from resnet_flax.weights.metadata import metadata_of
 FORMATS = {"safetensors": ".safetensors", "pth": ".pth", "stablehlo": ".stablehlo", "onnx": ".onnx"}
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
     """Write a model as .safetensors or .pth (torchvision's names), as .onnx, or as a .stablehlo artifact.

@@ -8,12 +8,13 @@ import numpy as np
 
 from parity.conversion.files import write_whole
 from parity.errors import printable
-from parity.options import parse
+from parity.options import option_group, parse
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import find_images, make_apply
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ImageArguments):
     """Write the activations of chosen layers to an .npz file.

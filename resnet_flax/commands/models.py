@@ -1,6 +1,5 @@
 """`python -m resnet_flax models`."""
 
-import fnmatch
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,12 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.options import parse
+from parity.options import option_group, parse
 from resnet_flax.errors import UserError
-from resnet_flax.models import ARCHITECTURES
+from resnet_flax.models import ARCHITECTURES, list_models
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, published_weights, timm_tags
 
 
+@option_group
 @dataclass(frozen=True)
 class Arguments:
     """List the architectures: parameters, multiply-accumulates, and where there are published weights."""
@@ -35,7 +35,7 @@ def overview(box_style: box.Box | None, pattern: str = "*") -> Table:
     table.add_column("model", no_wrap=True)
     for header in ("parameters", "GMACs", "image", "classes", "tv", "timm"):
         table.add_column(header, justify="right", no_wrap=True)
-    names = fnmatch.filter(ARCHITECTURES, pattern)
+    names = list_models(pattern)
     if not names:
         raise UserError(f"no architecture matches {pattern!r}; `python -m resnet_flax models` lists all")
     for name in names:

@@ -7,13 +7,14 @@ import tyro
 from rich.table import Table
 
 from parity.errors import printable
-from parity.options import PositiveInt, parse
+from parity.options import PositiveInt, option_group, parse
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import find_images, make_apply, top_classes
 from resnet_flax.text import PlainConsole, to_json
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ImageArguments):
     """Classify images.

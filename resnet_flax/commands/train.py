@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,23 +14,20 @@ from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import invocation
-from resnet_flax.training.recipes import RECIPES, Recipe
+from resnet_flax.training.recipes import RECIPES, Recipe, recipe_named
 from resnet_flax.training.workdir import Workdir, latest_run
 
 if TYPE_CHECKING:
     from resnet_flax.training.hosts import Hosts
 
-DESCRIPTION = """Trains a ResNet.
-
-{program} [RECIPE] [options]: train; the default recipe is digits.
-
-{program} --list: list the recipes, with their expected results.
-
-{program} --show RECIPE: show all settings of a recipe.
-
-{program} --resume [--workdir DIR]: resume an interrupted run.
-
-{program} --compare DIR DIR ...: compare runs in one plot."""
+DESCRIPTION = """Trains a ResNet, resumes a run, or evaluates weights:
+  [RECIPE] [options]             train; the recipe is digits by default
+  --list                         the recipes, with their expected results
+  --show RECIPE                  all settings of a recipe
+  RECIPE --dry-run               its size, cost and memory, without training
+  --resume [--workdir DIR]       resume an interrupted run
+  --evaluate --weights FILE      the accuracy of weights, by class too
+  --compare DIR DIR ...          runs in one plot and one table"""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +41,7 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["--show", *names]:
             for name in names or RECIPES:
-                show(name, _recipe(name), console)
+                show(name, recipe_named(name), console)
             return 0
         case ["--compare", *workdirs]:
             from resnet_flax.commands import compare
@@ -108,7 +104,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     """The configuration of a command line: that of a recipe, or with --resume of the run, with the given options."""
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
-        default = _recipe(name).config
+        default = recipe_named(name).config
         if arguments and arguments[0] in RECIPES:
             raise UserError(f"train one recipe at a time; got {name} and {arguments[0]}")
     elif "--resume" in arguments:
@@ -119,13 +115,12 @@ def parse(arguments: list[str]) -> TrainConfig:
         default = replace(saved, run=replace(saved.run, workdir=run.path, **once))  # it may have been moved
     else:
         default = RECIPES["digits"].config
-    program = invocation()
     return options.parse(
         TrainConfig,
         arguments,
         default=default,
-        prog=f"{program} {default.recipe}",
-        description=DESCRIPTION.format(program=program),
+        prog=f"{invocation()} {default.recipe}",
+        description=DESCRIPTION,
     )
 
 
@@ -136,13 +131,6 @@ def _value(option: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2]
     return None
-
-
-def _recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise UserError(f"no recipe named {name!r}; did you mean {', '.join(near)}? (--list shows all)")
-    return RECIPES[name]
 
 
 def list_recipes(console: Console) -> None:

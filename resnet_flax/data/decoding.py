@@ -19,13 +19,14 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from parity.options import Range
+from parity.options import Range, option_group
 from resnet_flax.errors import UserError
 
 PIXELS = 178_956_970
 """Twice Pillow's `MAX_IMAGE_PIXELS`, where it refuses an image: half a gigabyte of RGB."""
 
 
+@option_group
 @dataclass(frozen=True)
 class Decoding:
     """What becomes of an image file; by default what torchvision makes of it."""

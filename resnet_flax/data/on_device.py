@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(
-    images: jax.Array,
+    images: ArrayLike,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     dtype: DTypeLike = jnp.float32,
@@ -27,6 +27,7 @@ def normalize(
 
     `mean` and `std` have C entries each, or one for all channels; defaults are torchvision's for ImageNet.
     """
+    images = jnp.asarray(images)
     ones = (1,) * (images.ndim - 1)
     shift, scale = (jnp.asarray(values, jnp.float32).reshape(*ones, -1) for values in (mean, std))
     return ((images.astype(jnp.float32) / 255 - shift) / scale).astype(dtype)

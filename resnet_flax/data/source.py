@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import numpy as np
 import tyro
 
-from parity.options import Range
+from parity.options import Range, option_group
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.splits import SplitBy
 
@@ -24,6 +24,7 @@ class Sample(TypedDict):
     label: int
 
 
+@option_group
 @dataclass(frozen=True)
 class SourceOptions:
     """How a data set is read, where that is not the set's own business."""

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import TraceContextError
 from jax.typing import DTypeLike
 
+from resnet_flax.errors import UserError
 from resnet_flax.layers.convolution import Conv
 from resnet_flax.layers.products import product, product_moments
 
@@ -166,7 +168,14 @@ class BatchNorm(nnx.BatchNorm):
         # soon discarded, by searching the whole program so far: a third of the time to trace a ResNet-50.
         for statistic, new in ((self.mean, mean), (self.var, unbiased_var)):
             average = self.momentum * statistic[...] + (1 - self.momentum) * new
-            statistic.set_value(average.astype(statistic.dtype))
+            try:
+                statistic.set_value(average.astype(statistic.dtype))
+            except TraceContextError as error:
+                raise UserError(
+                    "the network is in train mode in a compiled function that captures it, where its running "
+                    "statistics cannot be updated: call model.eval() before evaluating, or, to train, pass the model "
+                    "as an argument to a function under nnx.jit"
+                ) from error
         self.num_batches_tracked.set_value(self.num_batches_tracked[...] + 1)
 
 

@@ -1,6 +1,7 @@
 """Every architecture, one row each."""
 
 import difflib
+import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,7 @@ from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.layers import Conv, GroupNorm, Linear
 from resnet_flax.layers.initializers import kaiming_normal, torch_default, xavier_uniform
+from resnet_flax.models.arguments import require_known
 from resnet_flax.models.blocks import BasicBlock, Block, Bottleneck
 from resnet_flax.models.residual import Residual
 from resnet_flax.models.resnet import ResNet
@@ -329,6 +331,16 @@ def get_architecture(name: str) -> Architecture:
     return rows[name]
 
 
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the architectures that match a pattern (* for any characters, ? for one, [...] for one of these).
+
+    Example:
+        >>> list_models("resnet18*")
+        ['resnet18', 'resnet18d']
+    """
+    return fnmatch.filter(ARCHITECTURES, pattern)
+
+
 def build_model(
     name: str,
     *,
@@ -347,8 +359,9 @@ def build_model(
         options: of `ResNet`. A `conv_layer` or `linear_layer` brings its own initialization.
 
     Raises:
-        UserError: for an unknown name or initialization.
+        UserError: for an unknown name, option or initialization.
     """
+    require_known(options)
     row = get_architecture(name)
     initialization = row.initialization if initialization is None else initialization
     if initialization not in INITIALIZATIONS:

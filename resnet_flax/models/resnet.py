@@ -7,12 +7,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, EfficientChannelAttention, Linear, Sequential, SqueezeExcite
 from resnet_flax.models import stems
 from resnet_flax.models.blocks import Activation, Block, Shape
+from resnet_flax.models.images import require_images
 from resnet_flax.models.shortcuts import Dilations, Layer, Projection, Shortcut, average_pooled
 
 GlobalPool = Literal["avg", "max", "avgmax", "catavgmax"]
@@ -209,10 +210,8 @@ class ResNet(nnx.Module):
         """Whether the stem is the one for images of about 32 pixels."""
         return not self.stem.has_pool
 
-    def _activations(self, x: jax.Array) -> Iterable[tuple[str, jax.Array]]:
-        if x.ndim != 4 or x.shape[-1] != self.in_channels:
-            raise UserError(f"images must be (N, H, W, C) with {self.in_channels} channels last; got {x.shape}")
-        x = _stem(self, x)
+    def _activations(self, images: ArrayLike) -> Iterable[tuple[str, jax.Array]]:
+        x = _stem(self, require_images(images, self.in_channels))
         yield "stem", x
         for stage in self.stages:
             x = getattr(self, stage)(x)
@@ -236,12 +235,13 @@ class ResNet(nnx.Module):
         blocks = [(f"{stage}.{n}", block) for stage in self.stages for n, block in enumerate(getattr(self, stage))]
         return [("", StemOf(self)), *blocks]
 
-    def features(self, images: jax.Array, taps: Iterable[str] = ("pool",)) -> dict[str, jax.Array]:
+    def features(self, images: ArrayLike, taps: Iterable[str] = ("pool",)) -> dict[str, jax.Array]:
         """Activations of images (N, H, W, C) at `taps`: (N, h, w, c) each, and (N, num_features) for "pool".
 
         Nothing after the last tap is computed.
 
         Raises:
+            UserError: unless the images are floats (N, H, W, C) of the network's number of channels.
             ValueError: if a tap is not one of `taps`.
         """
         wanted = set(taps)
@@ -255,8 +255,12 @@ class ResNet(nnx.Module):
                 break
         return activations
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits (N, num_classes) of normalised images (N, H, W, C); without a head, features (N, num_features)."""
+    def __call__(self, images: ArrayLike) -> jax.Array:
+        """Logits (N, num_classes) of normalised images (N, H, W, C); without a head, features (N, num_features).
+
+        Raises:
+            UserError: as `features`.
+        """
         pooled = self.features(images)["pool"]
         return pooled if self.fc is None else self.fc(pooled)
 

@@ -8,17 +8,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from parity.options import Fraction, NonNegative, NonNegativeInt, Pixels, PositiveInt, Range, Seed
+from parity.options import Fraction, NonNegative, NonNegativeInt, Pixels, PositiveInt, Range, Seed, option_group
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.specs import FORMS
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
 from resnet_flax.models.options import ModelOptions
 
-# Options of these groups carry no prefix: --learning-rate, not --optimizer.learning-rate.
-_Flat = tyro.conf.arg(name="")
+_InItsGroup = tyro.conf.arg(name="")  # whose options appear with those around it
 
 
+@option_group
 @dataclass(frozen=True)
 class ModelConfig(ModelOptions):
     """The network, and which parts of it are trained."""
@@ -53,6 +53,7 @@ class ModelConfig(ModelOptions):
     augmentation."""
 
 
+@option_group
 @dataclass(frozen=True)
 class DataConfig:
     """The images and their preprocessing."""
@@ -60,7 +61,7 @@ class DataConfig:
     data: Annotated[str, tyro.conf.arg(help=f"The data set: {FORMS}.")] = "digits"
     data_dir: Path | None = None
     """The directory of TFDS data sets; ~/tensorflow_datasets by default."""
-    source: Annotated[SourceOptions, _Flat] = field(default_factory=SourceOptions)
+    source: Annotated[SourceOptions, _InItsGroup] = field(default_factory=SourceOptions)
     train_transform: tyro.conf.AvoidSubcommands[TrainingTransform | SmallImageTransform | EvaluationTransform] = field(
         default_factory=TrainingTransform
     )
@@ -76,15 +77,18 @@ class DataConfig:
     """Repeated augmentation: how many times an epoch shows each of its images."""
 
 
+@option_group
 @dataclass(frozen=True)
 class LossConfig:
     """The loss, and the augmentation that runs on the device."""
 
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    """Binary cross-entropy takes each class on its own, as in arXiv:2110.00476."""
     class_weights: str | None = None
     """Weights of the classes in the loss: balanced (inverse to the number of training images), or a file with a number
     on each line in the order of the classes, or a .json list or {class: number}."""
     label_smoothing: Fraction = 0.0
+    """The part of each target that is spread evenly over all classes (arXiv:1512.00567)."""
     bce_threshold: Annotated[float | None, Range()] = None
     """For binary cross-entropy: targets above it count as 1, the others as 0."""
     mixup: NonNegative = 0.0
@@ -95,22 +99,24 @@ class LossConfig:
     """Probability of erasing a rectangle of an image (arXiv:1708.04896)."""
 
 
+@option_group
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The optimiser."""
 
     optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "lamb", "lars"] = "momentum"
-    learning_rate: NonNegative = 0.1
+    """The rule of the updates; momentum is PyTorch's SGD with momentum."""
+    learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Muon's users take 0.95."""
+    """Of momentum, nesterov, lars and muon, whose users take 0.95."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
     """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
     epsilon: NonNegative = 1e-8
     """Of Adam, AdamW and LAMB, and in Muon of what is no convolution."""
     trust_coefficient: NonNegative = 0.001
     """Of LARS."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[NonNegative, tyro.conf.arg(aliases=("--wd",))] = 0.0
     """Added to the gradient, or for AdamW, LAMB, Lion and Muon to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
     """Kinds of parameters without weight decay."""
@@ -126,12 +132,15 @@ class OptimizerConfig:
     """Steps between updates of the moving average."""
 
 
+@option_group
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The number of epochs, the learning rate over them, and how the best of them is chosen."""
 
     epochs: PositiveInt = 90
+    """How often the training images are gone through."""
     schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
+    """How the learning rate falls after the warm-up."""
     schedule_unit: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes after every step or after every epoch."""
     warmup_epochs: NonNegativeInt = 0
@@ -150,6 +159,7 @@ class ScheduleConfig:
     """The figure of the evaluations by which best.safetensors is chosen; cross-entropy for loss."""
 
 
+@option_group
 @dataclass(frozen=True)
 class RunConfig:
     """Where and how to run."""
@@ -159,11 +169,12 @@ class RunConfig:
     resume: bool = False
     """Resume from the last complete checkpoint of the workdir; of the most recent run by default."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto takes GPUs if JAX finds any."""
     distributed: bool = False
     """Join the other processes of this job; SLURM, Open MPI and Kubernetes are detected (docs/training.md)."""
     deterministic: bool = False
     """Use GPU kernels that give the same bits in every run; slower."""
-    workers: Annotated[int, Range(ge=0, le=1024)] = 0
+    workers: Annotated[int, Range(ge=0, le=1024), tyro.conf.arg(aliases=("-j",))] = 0
     """Processes that read and transform images; 0 uses threads."""
     log_every: PositiveInt = 50
     """Steps between rows of metrics.jsonl."""
@@ -190,17 +201,19 @@ class RunConfig:
     b200, l4 or rtx4090, or h100:HOSTSxGPUS. Needs the extra cuda13."""
 
 
+@option_group
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of a training run."""
 
     recipe: tyro.conf.Suppress[str] = "custom"
-    batch_size: PositiveInt = 256
+    batch_size: Annotated[PositiveInt, tyro.conf.arg(aliases=("-b",))] = 256
     """Images per step, over all devices."""
     seed: Seed = 0
-    model: Annotated[ModelConfig, _Flat] = field(default_factory=ModelConfig)
-    data: Annotated[DataConfig, _Flat] = field(default_factory=DataConfig)
-    loss: Annotated[LossConfig, _Flat] = field(default_factory=LossConfig)
-    optimizer: Annotated[OptimizerConfig, _Flat] = field(default_factory=OptimizerConfig)
-    schedule: Annotated[ScheduleConfig, _Flat] = field(default_factory=ScheduleConfig)
-    run: Annotated[RunConfig, _Flat] = field(default_factory=RunConfig)
+    """Of the initial parameters, the order of the images and their augmentation."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    run: RunConfig = field(default_factory=RunConfig)

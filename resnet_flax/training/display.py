@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,40 @@ def counted(number: int, noun: str) -> str:
 
 
 def invocation() -> str:
-    """The command that was used to start training; `train.py` exists only in a checkout."""
-    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "python -m resnet_flax train"
+    """The command that started training, as it works again in this directory."""
+    found = shutil.which("python")
+    python = "python" if found and Path(found).absolute() == Path(sys.executable).absolute() else _near(sys.executable)
+    script = sys.argv[0]
+    is_script = Path(script).name == "train.py"
+    return f"{python} {shlex.quote(script)}" if is_script else f"{python} -m resnet_flax train"
+
+
+def _near(path: str) -> str:
+    """A path below this directory as it is from here, any other as it is."""
+    here = Path.cwd()
+    return shlex.quote(str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path)
+
+
+# The columns of the table of epochs, each with its heading on two lines; together they fit on 80 columns.
+COLUMNS = (
+    ("", "epoch", 7),
+    ("", "loss", 7),
+    ("", "accuracy", 8),
+    ("{split}", "loss", 7),
+    ("{split}", "accuracy", 8),
+    ("learning", "rate", 8),
+    ("", "images/s", 8),
+    ("", "time", 8),
+)
+
+
+def _aligned(cells: Sequence[str]) -> str:
+    pairs = zip(cells, (width for *_, width in COLUMNS), strict=True)
+    return "  ".join(f"{cell:>{width}}" for cell, width in pairs).rstrip()
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}"
 
 
 class Display:
@@ -47,13 +81,14 @@ class Display:
         self._mark = (time.monotonic(), done)
         self._line_due = time.monotonic() + LINE_SECONDS
         self.rate = 0.0
+        self._has_headings = False
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("acc {task.fields[accuracy]:.1%}"),
-            TextColumn("{task.fields[rate]:,.0f} img/s"),
+            TextColumn("{task.fields[rate]:,.0f} images/s"),
             TextColumn("{task.fields[left]} left"),
             TextColumn("{task.fields[memory]}"),
             console=console,
@@ -66,6 +101,37 @@ class Display:
     def say(self, message: str) -> None:
         """One line that stays."""
         self.console.print(message, highlight=False, soft_wrap=True)
+
+    def epoch(
+        self,
+        label: str,
+        split: str,
+        *,
+        test: tuple[float, float],
+        train: tuple[float, float, float] | None = None,
+        seconds: float = 0.0,
+        is_best: bool,
+    ) -> None:
+        """A row of the table of epochs, under its headings where it is the first.
+
+        Args:
+            label: "3/6".
+            split: the name of the split that `test` comes from.
+            test: (loss, accuracy).
+            train: (loss, accuracy, learning rate) of the epoch; None for the moving average, which has its own row.
+            seconds: since the start of the run.
+            is_best: whether its weights are the best so far.
+        """
+        if not self._has_headings:
+            self.say(_aligned([above.format(split=split) for above, *_ in COLUMNS]))
+            self.say(_aligned([heading for _, heading, _ in COLUMNS]))
+            self._has_headings = True
+        loss, accuracy = test
+        cells = [label, "", "", _loss(loss), f"{accuracy:.2%}", "", "", ""]
+        if train is not None:
+            cells[1:3] = _loss(train[0]), f"{train[1]:.2%}"
+            cells[5:] = f"{train[2]:.3g}", f"{self.rate:,.0f}" if self.rate else "", duration(seconds)
+        self.say(_aligned(cells) if not is_best else f"{_aligned(cells):<75} best")
 
     def start(self) -> None:
         """Starts the clock: earlier time, such as compilation, does not count towards the rate."""
@@ -95,7 +161,7 @@ class Display:
             self._line_due = now + LINE_SECONDS
             self.say(
                 f"epoch {epoch}  step {step:,}/{self.total:,}  loss {loss:.4f}  acc {accuracy:.1%}  "
-                f"{self.rate:,.0f} img/s  {left} left"
+                f"{self.rate:,.0f} images/s  {left} left"
             )
 
     @contextmanager

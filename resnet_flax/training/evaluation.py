@@ -39,6 +39,12 @@ class Evaluation:
     top5: float
     confusion: np.ndarray
 
+    def __str__(self) -> str:
+        return (
+            f"top-1 {self.accuracy:.2%}  top-5 {self.top5:.2%}  loss {self.loss:.4f}  macro-F1 {self.macro_f1:.4f}  "
+            f"over {self.count:,} images"
+        )
+
     @property
     def per_class(self) -> np.ndarray:
         """Accuracy of each class (classes,); NaN for classes without samples."""

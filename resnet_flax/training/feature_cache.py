@@ -115,7 +115,7 @@ def cache_features(setup: Setup, source: Source, test: Source, console: Console)
     Raises:
         UserError: if anything but the head is trained.
     """
-    cached = HeadSetup(setup.config, setup.mesh, setup.facts)
+    cached = HeadSetup(setup.config, setup.mesh, setup.facts, setup.loaded)
     network, data = cached.network, setup.config.data
     if trained := [name for name in network.parameters if name not in network.frozen and not name.startswith(HEAD)]:
         raise UserError(

@@ -17,6 +17,7 @@ from parity.errors import ParityError
 from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
+from resnet_flax.models import ResNet
 from resnet_flax.training.agreement import agree
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
@@ -76,6 +77,7 @@ class Run:
         self.best = BestWeights(setup, source, workdir, progress)
         self.backlog = Backlog()
         self.stepped = False
+        self._learning_rate = 0.0  # of the last step
         self._began = time.monotonic() - progress.seconds
         self._plotted = time.monotonic()
 
@@ -215,6 +217,7 @@ class Run:
         if not metrics["finite"] and self.config.on_nan == "stop":
             raise self._not_finite(step, metrics)
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
+        self._learning_rate = metrics["learning_rate"]
         if metrics["finite"]:
             progress.add(metrics["loss"], metrics["accuracy"])
         self.display.step(
@@ -256,9 +259,7 @@ class Run:
         progress, per_epoch = self.progress, self.setup.steps_per_epoch
         train = progress.train
         improved = False
-        parts = [f"train {train['train_loss']:.4f} {train['train_accuracy']:.2%}"]
-        if skipped := per_epoch - progress.steps:
-            parts.append(f"{skipped:,} of {counted(per_epoch, 'update')} skipped")
+        label = f"{step // per_epoch}/{self.setup.config.schedule.epochs}"
         for weights in ("model", "ema") if self.setup.uses_ema else ("model",):
             arrays = model_arrays(state, ema=weights == "ema")
             result = self.setup.evaluate(arrays, self.setup.evaluation_batches(self.test))
@@ -276,13 +277,20 @@ class Run:
                     **train,
                     seconds=self._seconds(),
                 )
-            name = self.test.split if weights == "model" else f"{self.test.split} (EMA)"
-            parts.append(f"{name} {result.loss:.4f} {result.accuracy:.2%}")
-            if self.best.offer(arrays, weights, result, step):
-                improved = True
-                parts[-1] += " (best)"
-        epoch = f"epoch {step // per_epoch}/{self.setup.config.schedule.epochs}"
-        self.display.say(f"{epoch}  " + "  ".join(parts) + f"  [{duration(self._seconds())}]")
+            is_best = self.best.offer(arrays, weights, result, step)
+            improved |= is_best
+            self.display.epoch(
+                label if weights == "model" else "EMA",
+                self.test.split,
+                test=(result.loss, result.accuracy),
+                train=(train["train_loss"], train["train_accuracy"], self._learning_rate)
+                if weights == "model"
+                else None,
+                seconds=self._seconds(),
+                is_best=is_best,
+            )
+        if skipped := per_epoch - progress.steps:
+            self.display.say(f"{skipped:,} of {counted(per_epoch, 'update')} skipped in epoch {label}")
         progress.loss = progress.accuracy = progress.steps = 0
         progress.waited = 0 if improved else progress.waited + 1
         self._plot()
@@ -300,7 +308,9 @@ class Run:
     def _plot(self, *, now: bool = False) -> None:
         if self.first and (now or time.monotonic() - self._plotted > PLOT_SECONDS):
             rows, path = read_metrics(self.workdir), self.workdir.curves
-            is_drawn, note = drawn(path, lambda: plot_curves({self.setup.config.recipe: rows}, path))
+            config = self.setup.config
+            title = f"{config.recipe}: {config.model.name} on {config.data.data}"
+            is_drawn, note = drawn(path, lambda: plot_curves({config.recipe: rows}, path, title=title))
             if not is_drawn:
                 self.display.say(f"note: {note}")
             self._plotted = time.monotonic()
@@ -345,11 +355,12 @@ def _notes(source: Source, test: Source) -> list[str]:
     return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
-def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
+def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, loaded: ResNet | None = None) -> int:
     """Runs a configuration to its end; returns the exit status.
 
     Args:
         hosts: those of the run, where there are several.
+        loaded: a network to start from, in place of the one that `config.model` describes.
 
     Raises:
         UserError: for anything that the user can fix.
@@ -368,7 +379,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> 
         open_source, data.data, data_dir=data.data_dir, may_prepare=not config.run.distributed, options=data.source
     )
     source, test = open_split("train"), open_split("val")
-    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights))
+    setup = Setup(config, mesh, facts_of(source, config.loss.class_weights), loaded)
     if config.run.resume:
         workdir.check_same_data(source)
     if config.model.cache_features:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.errors import printable
 from resnet_flax.figures import line, new_figure, save, shown
 
 Rows = Sequence[Mapping[str, Any]]
@@ -18,27 +19,36 @@ def _figure(columns: int, size: tuple[float, float]):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
+def plot_curves(runs: Mapping[str, Rows], path: Path, *, title: str = "") -> None:
     """Loss, accuracy and learning rate over epochs from the rows of metrics.jsonl, one or more runs.
 
-    Training is a thin line, evaluation a thick one with a marker per evaluation.
+    Training is a thin line, evaluation a thick one with a marker per evaluation, the moving average dashed. A star
+    marks the best accuracy of each run.
+
+    Args:
+        title: what the run is; that of one run also gets its best accuracy.
     """
-    figure, (loss, accuracy, rate) = _figure(3, (13, 3.8))
+    figure, (loss, accuracy, rate) = _figure(3, (13, 4.2))
+    several = len(runs) > 1
     for index, (label, rows) in enumerate(runs.items()):
         train = [row for row in rows if row["kind"] == "train"]
         evaluations = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "model"]
         averages = [row for row in rows if row["kind"] == "evaluation" and row["weights"] == "ema"]
-        several = len(runs) > 1
         color, test = (f"C{index}", f"C{index}") if several else ("C0", "C1")
-        split = next((row["split"] for row in evaluations if "split" in row), "test")
+        split = split_of(rows)
         names = ("", label, f"{label} (EMA)") if several else ("train", split, f"{split} (EMA)")
         names = [line(name).lstrip("_") for name in names]  # matplotlib hides labels that start with "_"
+        best = max((row for row in evaluations if row["accuracy"] is not None), key=_accuracy, default=None)
         for axis, key in ((loss, "loss"), (accuracy, "accuracy")):
             axis.plot(*_series(train, key), color=color, lw=1, alpha=0.6, label=names[0] or None)
             axis.plot(*_series(evaluations, key), color=test, lw=2, marker="o", ms=3, label=names[1])
             if averages:
                 axis.plot(*_series(averages, key), color=test, lw=1.5, ls="--", label=names[2])
+            if best is not None and best[key] is not None:
+                axis.plot(best["epoch"], best[key], "*", color=test, ms=13, mec="white")
         rate.plot(*_series(train, "learning_rate"), color=color, lw=1.5, label=names[1] if several else None)
+        if best is not None and not several:
+            title += f"\nbest {split} accuracy {best['accuracy']:.2%} in epoch {best['epoch']:g} (star)"
     loss.set(title="loss", xlabel="epoch")
     positive = [row["loss"] for rows in runs.values() for row in rows if (row["loss"] or 0) > 0]
     if positive and max(positive) > 20 * min(positive):
@@ -50,9 +60,22 @@ def plot_curves(runs: Mapping[str, Rows], path: Path) -> None:
     for axis in (loss, accuracy, rate):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    for text in loss.legend(frameon=False).get_texts():
+        if len(axis.get_legend_handles_labels()[1]) > 1:
+            for text in axis.legend(frameon=False).get_texts():
+                text.set_parse_math(False)
+    if title.strip():
+        text = figure.suptitle("\n".join(printable(part) for part in title.strip().splitlines()))
         text.set_parse_math(False)
     save(figure, path, bbox_inches="tight")
+
+
+def split_of(rows: Rows) -> str:
+    """The split that the run was evaluated on; runs of earlier versions did not note it."""
+    return next((row["split"] for row in rows if row["kind"] == "evaluation" and "split" in row), "test")
+
+
+def _accuracy(row: Mapping[str, Any]) -> float:
+    return row["accuracy"]
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:

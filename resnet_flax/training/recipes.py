@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from resnet_flax.data.transforms import EvaluationTransform, SmallImageTransform, TrainingTransform
+from resnet_flax.errors import UserError
 from resnet_flax.training.config import (
     DataConfig,
     LossConfig,
@@ -255,6 +257,18 @@ _RECIPES = (
 )
 
 RECIPES: dict[str, Recipe] = {recipe.config.recipe: recipe for recipe in _RECIPES}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UserError: if there is none; the message has the nearest names.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise UserError(f"no recipe named {name!r}; did you mean {', '.join(near)}? (--list shows all)")
+    return RECIPES[name]
 
 
 def scaling_note(config: TrainConfig) -> str | None:

@@ -69,16 +69,16 @@ def _from_json(like: Any, saved: dict[str, Any]) -> Any:
                 raise TypeError(f"{name} is not an object")
             values[name] = _from_json(getattr(like, name), item)
         else:
-            values[name] = _value(name, item, hints[name])
+            values[name] = value_of(name, item, hints[name])
     return replace(like, **values)
 
 
-def _value(name: str, item: Any, hint: Any) -> Any:
+def value_of(name: str, item: Any, hint: Any) -> Any:
     """JSON's value of a field as its type, which must be one that a command line could have given."""
     value = _tuples(item)
     if name in PATHS and isinstance(value, str):
         return Path(value)
-    if not _conforms(value, hint):
+    if not conforms(value, hint):
         raise TypeError(f"{name} cannot be {item!r}")
     return value
 
@@ -87,20 +87,20 @@ def _tuples(item: Any) -> Any:
     return tuple(map(_tuples, item)) if isinstance(item, list) else item
 
 
-def _conforms(value: Any, hint: Any) -> bool:
+def conforms(value: Any, hint: Any) -> bool:
     """Whether a value has the type of an annotation: of scalars, Literal, unions and tuples."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _conforms(value, parts[0])
+        return conforms(value, parts[0])
     if origin is Literal:
         return value in parts
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(value) == len(parts) and all(map(_conforms, value, parts))
+        return len(value) == len(parts) and all(map(conforms, value, parts))
     if parts:
-        return any(_conforms(value, part) for part in parts)
+        return any(conforms(value, part) for part in parts)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint

@@ -116,6 +116,16 @@ class Setup:
         data = self.config.data
         if self.facts.num_classes < 2:
             raise UserError(f"{data.data} has only one class; training needs at least two")
+        if self.loaded is not None:
+            for what, own, its in (
+                ("num_classes", self.loaded.num_classes, self.facts.num_classes),
+                ("in_channels", self.loaded.in_channels, self.facts.channels),
+            ):
+                if own != its:
+                    raise UserError(
+                        f"the network has {what} {own}, but {data.data} needs {its}; create_model(..., {what}={its}) "
+                        "makes one that fits"
+                    )
         for name, values in (("mean", data.mean), ("std", data.std)):
             if len(values) not in (1, self.facts.channels):
                 raise UserError(

@@ -267,9 +267,9 @@ _BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 def _hugging_face(fields: Fields) -> Config:
     options: dict[str, Any] = {}
     expected: dict[str, tuple[str, int]] = {}
-    if (activation := fields.content.get("hidden_act")) is not None:
-        name = activation_named(activation, f"{fields.path}: hidden_act")
-        options |= {"activation": name} if name != "relu" else {}
+    activation = fields.content.get("hidden_act")
+    if activation is not None and activation_named(activation, f"{fields.path}: hidden_act") != "relu":
+        raise fields.lacks("hidden_act", "transformers has it after the stem and the sums, and ReLU inside the blocks")
     if fields.flag("downsample_in_first_stage"):
         raise fields.lacks("downsample_in_first_stage")
     if fields.flag("downsample_in_bottleneck") and fields.content.get("layer_type", "bottleneck") == "bottleneck":

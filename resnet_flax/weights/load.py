@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,16 @@ from flax import nnx
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.models import ResNet, build_model, get_architecture
+from resnet_flax.models.arguments import require_known
 from resnet_flax.weights.adapt import adapted
 from resnet_flax.weights.download import fetch_published
 from resnet_flax.weights.files import Weights, read_weights
 from resnet_flax.weights.hub import HUB, fetch_from_hub, hub_name
 from resnet_flax.weights.metadata import Metadata
+from resnet_flax.weights.pretrained import Pretrained
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
 logger = logging.getLogger("resnet_flax")
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model with weights, in eval mode, and what is needed to use it.
-
-    Attributes:
-        model: the network.
-        architecture: its name in the table of architectures.
-        source: where the weights came from.
-        preprocessing: what images have to go through.
-        says_preprocessing: whether the preprocessing came with the weights; if not, it is an assumption (ImageNet's).
-        class_names: of the logits; None if they are unknown, or the head is new.
-        notes: what was assumed or changed, one sentence each.
-    """
-
-    model: ResNet
-    architecture: str
-    source: str
-    preprocessing: Preprocessing
-    says_preprocessing: bool
-    class_names: tuple[str, ...] | None
-    notes: tuple[str, ...]
 
 
 def create_model(
@@ -107,6 +86,8 @@ def load_pretrained(
     Raises:
         UserError, ParityError: as `create_model`.
     """
+    require_known(options)
+    weights = _name_of(weights, name)
     name = get_architecture(name).name if name is not None else None
     loaded, preprocessing, names, notes = _find(name, str(weights), prefix)
     loaded = loaded if name is None else loaded.named(name)
@@ -130,6 +111,22 @@ def load_pretrained(
     model = loaded.to_model(rngs, **options)
     notes += changes.values()
     return Pretrained(model, identity.architecture, str(weights), used, preprocessing is not None, names, tuple(notes))
+
+
+def _name_of(weights: str | os.PathLike | Enum, architecture: str | None) -> str:
+    """The weights as a string; a member of torchvision's enums, such as ResNet50_Weights.DEFAULT, by its name.
+
+    Raises:
+        UserError: if it belongs to another network, or is not a name or path at all.
+    """
+    if isinstance(weights, Enum):
+        theirs = type(weights).__name__.lower().removesuffix("_weights")
+        if architecture is not None and theirs != architecture:
+            raise UserError(f"{weights} belongs to {theirs}, not to {architecture}")
+        return weights.name
+    if not isinstance(weights, str | os.PathLike):
+        raise UserError(f'weights= is a name such as "DEFAULT", or a file; got {weights!r}')
+    return str(weights)
 
 
 def _find(

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx
 
-import parity.networks
+import parity.registry
 from parity.errors import ParityError
 from parity.networks import family_of, identified, named_pair
 from tests import ROOT
@@ -25,6 +25,8 @@ from types import SimpleNamespace
 import numpy as np
 from flax import nnx
 from torch import nn
+
+from parity.errors import UsageError
 
 
 class Ours(nnx.Module):
@@ -62,6 +64,9 @@ class Family:
             flax_model=ours, torch_model=Theirs(options.features), channels=3, num_classes=options.features, train=None
         )
 
+    def identify(self, shapes):
+        raise UsageError("not recognised")
+
     def read(self, path):
         return SimpleNamespace(
             origin={"weight": "float32"},
@@ -95,6 +100,7 @@ def test_a_family_from_outside_is_checked_and_inspected(installed, tmp_path):
     done = run(installed, "check", "one_layer", "--features", "4", "--size", "2", "--checks", "forward,gradients")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("one_layer in Flax and one_layer in PyTorch agree: float64, inputs 4x2x2x3")
+    assert [line.partition(" s  ")[2] for line in done.stderr.splitlines()] == ["forward, 1 of 2", "gradients, 2 of 2"]
     (tmp_path / "weights.bin").write_bytes(b"not a ResNet")
     done = run(installed, "inspect", str(tmp_path / "weights.bin"))
     assert done.returncode == 0, done.stderr
@@ -110,17 +116,17 @@ def test_options_of_a_family_are_in_its_help(installed):
 
 def register(monkeypatch, **points):
     monkeypatch.setattr(
-        parity.networks,
+        parity.registry,
         "entry_points",
         lambda group: [EntryPoint(name, value, group) for name, value in points.items()],
     )
-    parity.networks._registered.cache_clear()
+    parity.registry.registered.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def as_installed():
     yield
-    parity.networks._registered.cache_clear()
+    parity.registry.registered.cache_clear()
 
 
 def test_a_pair_by_name_has_equal_values():

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -45,6 +46,8 @@ def test_assertions_pass_and_say_why_they_fail():
     with pytest.raises(AssertionError) as failure:  # Flax's own BatchNorm has another running variance
         parity.assert_train_parity(ours, theirs, (batch(), np.arange(16) % 5), optimizer="adam", steps=2)
     message = str(failure.value)
+    assert message.startswith("running variance of bn1 is biased: ")
+    assert re.search(r"\w+ and \w+ differ\n", message)
     assert "running variance of bn1 is biased: PyTorch's is n/(n-1) times the batch's, here n = 16" in message
     assert "bn1.running_var, step 1" in message
     assert "PyTorch's own" in message
@@ -67,10 +70,18 @@ def test_fixtures_write_reports(pytester):
     )
     result = pytester.runpytest("--parity-report=reports", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*do NOT agree*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*: Linear and Linear differ",
+            "*test_fixtures_write_reports.py:10",
+            "report: reports*test_wrong.html",
+            "*do NOT agree*",
+        ]
+    )
     names = {path.name for path in (pytester.path / "reports").iterdir()}
     stem = "test_fixtures_write_reports.py_test_"
     assert names == {f"{stem}{which}.{kind}" for which in ("right", "wrong") for kind in ("json", "html")}
+    assert ": Linear and Linear differ</title>" in (pytester.path / "reports" / f"{stem}wrong.html").read_text()
     assert json.loads((pytester.path / "reports" / f"{stem}right.json").read_text())["passed"] is True
 
 

@@ -9,11 +9,13 @@ torchvision = pytest.importorskip("torchvision")
 from flax import nnx
 
 import parity
+from parity.errors import ParityError
 from parity.networks import named_pair
-from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet
+from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet, build_model
 from resnet_flax.models.originals import ResidualNet
 from resnet_flax.models.shortcuts import BareConvolution
 from resnet_flax.training.trajectory import digit_batches, train
+from resnet_flax.weights.entries import entries
 
 CHECKS = ("weights", "forward", "activations", "gradients", "batch_stats", "optimizer")
 
@@ -97,3 +99,11 @@ def test_trajectories_agree(name, optimizer, steps):
         train=train,
     )
     assert report.passed, str(report)
+
+
+def test_weights_of_another_network_are_named():
+    shapes = entries("resnet34")
+    state_dict = {f"module.{name}": np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    model = nnx.eval_shape(lambda: build_model("resnet18", rngs=nnx.Rngs(0)))
+    with pytest.raises(ParityError, match="it has the shapes of resnet34, 1000 classes, .* those of resnet18, 1000 cl"):
+        parity.to_flax(state_dict, model)

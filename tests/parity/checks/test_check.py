@@ -212,7 +212,6 @@ class Bare(nnx.Module):
             "found collections.OrderedDict",
         ),
         (lambda: (type(pair()[0]), pair()[1], parity.random_inputs(EVEN)), "found the class "),
-        (lambda: (pair()[0], nn.DataParallel(pair()[1]), parity.random_inputs(EVEN)), "pass its .module"),
         (lambda: (*pair(), EVEN), "inputs is one array .* found a tuple"),
     ],
 )

@@ -79,6 +79,7 @@ def test_both_directions_and_the_reference_in_flax():
     assert parity.check(theirs, ours, SEQUENCES, checks=("forward", "gradients")).passed
 
 
+@pytest.mark.full
 def test_a_recording_has_one_bias(tmp_path):
     theirs = TorchNet(nn.LSTM)
     parity.record(theirs, SEQUENCES, path := tmp_path / "rnn.safetensors", steps=1)

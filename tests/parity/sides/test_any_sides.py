@@ -195,7 +195,14 @@ def test_what_is_no_network_is_refused_in_words(ours, network, words):
         parity.check(network, ours, INPUTS)
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        pytest.param(torch.optim.swa_utils.AveragedModel, marks=pytest.mark.full),
+        pytest.param(torch.compile, marks=pytest.mark.full),
+    ],
+)
 def test_a_wrapped_network_is_unwrapped(ours, theirs, wrap, tmp_path):
     report = parity.check(ours, wrap(theirs), INPUTS, checks=("forward", "activations"), modes="eval")
     assert report.passed, str(report)

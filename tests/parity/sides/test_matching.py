@@ -33,7 +33,13 @@ def test_layers_of_equal_shapes_are_matched_by_their_calls():
 
 
 def test_a_layer_that_is_never_called_comes_last():
-    theirs = nn.ModuleDict({"unused": nn.Linear(4, 4), "a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
-    theirs.forward = lambda x: theirs["b"](theirs["a"](x))
-    names = parity.match_names(Ours(), theirs, inputs=parity.random_inputs((2, 4)))
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.a, self.b = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    names = parity.match_names(Ours(), Theirs(), inputs=parity.random_inputs((2, 4)))
     assert names == {"first": "a", "second": "b", "head": "unused"}

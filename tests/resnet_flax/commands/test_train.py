@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from parity.errors import UsageError
+from resnet_flax.commands.train import parse
 from resnet_flax.errors import UserError
 from resnet_flax.training import setup
 from resnet_flax.training.recipes import RECIPES
@@ -67,6 +68,24 @@ def test_recipes_are_listed_and_misspelt_names_answered(capsys):
     assert "--learning-rate" in capsys.readouterr().err
 
 
+def test_help_is_in_groups_and_shows_no_empty_default(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    text = capsys.readouterr().out
+    for group in ("model", "data", "loss", "optimizer", "schedule", "run"):
+        assert f" {group} options " in text
+    for word in ("--evaluate", "--compare", "--dry-run"):
+        assert word in text.partition("options ─")[0]
+    assert "(default: )" not in text
+    assert "(default: None)" not in text
+
+
+def test_the_short_names_of_the_field():
+    config = parse(["-b", "8", "--lr", "0.3", "--wd", "0.1", "-j", "2"])
+    assert (config.batch_size, config.run.workers) == (8, 2)
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (0.3, 0.1)
+
+
 def test_another_batch_size_reminds_of_the_rule(capsys):
     run("digits", *OPTIONS)
     assert "the batch size is 16, the recipe's 64, and the learning rate is unchanged" in capsys.readouterr().out
@@ -77,6 +96,8 @@ def test_comparison(capsys):
         run("digits", *OPTIONS, "--workdir", name)
     assert run("--compare", "one", "two") == 0
     assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="--compare got the same run twice: one and ./one"):
+        run("--compare", "one", "two", "./one")
     with pytest.raises(UserError, match="three has no run"):
         run("--compare", "one", "three")
 

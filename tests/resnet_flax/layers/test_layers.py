@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import parity
+from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
 
 torch = pytest.importorskip("torch")
@@ -210,3 +211,15 @@ def test_sequential_names_its_children_by_number():
     layers = Sequential([Linear(2, 3, rngs=nnx.Rngs(0)), Linear(3, 4, rngs=nnx.Rngs(0))])
     assert layers(jnp.ones((1, 2))).shape == (1, 4)
     assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(layers))} == {0, 1}
+
+
+def test_statistics_that_cannot_be_updated_are_a_sentence():
+    norm = BatchNorm(3, rngs=nnx.Rngs(0), use_running_average=False)
+    images = jnp.arange(24, dtype=jnp.float32).reshape(2, 2, 2, 3)
+    for compiled in (jax.jit(lambda x: norm(x)), nnx.jit(lambda x: norm(x))):
+        with pytest.raises(
+            UserError, match=r"in train mode in a compiled function that captures it, .* model.eval\(\)"
+        ):
+            compiled(images)
+    assert nnx.jit(lambda norm, x: norm(x))(norm, images).shape == images.shape
+    assert int(norm.num_batches_tracked[...]) == 1

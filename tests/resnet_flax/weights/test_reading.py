@@ -228,25 +228,36 @@ LABELS = {str(i): f"class {i}" for i in range(7)}
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 224}, "crop_pct": 0.875}
 
 
+OF_TIMM = CONFIG | {
+    "label_names": list(LABELS.values()),
+    "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224], "crop_pct": 0.875},
+}
+
+
 @pytest.mark.parametrize("destination", ["b.safetensors", "b"])
-def test_what_was_decided_stays_with_the_weights(destination, arrays, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "options", "doubted"),
+    [({"id2label": LABELS}, {}, True), (OF_TIMM, {"activation": "gelu"}, False)],
+    ids=["Hugging Face", "timm"],
+)
+def test_what_was_decided_stays_with_the_weights(config, options, doubted, destination, arrays, tmp_path):
     source = tmp_path / "from"
     source.mkdir()
     write_checkpoint(source / "maskrcnn_r18.safetensors", arrays)
-    (source / "config.json").write_text(json.dumps({"id2label": LABELS, "hidden_act": "gelu"}))
+    (source / "config.json").write_text(json.dumps(config))
     (source / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     first = read_weights(source / "maskrcnn_r18.safetensors")
-    assert first.options == {"activation": "gelu"}
-    assert any("detection network" in doubt.text for doubt in first.doubts)
+    assert first.options == options
+    assert any("detection network" in doubt.text for doubt in first.doubts) == doubted
     assert parity.__main__.main(["convert", str(first.source), str(tmp_path / destination)]) == 0
     again = read_weights(tmp_path / destination)
     assert (again.options, again.doubts) == (first.options, first.doubts)
     loaded = resnet_flax.load_pretrained(None, tmp_path / destination)
-    assert loaded.model.activation is ACTIVATIONS["gelu"]
+    assert loaded.model.activation is ACTIVATIONS[options.get("activation", "relu")]
     assert loaded.preprocessing.transform.resize_size == 256
     assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)
     assert loaded.class_names == tuple(LABELS.values())
-    assert any("detection network" in note for note in loaded.notes)
+    assert any("detection network" in note for note in loaded.notes) == doubted
     settled = resnet_flax.load_pretrained(None, tmp_path / destination, norm_epsilon=1e-5)
     assert not any("detection network" in note for note in settled.notes)
 
