@@ -30,16 +30,3 @@ def test_layers_of_equal_shapes_are_matched_by_their_calls():
     assert parity.match_names(ours, theirs) != names
     parity.randomize(ours, theirs, names=names)
     assert parity.check(ours, theirs, inputs, names=names, checks=("forward",)).passed
-
-
-def test_a_layer_that_is_never_called_comes_last():
-    class Theirs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.unused, self.a, self.b = (nn.Linear(4, 4) for _ in range(3))
-
-        def forward(self, x):
-            return self.b(self.a(x))
-
-    names = parity.match_names(Ours(), Theirs(), inputs=parity.random_inputs((2, 4)))
-    assert names == {"first": "a", "second": "b", "head": "unused"}
