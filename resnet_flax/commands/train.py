@@ -13,7 +13,7 @@ from parity.errors import UsageError, needs_extra, quits_on_interrupt
 from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
-from resnet_flax.training.display import invocation
+from resnet_flax.training.display import program
 from resnet_flax.training.recipes import RECIPES, Recipe, recipe_named
 from resnet_flax.training.workdir import Workdir, latest_run
 
@@ -119,7 +119,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         TrainConfig,
         arguments,
         default=default,
-        prog=f"{invocation()} {default.recipe}",
+        prog=f"python {program()} {default.recipe}",
         description=DESCRIPTION,
     )
 

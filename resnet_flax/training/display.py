@@ -29,13 +29,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
+def program() -> str:
+    """What was started, as it follows the name of Python: "train.py" where that is, or the command."""
+    script = sys.argv[0]
+    return shlex.quote(script) if Path(script).name == "train.py" else "-m resnet_flax train"
+
+
 def invocation() -> str:
     """The command that started training, as it works again in this directory."""
     found = shutil.which("python")
     python = "python" if found and Path(found).absolute() == Path(sys.executable).absolute() else _near(sys.executable)
-    script = sys.argv[0]
-    is_script = Path(script).name == "train.py"
-    return f"{python} {shlex.quote(script)}" if is_script else f"{python} -m resnet_flax train"
+    return f"{python} {program()}"
 
 
 def _near(path: str) -> str:
