@@ -34,7 +34,8 @@ def require_images(images: ArrayLike, channels: int) -> jax.Array:
             "pixels from 0 to 255 into them, and Pretrained.predict(images) takes pixels"
         )
     if not isinstance(array, Tracer) and array.is_fully_addressable and array.size:
-        lowest, highest = float(array.min()), float(array.max())
+        with jax.ensure_compile_time_eval():  # images that a compiled function closes over
+            lowest, highest = float(array.min()), float(array.max())
         if lowest >= 0 and highest > LARGEST_NORMALISED:
             warnings.warn(
                 f"images have values from {lowest:.4g} to {highest:.4g} and are taken as they are, although weights "

@@ -156,15 +156,9 @@ def test_complex_values():
         assert report.passed == agree, str(report)
 
 
-def test_wrapped_originals_say_what_to_pass():
-    ours, theirs = filled(*dense())
+def test_a_traced_original_is_refused():
+    ours, _ = filled(*dense())
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         traced = torch.jit.trace(nn.Linear(6, 4), torch.ones(2, 6))
-    wrapped = {
-        "_orig_mod": torch.compile(theirs, backend="eager"),
-        "module": torch.optim.swa_utils.AveragedModel(theirs),
-        "traced": traced,
-    }
-    for words, network in wrapped.items():
-        with pytest.raises(parity.ParityError, match=words):
-            parity.check(ours, network, X)
+    with pytest.raises(parity.ParityError, match="traced"):
+        parity.check(ours, traced, X)

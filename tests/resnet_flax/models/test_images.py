@@ -51,6 +51,12 @@ def test_pixels_are_refused(dtype):
         require_images(np.ones((1, 4, 4, 3), dtype), 3)
 
 
+def test_images_that_a_compiled_function_closes_over_are_looked_at():
+    pixels = jnp.full((1, 4, 4, 3), 200.0)
+    with pytest.warns(UserWarning, match="images have values from 200 to 200"):
+        jax.jit(lambda: require_images(pixels, 3))()
+
+
 def test_values_of_pixels_are_a_warning():
     pixels = np.full((1, 4, 4, 3), 200.0, np.float32)
     with pytest.warns(UserWarning, match="images have values from 200 to 200 and are taken as they are"):

@@ -112,13 +112,6 @@ def test_no_head_gives_pooled_features():
     np.testing.assert_array_equal(model.fc(headless(images)), model(images))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (16, 16, 3), (2, 16, 16, 1)])
-def test_images_of_another_layout_are_named(shape):
-    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3, small_images=True, rngs=nnx.Rngs(0))
-    with pytest.raises(resnet_flax.UserError, match=r"must be \(N, H, W, C\) with 3 channels last; got \("):
-        model(jnp.zeros(shape))
-
-
 def test_small_image_stem_keeps_the_resolution():
     model = tiny(small_images=True, in_channels=1)
     shapes = nnx.eval_shape(

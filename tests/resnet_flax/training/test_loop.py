@@ -100,7 +100,7 @@ def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, numb
     text = capsys.readouterr().out
     assert "Finishing this step, then saving. Press Ctrl-C again to quit without saving." in text
     assert "Saved after step " in text
-    assert "python -m resnet_flax train --resume --workdir stopped" in text
+    assert " -m resnet_flax train --resume --workdir stopped" in text
     reached = max(row["step"] for row in read_metrics(Workdir("stopped")))
     assert step <= reached < STEPS
     interrupt(None, 0, 0)

@@ -41,7 +41,9 @@ def test_more_epochs_of_a_finished_run(capsys):
     assert run(*options, "--epochs", "2", "--workdir", "more") == 0
     assert run("--resume", "--workdir", "more") == 0
     text = capsys.readouterr().out
-    assert re.search(r"this run is finished; for more epochs:\n  \S*python -m resnet_flax train --resume --work", text)
+    assert re.search(
+        r"this run is finished; for more epochs:\n  \S*python\S* -m resnet_flax train --resume --work", text
+    )
     assert run("--resume", "--workdir", "more", "--epochs", "3") == 0
     assert "epochs: 2 before, 3 now; the constant schedule continues as it was" in capsys.readouterr().out
     assert_same_state(final_state(Path("more")), final_state(Path("whole")))

@@ -69,7 +69,7 @@ def test_a_process_has_all_gpus_of_its_host_under_slurm():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     job = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "1"}
     job |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "JAX_COORDINATOR_ADDRESS": address}
-    script = "import jax; from resnet_flax.training.hosts import _join; _join(); "
+    script = "import jax; from resnet_flax.training.hosts import _initialize; _initialize(); "
     script += "print(jax.process_count(), jax._src.xla_bridge.CUDA_VISIBLE_DEVICES.value)"
     for given, visible in [({}, "all"), ({"JAX_LOCAL_DEVICE_IDS": "2,3"}, "2,3")]:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", **job, **given}
