@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from parity.conversion.checkpoints import read_checkpoint
@@ -68,10 +69,12 @@ def test_more_epochs_under_a_schedule_that_depends_on_them(capsys):
         )
         for epochs in (1, 3)
     }
+    # Compiled and not, float32 rounds the phase and its cosine, from which 1 is subtracted near the end.
+    rounding = 4 * np.finfo(np.float32).eps * config.optimizer.learning_rate
     for row in rows("more"):
         if row["kind"] == "train":
             expected = rates[1 if row["step"] <= 4 else 3](row["step"] - 1)
-            assert row["learning_rate"] == pytest.approx(float(expected), rel=1e-6)
+            assert row["learning_rate"] == pytest.approx(float(expected), rel=0, abs=rounding)
 
 
 def test_means_are_over_what_both_processes_saw(interrupt):  # noqa: F811
