@@ -70,7 +70,7 @@ def test_more_epochs_under_a_schedule_that_depends_on_them(capsys):
         for epochs in (1, 3)
     }
     # Compiled and not, float32 rounds the phase and its cosine, from which 1 is subtracted near the end.
-    rounding = 4 * np.finfo(np.float32).eps * config.optimizer.learning_rate
+    rounding = 4 * float(np.finfo(np.float32).eps) * config.optimizer.learning_rate
     for row in rows("more"):
         if row["kind"] == "train":
             expected = rates[1 if row["step"] <= 4 else 3](row["step"] - 1)
