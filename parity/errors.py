@@ -78,14 +78,14 @@ def _prepare_streams() -> None:
 
 
 class UsageError(ValueError):
-    """Unusable input: the message is one sentence that names the thing, what was expected and found, and the way on.
+    """Unusable input: the message is one sentence that names the thing, what was expected and found, and what to do.
 
     A command prints it without a traceback and exits with status 2.
     """
 
 
 class ParityError(UsageError):
-    """What was given cannot be converted or compared; the message says what, where, and the way on.
+    """What was given cannot be converted or compared; the message names what, where, and what to do.
 
     Attributes:
         message: the text without `hint`, which is advice for callers of the Python functions.
@@ -107,7 +107,7 @@ def needs_extra(extra: str, what: str, otherwise: str = "") -> Generator[None]:
     Args:
         extra: the extra of resnet-flax that installs it.
         what: what cannot be done without it, the subject of the sentence: "training", "reading a.pth".
-        otherwise: another way on, which continues the sentence: "use a .safetensors file".
+        otherwise: another remedy, which continues the sentence: "use a .safetensors file".
 
     Raises:
         MissingPackageError: if a package is not installed, or is and cannot be imported.

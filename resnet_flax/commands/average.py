@@ -9,12 +9,13 @@ import tyro
 
 from parity.conversion.checkpoints import write_checkpoint
 from parity.errors import printable
-from parity.options import parse
+from parity.options import option_group, parse
 from resnet_flax.errors import UserError
 from resnet_flax.weights.average import average_weights
 from resnet_flax.weights.metadata import metadata_of
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Write the mean of several checkpoints of one network, such as the last ones of a run.

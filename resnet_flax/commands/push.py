@@ -15,7 +15,7 @@ from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.conversion.files import read_regular
 from parity.errors import printable
-from parity.options import parse
+from parity.options import option_group, parse
 from resnet_flax.commands.common import ModelArguments
 from resnet_flax.errors import UserError
 from resnet_flax.weights.arithmetic import arithmetic_of
@@ -32,6 +32,7 @@ EVALUATION: Types = {"data": str, "split": str, "count": int, "accuracy": NUMBER
 PARITY: Types = {"passed": bool, "settings": dict, "comparisons": list}
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
     """Publish a model on the Hugging Face hub, or write the same folder with --to.

@@ -46,7 +46,7 @@ def require_images(images: ArrayLike, channels: int) -> jax.Array:
 
 
 def _mistake_in(shape: tuple[int, ...], channels: int) -> str:
-    """What is wrong with the shape of images, and the way on; "" for (N, H, W, channels)."""
+    """What is wrong with the shape of images, and what to do; "" for (N, H, W, channels)."""
     match shape:
         case (_, _, _, last) if last == channels:
             return ""
