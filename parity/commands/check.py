@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from parity.reports.results import Report
     from parity.sides.optimizers import Optimizer
 
+USUAL_SIZE = 64
+
 
 @option_group
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Arguments:
     """float64 (the default) finds faults; the others show what a precision costs, next to what it costs PyTorch."""
     batch: PositiveInt = 4
     """Images in the batch."""
-    size: Pixels = 64
-    """Height and width of the images."""
+    size: Pixels | None = None
+    """Height and width of the images; by default 64, or what the ONNX file takes."""
     image: Path | None = None
     """Real input: an image file, from which the batch is cut."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -165,7 +167,7 @@ def _check_named(args: Any, family: Family) -> "Report":
         precision=args.precision or "float64",
         optimizer=_optimizer(args, checks),
         steps=args.steps,
-        batches=pair.batches(args.steps, args.batch, args.size) if "trajectory" in checks else None,
+        batches=pair.batches(args.steps, args.batch, args.size or USUAL_SIZE) if "trajectory" in checks else None,
         train=pair.train,
         device="cuda" if args.device == "gpu" else "cpu",
     )
@@ -176,13 +178,14 @@ def _check_named(args: Any, family: Family) -> "Report":
     return report
 
 
-def _inputs(args: Any, pair: NamedPair) -> np.ndarray:
-    """A batch of images (N, H, W, C)."""
+def _inputs(args: Any, pair: NamedPair, usual: tuple[int, int] = (USUAL_SIZE, USUAL_SIZE)) -> np.ndarray:
+    """A batch of images (N, H, W, C), of the usual height and width unless --size gives another."""
     from parity.sides.random_weights import random_inputs
 
+    height, width = (args.size, args.size) if args.size else usual
     if args.image is None:
-        return random_inputs((args.batch, args.size, args.size, pair.channels), seed=args.seed)
-    return pair.read_image(args.image, args.batch, args.size)
+        return random_inputs((args.batch, height, width, pair.channels), seed=args.seed)
+    return pair.read_image(args.image, args.batch, height)
 
 
 def _check_onnx(args: Any, pair: NamedPair) -> "Report":
@@ -196,7 +199,8 @@ def _check_onnx(args: Any, pair: NamedPair) -> "Report":
         raise ParityError(f"--onnx compares in float32, in which onnxruntime computes: not in {args.precision}")
     if args.reference is not None:
         raise ParityError("--onnx and --reference exclude each other")
-    inputs = np.moveaxis(_inputs(args, pair), -1, OnnxSide(args.onnx, "float32").channels)
+    side = OnnxSide(args.onnx, "float32")
+    inputs = np.moveaxis(_inputs(args, pair, side.image_size or (USUAL_SIZE, USUAL_SIZE)), -1, side.channels)
     checks, modes = _split(args.checks) or DEFAULT, _split(args.modes) or None
     options: dict[str, Any] = {"checks": checks, "modes": modes, "precision": "float32"}
     report = check(args.onnx, pair.torch_model, inputs, **options)

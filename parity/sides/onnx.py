@@ -63,6 +63,15 @@ class OnnxSide(AnsweredByRunning):
         return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The only height and width that the file takes, if it takes images and but one size of them."""
+        shape = list(self._session.get_inputs()[0].shape)
+        if len(shape) != 4:
+            return None
+        del shape[self.channels], shape[0]
+        return (shape[0], shape[1]) if all(isinstance(size, int) for size in shape) else None
+
+    @property
     def parameters(self) -> list[str]:
         statistics = (".running_mean", ".running_var")
         return [name for name in self.shapes() if not name.endswith(statistics)]
@@ -105,7 +114,13 @@ class OnnxSide(AnsweredByRunning):
         arrays = list(named_arrays(inputs).values())
         if len(arrays) != 1:
             raise ParityError(f"{self.path} takes one input, not {len(arrays)}")
-        feed = {self._session.get_inputs()[0].name: self.array(arrays[0])}
+        (taken,) = self._session.get_inputs()
+        given = arrays[0].shape
+        if len(given) != len(taken.shape) or any(
+            isinstance(size, int) and size != own for size, own in zip(taken.shape, given, strict=True)
+        ):
+            raise ParityError(f"{self.path} takes inputs of shape {tuple(taken.shape)}, not {given}")
+        feed = {taken.name: self.array(arrays[0])}
         try:
             (output,) = self._session.run(None, feed)
             activations = self._values(feed) if record else {}

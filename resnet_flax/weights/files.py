@@ -53,7 +53,8 @@ class Doubt:
     settled_by: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.text}; settle it with {' or '.join(self.settled_by)}" if self.settled_by else self.text
+        names = ["the architecture's name" if name == "architecture" else name for name in self.settled_by]
+        return f"{self.text}; settle it with {' or '.join(names)}" if names else self.text
 
     def to_json(self) -> list[Any]:
         return [self.text, list(self.settled_by)]

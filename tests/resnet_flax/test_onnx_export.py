@@ -117,7 +117,7 @@ def test_uint8_images_in_nhwc_and_a_fixed_batch(resnet18, tmp_path):
 
 
 def check(*arguments) -> int:
-    return parity_main(["check", "resnet18", "--size", "48", "--batch", "3", *map(str, arguments)])
+    return parity_main(["check", "resnet18", "--batch", "3", *map(str, arguments)])
 
 
 def test_parity_compares_a_file_with_both_networks(exported, weights, capsys):
@@ -150,7 +150,10 @@ def test_parity_finds_a_file_of_other_weights(exported, resnet18):
         (("--onnx", "{onnx}", "--weights", "{weights}", "--modes", "train"), "has eval mode only"),
         (("--onnx", "{absent}", "--weights", "{weights}"), "cannot read"),
         (("--onnx", "{broken}", "--weights", "{weights}"), "cannot be run by onnxruntime"),
-        (("--onnx", "{onnx}", "--weights", "{weights}", "--size", "33"), "does not run on inputs (3, 3, 33, 33)"),
+        (
+            ("--onnx", "{onnx}", "--weights", "{weights}", "--size", "33"),
+            "takes inputs of shape ('batch', 3, 48, 48), not (3, 3, 33, 33)",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(arguments, message, exported, weights, tmp_path, capsys):
