@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from parity.checks.training import trajectory
 from parity.checks.values import initialization, weights
 from parity.checks.verdict import located
 from parity.conversion.trees import is_array
+from parity.diagnosis.moved_statistics import why_statistics_by_values
 from parity.errors import ParityError
 from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
@@ -233,7 +235,7 @@ def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> R
 
 
 def _first_difference(pair: Pair, report: Report) -> Finding:
-    """The first difference: hypotheses about its cause are tried between a Flax network and a PyTorch one only."""
+    """The first difference, and its cause where values alone show it: layers are only taken from NNX and PyTorch."""
     state, others = pair.candidate.state(), pair.oracle.state()
     different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
     if different:
@@ -244,7 +246,11 @@ def _first_difference(pair: Pair, report: Report) -> Finding:
     theirs = report.settings["frameworks"][1]
     evidence = first.note or f"relative error {first.error.relative:.1e}, {theirs}'s own {first.floor:.1e}"
     step = f" in step {first.step}" if first.step else ""
-    return Finding(first.name, f"{first.name} is the first to differ in {first.check}{step}", evidence)
+    words = f"{first.name} is the first to differ in {first.check}{step}"
+    if first.check == "batch_stats":
+        with suppress(Exception):  # looking for the cause must never cost the verdict
+            words = why_statistics_by_values(pair, first.name.rpartition(".")[0]) or words
+    return Finding(first.name, words, evidence)
 
 
 def make_pair(

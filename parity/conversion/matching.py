@@ -2,13 +2,14 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parity.conversion.files import read_regular, write_text
 from parity.conversion.naming import leaves, mismatch_message, named_modules
-from parity.conversion.trees import as_module
+from parity.conversion.trees import as_module, is_tree
 from parity.errors import ParityError
 
 Shape = tuple[int, ...]
@@ -38,6 +39,11 @@ def proposed_names(network: Any, original: Any, orders: Orders | None = None) ->
                 layer.pop(COUNTER, None)
     if orders is not None:
         ours, theirs = (_in_order(*one) for one in zip((ours, theirs), orders, strict=True))
+    elif is_tree(module):  # its keys are sorted as text, and a layer's BatchNorm_0 comes before its Conv_0
+        ours = {path: ours[path] for path in sorted(ours, key=_natural)}
+        ours, theirs = (
+            {path: one[path] for path in sorted(one, key=lambda path: _kind(one[path]))} for one in (ours, theirs)
+        )
     matched = _matched(ours, theirs)
     missing = {path: layer for path, layer in theirs.items() if path not in matched.values()}
     unexpected = {path: layer for path, layer in ours.items() if path not in matched}
@@ -56,6 +62,15 @@ def _in_order(layers: Layers, order: Sequence[str]) -> Layers:
     """The layers as they are called; those that never are come last."""
     place = {path: index for index, path in reversed(list(enumerate(order)))}
     return {path: layers[path] for path in sorted(layers, key=lambda path: place.get(path, len(order)))}
+
+
+def _natural(path: str) -> list[tuple[str, int]]:
+    """What sorts layers_10 after layers_2."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D+)(\d*)", path)]
+
+
+def _kind(layer: dict[str, Shape]) -> tuple[tuple[str, Shape], ...]:
+    return tuple(sorted(layer.items()))
 
 
 def write_names(names: Mapping[str, str], path: Path) -> None:
@@ -107,9 +122,7 @@ def _matched(ours: Layers, theirs: Layers) -> dict[str, str]:
     matched = {path: path for path, layer in ours.items() if theirs.get(path) == layer}
     left = [path for path in ours if path not in matched]
     right = [path for path in theirs if path not in matched]
-    kinds = [
-        [tuple(sorted(layers[path].items())) for path in paths] for layers, paths in ((ours, left), (theirs, right))
-    ]
+    kinds = [[_kind(layers[path]) for path in paths] for layers, paths in ((ours, left), (theirs, right))]
     for i, j, size in difflib.SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks():
         matched |= dict(zip(left[i : i + size], right[j : j + size], strict=True))
     taken = set(matched.values())

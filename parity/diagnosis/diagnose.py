@@ -10,6 +10,7 @@ from parity.checks.tolerance import relative
 from parity.diagnosis import losses, optimizers
 from parity.diagnosis.causes import causes
 from parity.diagnosis.layers import why
+from parity.diagnosis.moved_statistics import why_statistics_by_values
 from parity.diagnosis.statistics import why_statistics
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.base import LOSS, OUTPUT
@@ -180,7 +181,8 @@ def _batch_stats(pair: Pair, failures: list[Comparison]) -> Finding:
     first = failures[0]
     path = first.name.rpartition(".")[0]
     layer = isolate(pair, record(pair, train=True), path, train=True)
-    explanation = (why_statistics(layer) if layer else "") or f"{first.name} is the first statistic to differ"
+    explanation = why_statistics(layer) if layer else why_statistics_by_values(pair, path)
+    explanation = explanation or f"{first.name} is the first statistic to differ"
     return Finding(path, explanation, f"{_evidence(first)}; {len(failures)} statistics differ")
 
 

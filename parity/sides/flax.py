@@ -187,6 +187,8 @@ class FlaxSide:
                 outputs = called(model, with_arrays(structure, floats | others), train=train)
             outputs = map_output(lambda array, _: in_order(array, back), outputs)
             value = require_scalar(loss(outputs, targets), "JAX") if loss else 0.0
+            if is_tree(model):  # Flax's bridge puts Linen's new statistics into new variables
+                ours = {leaf.torch_name: leaf for leaf in leaves(model, names)}
             after = {name: ours[name].value() for name in statistics}
             taken = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
             activations = {name: in_order(value, back) for name, value in recorder.outputs.items()}

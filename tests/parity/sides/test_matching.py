@@ -1,5 +1,8 @@
 """Names proposed from the order of calls, where layers are defined in another."""
 
+import flax.linen
+import jax
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -30,3 +33,24 @@ def test_layers_of_equal_shapes_are_matched_by_their_calls():
     assert parity.match_names(ours, theirs) != names
     parity.randomize(ours, theirs, names=names)
     assert parity.check(ours, theirs, inputs, names=names, checks=("forward",)).passed
+
+
+class Linen(flax.linen.Module):
+    """Layers that Flax names, and whose variables are sorted as text: layers_10 before layers_2."""
+
+    @flax.linen.compact
+    def __call__(self, x, train=False):
+        for index in range(11):
+            x = flax.linen.Conv(4, (1, 1), use_bias=False, name=f"layers_{index}")(x)
+            x = flax.linen.BatchNorm(use_running_average=not train, epsilon=1e-5, name=f"a_norm_{index}")(x)
+        return x
+
+
+def test_a_tree_of_variables_is_matched_in_the_order_of_the_numbers_in_its_names():
+    layers = [layer for _ in range(11) for layer in (nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))]
+    theirs, inputs = nn.Sequential(*layers), parity.random_inputs((2, 3, 5, 4))
+    variables = jax.tree.map(np.asarray, Linen().init(jax.random.key(0), inputs))
+    names = parity.match_names((Linen(), variables), theirs)
+    assert names["layers_2"] == "4"
+    assert names["a_norm_10"] == "21"
+    assert names == parity.match_names((Linen(), variables), theirs, inputs=inputs)
