@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from parity.checks import caveats
-from parity.checks.isolation import can_be_taken_apart
 from parity.checks.pair import Both, OneSided, Pair
 from parity.checks.passes import activation_gradients, activations, batch_stats, forward, gradients, layers
 from parity.checks.tolerance import PROFILES, Error
@@ -29,6 +28,7 @@ from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
+from parity.sides.flax import FlaxSide
 from parity.sides.networks import (
     as_side,
     is_torch,
@@ -193,16 +193,8 @@ def check(
             pair.warn("an optimiser was given, but neither optimizer nor trajectory is among the checks")
         if not report.comparisons:
             pair.note("nothing was compared")
-        elif not report.passed and not can_be_taken_apart(pair):
-            report.findings = [_first_difference(pair, report)]
         elif not report.passed:
-            from parity.diagnosis.diagnose import diagnose
-
-            at_check("looking for the cause")
-            try:
-                report.findings = diagnose(pair, report)
-            except Exception as error:  # looking for the cause must never cost the verdict
-                report.findings = [Finding("", f"no cause was found: looking for it raised {type(error).__name__}")]
+            report.findings = _findings(pair, report)
     return report
 
 
@@ -234,8 +226,21 @@ def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> R
     return None
 
 
+def _findings(pair: Pair, report: Report) -> list[Finding]:
+    """Causes where PyTorch's operations can be altered to give what a network in JAX gives, or the first difference."""
+    if isinstance(pair.candidate, FlaxSide) and is_torch(pair.given.reference):
+        from parity.diagnosis.diagnose import diagnose
+
+        at_check("looking for the cause")
+        try:
+            return diagnose(pair, report)
+        except Exception as error:  # looking for the cause must never cost the verdict
+            pair.note(f"no cause was found: looking for it raised {type(error).__name__}")
+    return [_first_difference(pair, report)]
+
+
 def _first_difference(pair: Pair, report: Report) -> Finding:
-    """The first difference, and its cause where values alone show it: layers are only taken from NNX and PyTorch."""
+    """The first difference, and its cause where values alone show it."""
     state, others = pair.candidate.state(), pair.oracle.state()
     different = [name for name in state if name in others and not np.array_equal(state[name], others[name])]
     if different:

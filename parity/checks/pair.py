@@ -395,10 +395,10 @@ class Pair:
             where = "last" if self.candidate.channels < 0 else "second"
             raise ParityError(
                 f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
-                f"and these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
+                f"and these targets; {reference}'s error{_place(errors[1])}: {_first_line(errors[1])}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
-        what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", str(errors[0]).rstrip(". ")
+        what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", _first_line(errors[0])
         raise OneSided(f"{raising} raises {what}: {words}; {other} gives a result") from errors[0]
 
     def _require_same_structure(self, run: Run, oracle: Run) -> None:
@@ -422,6 +422,11 @@ class Pair:
             f"{first_not_finite(run)}, {self.oracle.framework} first in {first_not_finite(oracle)}; there is "
             "nothing to compare"
         )
+
+
+def _first_line(error: Exception) -> str:
+    """What it says first; JAX's errors go on with programs and advice."""
+    return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
 
 
 def _place(error: Exception) -> str:

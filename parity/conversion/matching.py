@@ -45,17 +45,30 @@ def proposed_names(network: Any, original: Any, orders: Orders | None = None) ->
             {path: one[path] for path in sorted(one, key=lambda path: _kind(one[path]))} for one in (ours, theirs)
         )
     matched = _matched(ours, theirs)
-    missing = {path: layer for path, layer in theirs.items() if path not in matched.values()}
-    unexpected = {path: layer for path, layer in ours.items() if path not in matched}
-    if missing or unexpected:
+    missing = _flat({path: layer for path, layer in theirs.items() if path not in matched.values()})
+    unexpected = _flat({path: layer for path, layer in ours.items() if path not in matched})
+    paths = {leaf.torch_name: leaf.path for leaf in leaves(module)}
+    single = _by_shape(unexpected, missing)
+    if len(single) < max(len(missing), len(unexpected)) or not single.keys() <= paths.keys():
         raise ParityError(
             "no complete map of names: layers are left without a counterpart of their shapes. "
-            + mismatch_message(_flat(missing), _flat(unexpected), {}, source="the network", target="the original")
+            + mismatch_message(missing, unexpected, {}, source="the network", target="the original")
         )
     known = {path for path, _ in named_modules(module)}
-    known |= {leaf.path.rpartition(".")[0] for leaf in leaves(module)}
+    known |= {path.rpartition(".")[0] for path in paths.values()}
     # A part that the rule of a whole layer covers has no path of its own in Flax, and follows that layer.
-    return {path: matched[path] for path in ours if matched[path] != path and path in known}
+    names = {path: matched[path] for path in ours if matched.get(path, path) != path and path in known}
+    return names | {paths[name]: other for name, other in single.items()}
+
+
+def _by_shape(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> dict[str, str]:
+    """Single tensors of the same shapes, in the same order, where there are as many of a shape on both sides."""
+    pairs: dict[str, str] = {}
+    for shape in dict.fromkeys(ours.values()):
+        left, right = ([name for name, other in one.items() if other == shape] for one in (ours, theirs))
+        if len(left) == len(right):
+            pairs |= dict(zip(left, right, strict=True))
+    return pairs
 
 
 def _in_order(layers: Layers, order: Sequence[str]) -> Layers:

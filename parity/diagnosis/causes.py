@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.checks.isolation import Recorded, flax_and_torch, isolate, record
+from parity.checks.isolation import Recorded, can_be_taken_apart, isolate, record
+from parity.checks.layout import layouts
 from parity.checks.pair import Pair
 from parity.checks.tolerance import relative
 from parity.diagnosis import (  # noqa: F401  (the families register themselves)
@@ -139,7 +140,6 @@ class _Places:
 
     def __init__(self, pair: Pair, train: bool):
         self.pair, self.train = pair, train
-        self._candidate, _ = flax_and_torch(pair)
         self._side: Any = pair.oracle
         everything = Program(self._run, self._side.module)
         outputs = {
@@ -177,15 +177,26 @@ class _Places:
                 ours = tensors.get(event, {}).get(name)
                 if ours is None or event in self._released:
                     continue
-                ours = in_layout_of(ours, theirs, self.pair.candidate, self.pair.reference)
+                ours = self._laid_out(ours, theirs)
                 floor = min(floors.get(path, 0.0), profile.most)
                 limit = max(profile.k * floor, profile.least_alone)
                 error = relative(ours, theirs) if ours.shape == theirs.shape else np.inf
-                if not error <= limit:
+                reshaped = layouts(ours, theirs.shape) if event[1] and ours.shape != theirs.shape else ()
+                if not error <= limit and not any(relative(array, theirs) <= limit for _, array in reshaped):
                     sites.append(Site(event, name, before, ours, theirs, error, floor, limit))
             if kind == "output" and event in self._forced.replaced:
                 before = path
         return sites
+
+    def _laid_out(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Ours in the reference's layout, also where its height and width are others."""
+        candidate, reference = self.pair.candidate, self.pair.reference
+        laid_out = in_layout_of(ours, theirs, candidate, reference)
+        if laid_out.shape == theirs.shape or not laid_out.ndim == theirs.ndim > 2:
+            return laid_out
+        axis = reference.channels
+        moved = np.moveaxis(ours, candidate.channels, axis)
+        return moved if moved.shape[axis] == theirs.shape[axis] else laid_out
 
     def _without_boundaries(self, sites: list[Site]) -> list[Site]:
         """Those that something computed later depends on: a module may end before or after its activation."""
@@ -240,7 +251,7 @@ class _Places:
     def _layer(self, site: Site) -> str:
         """The hypotheses that are tried on the candidate's own layer, and those about the function before one."""
         kind, path = site.event
-        if not path or site.name not in (path, "0"):
+        if not path or site.name not in (path, "0") or not can_be_taken_apart(self.pair):
             return ""
         with contextlib.suppress(ValueError, TypeError, AttributeError, RuntimeError, LookupError):
             self._recorded = self._recorded or self._record()
@@ -274,7 +285,7 @@ class _Places:
         ours = self._wide.get(site.event, {}).get(site.name)
         if ours is None:
             return ""
-        ours = in_layout_of(ours, site.theirs, self.pair.candidate, self.pair.reference)
+        ours = self._laid_out(ours, site.theirs)
         if ours.shape != site.theirs.shape or relative(ours, site.theirs) > site.limit:
             return ""
         names = " and ".join(self._forced.narrowed)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from parity.checks.isolation import isolate, record
+from parity.checks.isolation import can_be_taken_apart, isolate, record
 from parity.checks.pair import Pair, first_not_finite
 from parity.checks.tolerance import relative
 from parity.diagnosis import losses, optimizers
@@ -180,7 +180,7 @@ def _common_factor(ours: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarr
 def _batch_stats(pair: Pair, failures: list[Comparison]) -> Finding:
     first = failures[0]
     path = first.name.rpartition(".")[0]
-    layer = isolate(pair, record(pair, train=True), path, train=True)
+    layer = isolate(pair, record(pair, train=True), path, train=True) if can_be_taken_apart(pair) else None
     explanation = why_statistics(layer) if layer else why_statistics_by_values(pair, path)
     explanation = explanation or f"{first.name} is the first statistic to differ"
     return Finding(path, explanation, f"{_evidence(first)}; {len(failures)} statistics differ")

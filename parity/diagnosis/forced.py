@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from parity.checks.pair import Pair
 from parity.conversion.modules import patched_calls
@@ -89,30 +89,38 @@ class Forced:
             flag = flags.get(" ".join(event), True)
             return jnp.where(flag, jnp.asarray(theirs, own.dtype), own)
 
+        def handed(path: str, call: Callable, args: tuple) -> Any:
+            path = self._side.torch_path(path)
+            calls[path] += 1
+            key = path if calls[path] == 1 else f"{path}#{calls[path]}"
+            given = self._arguments.get(key, ())
+            if len(given) == len(args):
+                pairs = enumerate(zip(args, given, strict=True))
+                args = tuple(forced(("input", key), str(i), own, theirs) for i, (own, theirs) in pairs)
+            return map_output(
+                lambda own, name: forced(("output", key), name, own, self._outputs.get(name)), call(*args), key
+            )
+
         def wrap(call: Callable) -> Callable:
             def wrapper(module, *args, **kwargs):
                 path = paths.get(id(module))
                 if not path or id(module) in active:
                     return call(module, *args, **kwargs)
-                path = self._side.torch_path(path)
-                calls[path] += 1
-                key = path if calls[path] == 1 else f"{path}#{calls[path]}"
-                given = self._arguments.get(key, ())
-                if len(given) == len(args):
-                    pairs = enumerate(zip(args, given, strict=True))
-                    args = tuple(forced(("input", key), str(i), own, theirs) for i, (own, theirs) in pairs)
                 active.add(id(module))
                 try:
-                    output = call(module, *args, **kwargs)
+                    return handed(path, lambda *given: call(module, *given, **kwargs), args)
                 finally:
                     active.remove(id(module))
-                return map_output(
-                    lambda own, name: forced(("output", key), name, own, self._outputs.get(name)), output, key
-                )
 
             return wrapper
 
-        with patched_calls((module for _, module in named_modules(model)), wrap):
+        def intercept(function: Callable, args: tuple, kwargs: dict, context: linen.module.InterceptorContext) -> Any:
+            path = ".".join(context.module.path)
+            if context.method_name != "__call__" or not path:
+                return function(*args, **kwargs)
+            return handed(path, lambda *given: function(*given, **kwargs), args)
+
+        with patched_calls((module for _, module in named_modules(model)), wrap), linen.intercept_methods(intercept):
             outputs = called(model, self._inputs, train=self._train)
         seen["output "] = flatten_output(outputs, OUTPUT)
         return seen

@@ -1,0 +1,120 @@
+"""Faults planted in Linen modules and in functions of a parameter tree, each caught and named."""
+
+from functools import partial
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from torch import nn
+
+import parity
+from tests.parity.diagnosis.twins import Torch
+
+IMAGES = parity.random_inputs((2, 7, 9, 4))
+FEATURES = parity.random_inputs((3, 6))
+
+
+class LinenNet(flax.linen.Module):
+    """A convolution, a norm, an activation, a pool and two layers."""
+
+    activation: str = "erf"
+    epsilon: float = 1e-5
+    padding: int = 1
+    counts_padding: bool = True
+
+    @flax.linen.compact
+    def __call__(self, x):
+        x = flax.linen.Conv(8, (3, 3), padding=self.padding, name="conv")(x)
+        x = flax.linen.GroupNorm(2, epsilon=self.epsilon, name="norm")(x)
+        x = jax.nn.gelu(x, approximate=self.activation == "tanh")
+        x = flax.linen.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=self.counts_padding)
+        return flax.linen.Dense(5, name="fc")(x.mean((1, 2)))
+
+
+def torch_net():
+    layers = {"conv": nn.Conv2d(4, 8, 3, padding=1), "norm": nn.GroupNorm(2, 8), "fc": nn.Linear(8, 5)}
+    pooled = partial(torch.nn.functional.avg_pool2d, kernel_size=3, stride=2, padding=1)
+    return Torch(layers, lambda s, x: s.fc(pooled(torch.nn.functional.gelu(s.norm(s.conv(x)))).mean((2, 3))))
+
+
+def gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
+def mlp(parameters, x, activation=gelu, epsilon=1e-5):
+    """As Haiku would have it."""
+    first, norm, last = (parameters[name] for name in ("first", "norm", "last"))
+    x = activation(x @ first["w"] + first["b"][None])
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + epsilon)
+    return (x * norm["scale"][None] + norm["offset"][None]) @ last["w"] + last["b"][None]
+
+
+def torch_mlp():
+    layers = {"first": nn.Linear(6, 8), "norm": nn.LayerNorm(8), "last": nn.Linear(8, 3)}
+    return Torch(layers, lambda s, x: s.last(s.norm(torch.nn.functional.gelu(s.first(x)))))
+
+
+def tree():
+    layers = {"first": (6, 8), "last": (8, 3)}
+    parameters = {name: {"w": np.zeros(s, np.float32), "b": np.zeros(s[-1], np.float32)} for name, s in layers.items()}
+    return parameters | {"norm": {"scale": np.zeros(8, np.float32), "offset": np.zeros(8, np.float32)}}
+
+
+def report_of(network, variables, theirs, inputs):
+    parity.randomize(None, theirs)
+    variables = parity.to_flax(theirs.state_dict(), variables)
+    return parity.check((network, variables), theirs, inputs, checks=("forward", "activations", "gradients"))
+
+
+def of_linen(**options):
+    network = LinenNet(**options)
+    return report_of(network, network.init(jax.random.key(0), IMAGES), torch_net(), IMAGES)
+
+
+def test_without_a_fault_they_agree():
+    assert of_linen().passed
+    assert report_of(mlp, tree(), torch_mlp(), FEATURES).passed
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "words"),
+    [
+        ({"activation": "tanh"}, "between norm and fc", "GELU by tanh is applied where PyTorch applies GELU by erf"),
+        ({"epsilon": 1e-3}, "norm", "epsilon"),
+        ({"padding": 0}, "conv", "padding"),
+        ({"counts_padding": False}, "between norm and fc", "count_include_pad"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_faults_in_linen_are_named(options, where, words):
+    report = of_linen(**options)
+    assert not report.passed
+    assert report.findings[0].where == where
+    assert words in report.findings[0].cause, str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"activation": jax.nn.silu}, "SiLU is applied where PyTorch applies GELU by erf"),
+        ({"epsilon": 1e-3}, "epsilon"),
+    ],
+    ids=["activation", "epsilon"],
+)
+def test_faults_in_a_function_are_named(options, words):
+    report = report_of(partial(mlp, **options), tree(), torch_mlp(), FEATURES)
+    assert not report.passed
+    assert words in report.findings[0].cause, str(report)
+
+
+def test_what_no_hypothesis_explains_has_no_cause():
+    report = report_of(partial(mlp, activation=lambda x: jnp.sin(3 * x) + 0.1), tree(), torch_mlp(), FEATURES)
+    assert not report.passed
+    assert "applied where" not in str(report.findings)
+    assert "first" in report.findings[0].cause or "arises" in report.findings[0].cause
