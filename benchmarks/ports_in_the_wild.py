@@ -1,6 +1,6 @@
 """Public ports of PyTorch networks to JAX against their originals: what is said of each, before and after mending.
 
-    pip install --no-deps --target /some/folder jaxnn==0.2
+    pip install --no-deps --target /some/folder jaxnn==0.2 jax-resnet==0.0.4 jax-models==0.0.5
     PYTHONPATH=/some/folder python benchmarks/ports_in_the_wild.py \\
         --json ports.json --markdown docs/ports-in-the-wild.md
 
@@ -15,12 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import torch
 import tyro
-from flax import nnx
+from flax import linen, nnx
 
 import parity
 from parity.reports.results import Report
@@ -35,20 +39,34 @@ class Port:
 
     Attributes:
         package: that has the port.
-        name: of the network, in both packages.
+        name: of the network in timm.
         size: height and width of the images.
-        options: of the constructors, to make it small.
+        build: makes the port, with the options: an NNX module, or a Linen module.
+        options: of both constructors, to make the network small.
         mends: what is changed in the port where it differs, one after the other: as the page prints it, and as it is
-            done to the model.
+            done to the network.
         left: what still differs then, in a finding.
     """
 
     package: str
     name: str
     size: int
+    build: Callable[..., Any]
     options: dict[str, Any] = field(default_factory=dict)
-    mends: tuple[tuple[str, Callable[[nnx.Module], None]], ...] = ()
+    mends: tuple[tuple[str, Callable[[Any], None]], ...] = ()
     left: str = ""
+
+
+def jaxnn(name: str) -> Callable[..., nnx.Module]:
+    return lambda **options: importlib.import_module("jaxnn").create_model(name, **options)
+
+
+def jax_resnet(name: str) -> Callable[..., linen.Module]:
+    return lambda num_classes: getattr(importlib.import_module("jax_resnet"), name)(n_classes=num_classes)
+
+
+def jax_models_convnext(**options: Any) -> linen.Module:
+    return importlib.import_module("jax_models.models.convnext").ConvNeXt(**options)
 
 
 def _modules(model: nnx.Module, kind: type) -> list[Any]:
@@ -76,13 +94,25 @@ def mend_assertion(model: nnx.Module) -> None:
     setattr(module, "_assert", lambda condition, message: None)  # noqa: B010
 
 
+def with_function(path: str, library: str, name: str, function: Callable) -> Callable[[Any], None]:
+    """Puts another function in the place of `library.name` in the source file of a port."""
+
+    def mend(model: Any) -> None:
+        module = importlib.import_module(path)
+        setattr(module, library, SimpleNamespace(**{**vars(getattr(module, library)), name: function}))
+
+    return mend
+
+
 BIASED = "running variance"
 MOMENTUM = ("nnx.BatchNorm(..., momentum=0.9)", mend_momentum)
+CONVNEXT = "jax_models.models.convnext"
 PORTS = (
     Port(
         "jaxnn",
         "vit_tiny_patch16_224",
         32,
+        jaxnn("vit_tiny_patch16_224"),
         {"img_size": 32, "depth": 2},
         (
             ("_assert of jaxnn/layers/trace_utils.py without checkify", mend_assertion),
@@ -90,9 +120,29 @@ PORTS = (
         ),
         "converted to float32",  # the softmax of jax.nn.dot_product_attention
     ),
-    Port("jaxnn", "resnet18", 33, mends=(MOMENTUM,), left=BIASED),
-    Port("jaxnn", "resnet50_gn", 33, mends=(("nnx.GroupNorm(..., epsilon=1e-5)", mend_epsilon),)),
-    Port("jaxnn", "resnetaa34d", 40, mends=(MOMENTUM,), left=BIASED),
+    Port("jaxnn", "resnet18", 33, jaxnn("resnet18"), mends=(MOMENTUM,), left=BIASED),
+    Port("jaxnn", "resnet50_gn", 33, jaxnn("resnet50_gn"), mends=(("nnx.GroupNorm(..., epsilon=1e-5)", mend_epsilon),)),
+    Port("jaxnn", "resnetaa34d", 64, jaxnn("resnetaa34d"), mends=(MOMENTUM,), left=BIASED),
+    Port("jax_resnet", "resnet18", 33, jax_resnet("ResNet18"), left=BIASED),
+    Port("jax_resnet", "resnet50", 33, jax_resnet("ResNet50"), left=BIASED),
+    Port("jax_resnet", "resnet18d", 64, jax_resnet("ResNetD18"), left=BIASED),
+    Port(
+        "jax_models",
+        "convnext_tiny",
+        64,
+        jax_models_convnext,
+        {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)},
+        (
+            (
+                "np.linspace(0, self.drop_path, sum(self.depths))",
+                with_function(CONVNEXT, "jnp", "linspace", np.linspace),
+            ),
+            (
+                "nn.gelu(x, approximate=False)",
+                with_function(CONVNEXT, "nn", "gelu", partial(linen.gelu, approximate=False)),
+            ),
+        ),
+    ),
 )
 
 
@@ -106,34 +156,42 @@ class Arguments:
     """Also write the page docs/ports-in-the-wild.md."""
 
 
-def networks(port: Port) -> tuple[nnx.Module, torch.nn.Module]:
+def networks(port: Port, inputs: np.ndarray) -> tuple[Any, torch.nn.Module]:
+    """The port, a Linen one with its variables, and its original."""
     import timm
 
-    package = importlib.import_module(port.package)
     original = timm.create_model(port.name, num_classes=CLASSES, **port.options)
-    return package.create_model(port.name, num_classes=CLASSES, **port.options), original
+    model = port.build(num_classes=CLASSES, **port.options)
+    if isinstance(model, linen.Module):
+        named = {"deterministic": True} if "deterministic" in signature(type(model).__call__).parameters else {}
+        return (model, jax.tree.map(np.asarray, model.init(jax.random.key(0), inputs, **named))), original
+    return model, original
 
 
 def measure(port: Port) -> dict[str, Any]:
     """One row: the verdict on the port as it is, and on the mended one."""
     began = time.monotonic()
-    model, original = networks(port)
-    parity.randomize(None, original)
-    names = parity.match_names(model, original)
-    parity.to_flax(original.state_dict(), model, names=names)
     inputs = parity.random_inputs((2, port.size, port.size, 3))
-    check = partial(parity.check, model, original, inputs, names=names, checks=CHECKS)
-    report = check()
-    stages = [{"line": "", **_outcome(report)}]
-    for line, mend in port.mends:
-        mend(model)
-        report = check()
+    model, original = networks(port, inputs)
+    parity.randomize(None, original)
+    stages, names = [], None
+    for line, mend in (("", lambda model: None), *port.mends):
+        mend(model[0] if isinstance(model, tuple) else model)
+        try:
+            names = names or parity.match_names(model, original, inputs=inputs)
+            filled = parity.to_flax(original.state_dict(), model[1] if isinstance(model, tuple) else model, names=names)
+            model = (model[0], filled) if isinstance(model, tuple) else model
+            report = parity.check(model, original, inputs, names=names, checks=CHECKS)
+        except (parity.ParityError, TypeError, ValueError) as error:  # it cannot be compiled, say
+            causes = [f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"]
+            stages.append({"line": line, "agrees": False, "failed": [], "outputs": None, "causes": causes})
+            continue
         stages.append({"line": line, **_outcome(report)})
-    if not report.passed and not (port.left and port.left in str(report.findings)):
-        print(f"{port.package} {port.name} differs in what no line here mends:\n{report}")
+    if not stages[-1]["agrees"] and not (port.left and port.left in str(stages[-1]["causes"])):
+        print(f"{port.package} {port.name} differs in what no line here mends: {stages[-1]['causes']}")
     return {
         "what": f"{port.package} {port.name}",
-        "renamed": len(names),
+        "renamed": len(names or {}),
         "stages": stages,
         "settings": {"size": port.size, "options": port.options, "checks": CHECKS, "precision": "float64"},
         "versions": {package: version(package) for package in (port.package, "timm", "jax", "flax")}
@@ -177,8 +235,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 row["what"] if not number else "",
                 f"{size}x{size}" if not number else "",
                 f"`{stage['line']}`" if stage["line"] else "",
-                f"{stage['outputs']:.0e}",
-                "agrees" if stage["agrees"] else f"differs in {', '.join(stage['failed'])}",
+                "" if stage["outputs"] is None else f"{stage['outputs']:.0e}",
+                "agrees"
+                if stage["agrees"]
+                else f"differs in {', '.join(stage['failed'])}"
+                if stage["failed"]
+                else "raises",
                 "".join(stage["causes"][:1]) + more,
             )
             lines.append("| " + " | ".join(cells) + " |\n")
