@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
-from parity.sides.flax import FlaxSide
 from parity.sides.networks import (
     as_side,
     is_torch,
@@ -227,16 +227,28 @@ def _recording(candidate: Any, reference: Any, inputs: Any, precision: str) -> R
 
 
 def _findings(pair: Pair, report: Report) -> list[Finding]:
-    """Causes where PyTorch's operations can be altered to give what a network in JAX gives, or the first difference."""
-    if isinstance(pair.candidate, FlaxSide) and is_torch(pair.given.reference):
+    """Causes where PyTorch's operations can be altered to give what the candidate gives, or the first difference."""
+    if is_torch(pair.given.reference) and not is_onnx(pair.given.candidate):
         from parity.diagnosis.diagnose import diagnose
 
         at_check("looking for the cause")
         try:
-            return diagnose(pair, report)
+            findings = diagnose(pair, report)
+            return (
+                [_about_the_reference(finding) for finding in findings] if is_torch(pair.given.candidate) else findings
+            )
         except Exception as error:  # looking for the cause must never cost the verdict
             pair.note(f"no cause was found: looking for it raised {type(error).__name__}")
     return [_first_difference(pair, report)]
+
+
+def _about_the_reference(finding: Finding) -> Finding:
+    """The finding where both networks are PyTorch's, so that its name does not tell them apart."""
+    words = {
+        name: getattr(finding, name).replace("PyTorch", "the reference").replace("Flax", "the candidate")
+        for name in ("cause", "evidence")
+    }
+    return replace(finding, **words)
 
 
 def _first_difference(pair: Pair, report: Report) -> Finding:

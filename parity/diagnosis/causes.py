@@ -26,12 +26,14 @@ from parity.diagnosis import (  # noqa: F401  (the families register themselves)
 )
 from parity.diagnosis.alterations import variants
 from parity.diagnosis.forced import Event, Forced, Tensors
+from parity.diagnosis.forced_torch import ForcedTorch
 from parity.diagnosis.layers import moved_stride, why
 from parity.diagnosis.program import Program, Replacement
 from parity.diagnosis.relation import described
 from parity.reports.results import Finding
 from parity.sides.arguments import named_arrays
 from parity.sides.base import in_layout_of
+from parity.sides.torch import TorchSide
 
 MOST = 8
 """How many places are explained; a fault of a layer's class is in all of its layers, and one of them is enough."""
@@ -148,7 +150,8 @@ class _Places:
             if kind == "output"
             for name, array in arrays.items()
         }
-        self._forced = Forced(pair, everything.arguments, outputs, train=train)
+        forced = ForcedTorch if isinstance(pair.candidate, TorchSide) else Forced
+        self._forced = forced(pair, everything.arguments, outputs, train=train)
         tensors = self._forced.run()
         self.program = Program(self._run, self._side.module, self._forced.replaced)
         self._recorded: Recorded | None = None

@@ -158,7 +158,7 @@ class Program:
                 for value in values.values():
                     origin.pop(id(value), None)
 
-        with _hooked(self._module, before, lambda _key, output: after(output)):
+        with hooked(self._module, before, lambda _key, output: after(output)):
             yield
 
     @contextlib.contextmanager
@@ -175,26 +175,29 @@ class Program:
                 reached.append(flatten_output(output, key)[name])
                 raise _Reached
 
-        with _hooked(self._module, before, after):
+        with hooked(self._module, before, after):
             yield
 
 
 @contextlib.contextmanager
-def _hooked(
-    module: torch.nn.Module, before: Callable[[str, tuple], None], after: Callable[[str, Any], None]
+def hooked(
+    module: torch.nn.Module, before: Callable[[str, tuple], tuple | None], after: Callable[[str, Any], Any]
 ) -> Generator[None]:
-    """Calls `before(key, args)` and `after(key, output)` around every submodule's call; keys are as in recordings."""
+    """Calls `before(key, args)` and `after(key, output)` around every submodule's call; keys are as in recordings.
+
+    What they return, if not None, takes the place of the arguments and of the output.
+    """
     paths: dict[int, str] = {}
     for path, child in module.named_modules(remove_duplicate=False):
         paths[id(child)] = min(path, paths.get(id(child), path))
     counts: Counter[str] = Counter()
     keys: list[str] = []
 
-    def pre(child: torch.nn.Module, args: tuple) -> None:
+    def pre(child: torch.nn.Module, args: tuple) -> tuple | None:
         path = paths[id(child)]
         counts[path] += 1
         keys.append(path if counts[path] == 1 else f"{path}#{counts[path]}")
-        before(keys[-1], args)
+        return before(keys[-1], args)
 
     handles = []
     for child in module.modules():

@@ -1,4 +1,4 @@
-"""Faults planted in Linen modules and in functions of a parameter tree, each caught and named."""
+"""Faults planted in Linen modules, functions of a parameter tree and PyTorch modules, each caught and named."""
 
 from functools import partial
 
@@ -37,10 +37,13 @@ class LinenNet(flax.linen.Module):
         return flax.linen.Dense(5, name="fc")(x.mean((1, 2)))
 
 
-def torch_net():
+def torch_net(approximate="none"):
     layers = {"conv": nn.Conv2d(4, 8, 3, padding=1), "norm": nn.GroupNorm(2, 8), "fc": nn.Linear(8, 5)}
     pooled = partial(torch.nn.functional.avg_pool2d, kernel_size=3, stride=2, padding=1)
-    return Torch(layers, lambda s, x: s.fc(pooled(torch.nn.functional.gelu(s.norm(s.conv(x)))).mean((2, 3))))
+    return Torch(
+        layers,
+        lambda s, x: s.fc(pooled(torch.nn.functional.gelu(s.norm(s.conv(x)), approximate=approximate)).mean((2, 3))),
+    )
 
 
 def gelu(x):
@@ -118,3 +121,29 @@ def test_what_no_hypothesis_explains_has_no_cause():
     assert not report.passed
     assert "applied where" not in str(report.findings)
     assert "first" in report.findings[0].cause or "arises" in report.findings[0].cause
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words"),
+    [
+        (
+            {"approximate": "tanh"},
+            "between norm and fc",
+            "GELU by tanh is applied where the reference applies GELU by erf",
+        ),
+        ({"norm": nn.GroupNorm(2, 8, eps=1e-3)}, "norm", "epsilon"),
+        ({"conv": nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")}, "conv", "reflect"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_faults_between_two_networks_in_pytorch_are_named(changes, where, words):
+    theirs, ours = torch_net(), torch_net(changes.get("approximate", "none"))
+    for name, layer in changes.items():
+        setattr(ours, name, layer)
+    parity.randomize(None, theirs)
+    ours.load_state_dict(theirs.state_dict())
+    report = parity.check(ours, theirs, IMAGES.transpose(0, 3, 1, 2), checks=("forward", "activations", "gradients"))
+    assert not report.passed
+    assert report.findings[0].where == where
+    assert words in report.findings[0].cause, str(report)
+    assert "PyTorch" not in report.findings[0].cause
