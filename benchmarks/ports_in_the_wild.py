@@ -10,6 +10,7 @@ A port whose package is not installed is skipped. Needs timm (the extra `torch`)
 
 import importlib.util
 import json
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,6 +95,10 @@ def mend_assertion(model: nnx.Module) -> None:
     setattr(module, "_assert", lambda condition, message: None)  # noqa: B010
 
 
+def mend_pool(model: nnx.Module) -> None:
+    model.maxpool = model.maxpool.layers[-1]  # ty: ignore[unresolved-attribute]
+
+
 def with_function(path: str, library: str, name: str, function: Callable) -> Callable[[Any], None]:
     """Puts another function in the place of `library.name` in the source file of a port."""
 
@@ -122,7 +127,14 @@ PORTS = (
     ),
     Port("jaxnn", "resnet18", 33, jaxnn("resnet18"), mends=(MOMENTUM,), left=BIASED),
     Port("jaxnn", "resnet50_gn", 33, jaxnn("resnet50_gn"), mends=(("nnx.GroupNorm(..., epsilon=1e-5)", mend_epsilon),)),
-    Port("jaxnn", "resnetaa34d", 64, jaxnn("resnetaa34d"), mends=(MOMENTUM,), left=BIASED),
+    Port(
+        "jaxnn",
+        "resnetaa34d",
+        64,
+        jaxnn("resnetaa34d"),
+        mends=(("no MaxPool2D before the average", mend_pool), MOMENTUM),
+        left=BIASED,
+    ),
     Port("jax_resnet", "resnet18", 33, jax_resnet("ResNet18"), left=BIASED),
     Port("jax_resnet", "resnet50", 33, jax_resnet("ResNet50"), left=BIASED),
     Port("jax_resnet", "resnet18d", 64, jax_resnet("ResNetD18"), left=BIASED),
@@ -225,8 +237,11 @@ applied before the check that follows it; the first of several causes is printed
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    versions = ", ".join(f"{package} {number}" for package, number in rows[0]["versions"].items())
-    lines = [HEADER.format(checks=", ".join(rows[0]["settings"]["checks"]), versions=versions)]
+    every = {package: number for row in rows for package, number in row["versions"].items()}
+    versions = ", ".join(f"{package} {number}" for package, number in every.items())
+    text = HEADER.format(checks=", ".join(rows[0]["settings"]["checks"]), versions=versions)
+    paragraph, table = text.split("| port", 1)
+    lines = ["\n\n".join(textwrap.fill(part, 120) for part in paragraph.strip().split("\n\n")) + f"\n\n| port{table}"]
     for row in rows:
         size = row["settings"]["size"]
         for number, stage in enumerate(row["stages"]):

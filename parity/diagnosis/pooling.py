@@ -57,6 +57,11 @@ def pool(call: Call) -> Variants:
         f"the pooling takes the {other}, PyTorch's the {'average' if average else 'max'}",
         _padded(not average, window, stride, pads, True),
     )
+    if max(stride) == 1:
+        yield f"the {what} is left out", lambda call, _: call.args[0]
+    for words, is_average in (("max-pool", False), ("avg-pool", True)):
+        first = _padded(is_average, (3,) * count, (1,) * count, [(1, 1)] * count, True)
+        yield f"a {words} of window 3 and stride 1 comes before the {what}, in PyTorch none does", _after(first)
 
 
 @alters("mean", "adaptive_avg_pool")
@@ -76,6 +81,10 @@ def global_maximum(call: Call) -> Variants:
     if dims:
         keep = call.output.ndim == call.args[0].ndim
         yield "the mean is taken where PyTorch takes the maximum", _reduced(torch.mean, dims, keep)
+
+
+def _after(first: Replacement) -> Replacement:
+    return lambda call, calls: call.function(first(call, calls), *call.args[1:], **call.kwargs)
 
 
 def _dims(call: Call) -> tuple[int, ...]:
