@@ -47,7 +47,7 @@ def _require(files: list[Path], path: Path) -> list[Path]:
     if absent := [file.name for file in files if not file.is_file()]:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         raise ParityError(
-            f"{path} is of a state_dict in {len(files)} shards, and {shown} of them are not beside it; "
-            "give a folder that holds all of them"
+            f"{path} is one of {len(files)} shards of a state_dict, and {shown} of them are missing from its folder; "
+            "give a folder that has all of them"
         )
     return files

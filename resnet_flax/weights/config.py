@@ -45,13 +45,13 @@ class Config:
             if attribute == "num_classes" and found == 0:
                 continue  # a backbone without its head
             if found != value:
-                raise UserError(f"{self.path} has {name} = {value}, and the weights beside it have {found}")
+                raise UserError(f"{self.path} has {name} = {value}, but the weights next to it have {found}")
         if self.preprocessing and (count := len(self.preprocessing.mean)) not in (1, 3, identity.in_channels):
             raise UserError(f"{self.path} has a mean of {count} channels for images of {identity.in_channels}")
         if self.architecture and not get_architecture(self.architecture).has_shapes_of(
             get_architecture(identity.architecture)
         ):
-            raise UserError(f"{self.path} names a {self.architecture}, and the weights beside it are of a {identity}")
+            raise UserError(f"{self.path} names a {self.architecture}, but the weights next to it are those of {identity}")
 
 
 def read_config(folder: Path) -> Config | None:
@@ -72,7 +72,7 @@ def read_config(folder: Path) -> Config | None:
         return _hugging_face(Fields(path, content))
     if isinstance(content.get("model_type"), str):
         raise UserError(
-            f"{path} has model_type = {content['model_type']!r}, not 'resnet'; if the weights beside it contain one, "
+            f"{path} has model_type = {content['model_type']!r}, not 'resnet'; if the weights next to it contain one, "
             "move them to a folder of their own"
         )
     if "id2label" in content:

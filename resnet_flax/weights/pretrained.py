@@ -44,7 +44,7 @@ def compiled(
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """What a network makes of some images; printing shows the likeliest classes of each.
+    """What a network makes of some images; printing shows the most likely classes of each.
 
     Attributes:
         probabilities: float32 (N, classes).
@@ -58,7 +58,7 @@ class Predictions:
         return len(self.probabilities)
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The k likeliest classes of each image, as (name, probability), the likeliest first."""
+        """The k most likely classes of each image, as (name, probability), the most likely first."""
         order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, :k]
         return [
             [(self.class_names[index], float(row[index])) for index in indices]

@@ -168,7 +168,7 @@ def test_folders_and_shards(network, arrays, tmp_path):
         assert_same_bytes({name: weights.state_dict[name] for name in names}, arrays)
     files[0].unlink()
     for source in (many, index, files[1]):
-        with pytest.raises(ParityError, match="model-00001-of-00002.safetensors of them are not beside it"):
+        with pytest.raises(ParityError, match="model-00001-of-00002.safetensors of them are missing from its folder"):
             read_weights(source)
     index.write_text("{}")
     with pytest.raises(ParityError, match="is not an index of weights"):
