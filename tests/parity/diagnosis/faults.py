@@ -352,7 +352,7 @@ FAULTS = (
           sgd(optax.scale(8.0), decay, momentum)),
     Fault("gradients summed over 8 devices, in the network", "gradients", faulty_loss(SummedGradients),
           "every gradient is 8 times PyTorch's"),
-    Fault("gradient stopped behind the stem", "gradients", faulty_loss(StoppedGradient), "it is stopped on the way"),
+    Fault("gradient stopped after the stem", "gradients", faulty_loss(StoppedGradient), "it is stopped on the way"),
     Fault("`num_batches_tracked` lost", "weights",
           with_value(lambda net: net.bn1.num_batches_tracked.set_value(jnp.zeros((), jnp.int32))),
           "bn1.num_batches_tracked differs from PyTorch's before anything is computed"),
