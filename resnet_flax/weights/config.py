@@ -51,7 +51,9 @@ class Config:
         if self.architecture and not get_architecture(self.architecture).has_shapes_of(
             get_architecture(identity.architecture)
         ):
-            raise UserError(f"{self.path} names {self.architecture}, but the weights next to it are those of {identity}")
+            raise UserError(
+                f"{self.path} names {self.architecture}, but the weights next to it are those of {identity}"
+            )
 
 
 def read_config(folder: Path) -> Config | None:

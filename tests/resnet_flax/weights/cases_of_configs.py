@@ -90,7 +90,7 @@ CASES = [
         options=(("output_stride", 16),),
     ),
     Case("timm", lambda s: s, "refused", "architecture = 'resnetzz18'", config=TIMM | {"architecture": "resnetzz18"}),
-    Case("timm", lambda s: s, "refused", "names a resnet34", config=TIMM | {"architecture": "resnet34"}),
+    Case("timm", lambda s: s, "refused", "names resnet34", config=TIMM | {"architecture": "resnet34"}),
     Case("timm", lambda s: s, config=TIMM | {"global_pool": "fastmax"}, options=(("global_pool", "max"),)),
     Case("timm", lambda s: s, "refused", "global_pool = 'attn'", config=TIMM | {"global_pool": "attn"}),
     Case(
