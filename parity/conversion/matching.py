@@ -48,8 +48,10 @@ def proposed_names(network: Any, original: Any, orders: Orders | None = None) ->
     missing = _flat({path: layer for path, layer in theirs.items() if path not in matched.values()})
     unexpected = _flat({path: layer for path, layer in ours.items() if path not in matched})
     paths = {leaf.torch_name: leaf.path for leaf in leaves(module)}
-    single = _by_shape(unexpected, missing)
-    if len(single) < max(len(missing), len(unexpected)) or not single.keys() <= paths.keys():
+    single = {name: other for name, other in _by_shape(unexpected, missing).items() if name in paths}
+    missing = {name: shape for name, shape in missing.items() if name not in single.values()}
+    unexpected = {name: shape for name, shape in unexpected.items() if name not in single}
+    if missing or unexpected:
         raise ParityError(
             "no complete map of names: layers are left without a counterpart of their shapes. "
             + mismatch_message(missing, unexpected, {}, source="the network", target="the original")

@@ -54,3 +54,38 @@ def test_a_tree_of_variables_is_matched_in_the_order_of_the_numbers_in_its_names
     assert names["layers_2"] == "4"
     assert names["a_norm_10"] == "21"
     assert names == parity.match_names((Linen(), variables), theirs, inputs=inputs)
+
+
+class Scaled(flax.linen.Module):
+    """A bare parameter that other networks call gamma, beside a layer."""
+
+    @flax.linen.compact
+    def __call__(self, x):
+        x = flax.linen.Dense(4, name="stage0_pwconv")(x)
+        return x * self.param("stage0_gamma", flax.linen.initializers.ones, (1, 4))
+
+
+class TorchScaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pwconv, self.layer_scale = nn.Linear(4, 4), nn.Parameter(torch.rand(1, 4))
+
+    def forward(self, x):
+        return self.pwconv(x) * self.layer_scale
+
+
+def test_single_tensors_are_matched_by_their_shapes():
+    theirs, inputs = TorchScaled(), parity.random_inputs((3, 4))
+    variables = Scaled().init(jax.random.key(0), inputs)
+    names = parity.match_names((Scaled(), variables), theirs)
+    assert names == {"stage0_pwconv": "pwconv", "stage0_gamma": "layer_scale"}
+    variables = parity.to_flax(theirs.state_dict(), variables, names=names)
+    assert parity.check((Scaled(), variables), theirs, inputs, names=names, checks=("forward", "gradients")).passed
+
+
+def test_a_tensor_without_a_counterpart_is_named():
+    theirs = TorchScaled()
+    theirs.register_parameter("other", nn.Parameter(torch.rand(1, 5)))
+    variables = Scaled().init(jax.random.key(0), parity.random_inputs((3, 4)))
+    with pytest.raises(parity.ParityError, match=r"in the original only \(1\):\n  other"):
+        parity.match_names((Scaled(), variables), theirs)
