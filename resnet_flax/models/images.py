@@ -51,7 +51,7 @@ def _mistake_in(shape: tuple[int, ...], channels: int) -> str:
         case (_, _, _, last) if last == channels:
             return ""
         case (_, first, _, _) if first == channels:
-            return "which looks like PyTorch's (N, C, H, W); images.transpose(0, 2, 3, 1) gives (N, H, W, C)"
+            return "which looks like PyTorch's (N, C, H, W); images.transpose(0, 2, 3, 1) puts the channels last"
         case (_, _, last) if last == channels:
             return "which looks like one image (H, W, C) without the batch axis; images[None] adds it"
         case (first, _, _) if first == channels:
