@@ -18,7 +18,7 @@ def assert_parity(flax_model: "nnx.Module", torch_model: "torch.nn.Module", inpu
 
     Args:
         flax_model, torch_model, inputs: see `parity.check`.
-        options: its other arguments except `checks`.
+        options: its other arguments; `checks` replaces those of this assertion.
 
     Raises:
         AssertionError: where, how much, against which floor, and the likely cause.
@@ -66,7 +66,7 @@ def _assert(
 ) -> Report:
     __tracebackhide__ = True
     try:
-        report = check(flax_model, torch_model, inputs, checks=checks, **options)
+        report = check(flax_model, torch_model, inputs, **{"checks": checks, **options})
     except ParityError as error:
         raise error.with_traceback(None) from None  # the message helps, the stack does not
     if not report.passed:

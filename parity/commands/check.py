@@ -39,9 +39,9 @@ class Arguments:
     """Prove that a network agrees with its original, or with a recording of it.
 
     TARGET is a registered name, or package.module:function for a function of yours that returns (candidate, reference,
-    inputs), or (candidate, inputs) or the candidate alone with --reference. A registered network gets random weights
-    and statistics that hide nothing, without --weights. Exit status 0 if everything agrees, 1 if not, 2 if the two
-    cannot be compared.
+    inputs), or (candidate, inputs) or the candidate alone with --reference. Without --weights a registered network gets
+    random weights and statistics, chosen so that every difference shows. Exit status 0 if everything agrees, 1 if
+    not, 2 if the two cannot be compared.
     """
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]

@@ -20,9 +20,10 @@ from parity.options import option_group, parse
 class Arguments:
     """Turn a checkpoint into another format, unchanged.
 
-    The names say the formats: .pth, .pt, .safetensors, or no ending for an Orbax directory. The weights go through the
-    Flax model, so that every entry has been matched before anything is written. A .safetensors file has torchvision's
-    names; the names, order and types that the weights came with are kept beside them, and a .pth gets them back.
+    The endings of the names choose the formats: .pth, .pt, .safetensors, or no ending for an Orbax directory. The
+    weights go through the Flax model, so that every entry has been matched before anything is written. A .safetensors
+    file has torchvision's names; the names, order and types that the weights came with are kept with them, and a .pth
+    gets them back.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -30,7 +31,7 @@ class Arguments:
     destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """The checkpoint to write."""
     arch: str | None = None
-    """Insist on this architecture. By default the shapes tell."""
+    """Insist on this architecture; inferred from the shapes by default."""
     prefix: str | None = None
     """Take the network whose names begin with this, such as teacher; needed where the file holds several."""
     names: Literal["original", "torchvision"] = "original"

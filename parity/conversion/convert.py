@@ -157,7 +157,10 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     module = as_module(model) if isinstance(state_dict, Mapping) else None
     if module is None:
         found = f"{type(state_dict).__module__}.{type(state_dict).__name__} and {type(model).__name__}"
-        raise ParityError(f"expected a state_dict (torch_model.state_dict()) and then a network in JAX, found {found}")
+        file = "; parity.load_checkpoint reads a file" if isinstance(state_dict, str | os.PathLike) else ""
+        raise ParityError(
+            f"expected a state_dict (torch_model.state_dict()) and then a network in JAX, found {found}{file}"
+        )
     _require_tensors(state_dict)
     matched = _match(state_dict, module, names)
 

@@ -104,9 +104,9 @@ def causes(pair: Pair, *, train: bool) -> list[Finding]:
             said.add(words)
         evidence = f"relative error {site.error:.1e}, PyTorch's own {site.floor:.1e}"
         if site is sites[0]:
-            evidence += f"; by the output {_output_error(pair, train):.1e}"
+            evidence += f"; the output's error is {_output_error(pair, train):.1e}"
             if site.event[0] == "output" and site.event[1]:
-                evidence += "; it is the first" if site.before == "the inputs" else f"; {site.before} agrees"
+                evidence += "; nothing before it differs" if site.before == "the inputs" else f"; {site.before} agrees"
         else:
             evidence += "; on PyTorch's own tensors"
         if site is largest and len(sites) > 1:

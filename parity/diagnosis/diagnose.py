@@ -108,7 +108,7 @@ def _located(pair: Pair, row: Comparison) -> Finding:
         return Finding("output", "every submodule agrees: the difference arises after the last of them", _evidence(row))
     first = failing[0]
     position = rows.index(first)
-    agrees = f"{rows[position - 1].name} agrees" if position else "it is the first"
+    agrees = f"{rows[position - 1].name} agrees" if position else "nothing before it differs"
     return Finding(first.name, f"{first.name} is the first to differ", f"{_evidence(first)}; {agrees}")
 
 

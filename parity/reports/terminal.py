@@ -2,11 +2,12 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,8 @@ from parity.reports.results import Comparison, Report
 
 WIDTH = 100
 FAILURES_SHOWN = 8
+SHORTEST = 8
+NUMBERS = ("tensors", "failed", "error", "largest", "cosine", "PyTorch's", "allowed")
 
 
 def worst(comparisons: Iterable[Comparison]) -> Comparison:
@@ -76,50 +79,71 @@ def _title(report: Report) -> Text:
     return Text.assemble(printable(f"{networks} "), verdict, printable(f": {settings['precision']}, inputs {inputs}"))
 
 
-def _summary(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("check", "mode", "tensors", "failed", top_heading(report), "error", "PyTorch's", "allowed", ""):
-        right = heading in ("tensors", "failed", "error", "PyTorch's", "allowed")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+@dataclass(frozen=True)
+class _Comparisons:
+    """A table whose names of tensors are shortened to what the terminal's width leaves them; figures never are.
+
+    Attributes:
+        headings: one for each column; those in `NUMBERS` are aligned to the right.
+        rows: with a name of a tensor, or "", in the column `names`.
+        longest: the most characters of a name.
+        more: what follows the rows, in that column.
+    """
+
+    headings: tuple[str, ...]
+    rows: list[tuple[str | Text, ...]]
+    names: int
+    longest: int
+    more: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        columns = list(zip(self.headings, *self.rows, strict=True))
+        used = sum(max(map(len, column)) for index, column in enumerate(columns) if index != self.names)
+        gap = 2 if used + 2 * len(columns) + self.longest <= options.max_width else 1
+        width = max(SHORTEST, min(self.longest, options.max_width - used - gap * len(columns)))
+        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+        for index, heading in enumerate(self.headings):
+            heading = heading if index != self.names or width >= len(heading) else heading.partition(" ")[0]
+            table.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row[: self.names], _shortened(str(row[self.names]), width), *row[self.names + 1 :])
+        if self.more:
+            table.add_row(*[""] * self.names, self.more)
+        yield table
+
+
+def _summary(report: Report) -> _Comparisons:
+    headings = ("check", "mode", "tensors", "failed", top_heading(report), "error", "PyTorch's", "allowed", "")
+    table: list[tuple[str | Text, ...]] = []
     for (check, mode), group in groupby(report.comparisons, key=lambda row: (row.check, row.mode)):
         rows = list(group)
         top = worst(rows)
         failed = sum(row.decides and not row.passed for row in rows)
         noted = sum(not row.passed for row in rows) - failed
-        table.add_row(
-            check,
-            mode,
-            str(len(rows)),
-            str(failed),
-            _shortened(_place(top), 24),
-            figure(top.error.relative),
-            figure(top.floor),
-            figure(top.tolerance),
-            Text("FAILED", "bold red") if failed else Text(f"ok, {noted} noted" if noted else "ok", "green"),
-        )
-    return table
+        verdict = Text("FAILED", "bold red") if failed else Text(f"ok, {noted} noted" if noted else "ok", "green")
+        figures = (figure(top.error.relative), figure(top.floor), figure(top.tolerance))
+        table.append((check, mode, str(len(rows)), str(failed), _place(top), *figures, verdict))
+    return _Comparisons(headings, table, names=4, longest=24)
 
 
-def _failures(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("check", "mode", "where", "error", "largest", "cosine", "PyTorch's", "allowed"):
-        right = heading not in ("check", "mode", "where")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=not right)
+def _failures(report: Report) -> _Comparisons:
     failures = [row for row in report.failures if not _was_not_compared(row)]
-    for row in failures[:FAILURES_SHOWN]:
-        table.add_row(
+    rows: list[tuple[str | Text, ...]] = [
+        (
             row.check,
             row.mode,
-            _shortened(_place(row), 31),
+            _place(row),
             figure(row.error.relative),
             figure(row.error.max_abs),
             f"{row.error.cosine:.4f}",
             figure(row.floor),
             figure(row.tolerance),
         )
-    if len(failures) > FAILURES_SHOWN:
-        table.add_row("", "", f"and {len(failures) - FAILURES_SHOWN} more")
-    return table
+        for row in failures[:FAILURES_SHOWN]
+    ]
+    more = f"and {len(failures) - FAILURES_SHOWN} more" if len(failures) > FAILURES_SHOWN else ""
+    headings = ("check", "mode", "where", "error", "largest", "cosine", "PyTorch's", "allowed")
+    return _Comparisons(headings, rows, names=2, longest=31, more=more)
 
 
 def _was_not_compared(row: Comparison) -> bool:

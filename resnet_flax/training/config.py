@@ -109,7 +109,7 @@ class OptimizerConfig:
     learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Of momentum, nesterov, lars and muon, whose users take 0.95."""
+    """Of momentum, nesterov, lars and muon; 0.95 is usual for muon."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
     """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
     epsilon: NonNegative = 1e-8
@@ -210,7 +210,7 @@ class TrainConfig:
     batch_size: Annotated[PositiveInt, tyro.conf.arg(aliases=("-b",))] = 256
     """Images per step, over all devices."""
     seed: Seed = 0
-    """Of the initial parameters, the order of the images and their augmentation."""
+    """Of the random numbers for initialization, shuffling and augmentation."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -40,6 +40,9 @@ class Note:
         return f"warning: {self.text}" if self.is_warning else self.text
 
 
+NAMED = "the architecture's name (--arch or --model)"
+
+
 @dataclass(frozen=True)
 class Doubt:
     """What was decided or assumed about arithmetic that no shape shows.
@@ -53,7 +56,7 @@ class Doubt:
     settled_by: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        names = ["the architecture's name" if name == "architecture" else name for name in self.settled_by]
+        names = [NAMED if name == "architecture" else name for name in self.settled_by]
         return f"{self.text}; settle it with {' or '.join(names)}" if names else self.text
 
     def to_json(self) -> list[Any]:
