@@ -28,6 +28,8 @@ def plot_curves(runs: Mapping[str, Rows], path: Path, *, title: str = "") -> Non
     Args:
         title: what the run is; that of one run also gets its best accuracy.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, (loss, accuracy, rate) = _figure(3, (13, 4.2))
     several = len(runs) > 1
     for index, (label, rows) in enumerate(runs.items()):
@@ -59,6 +61,7 @@ def plot_curves(runs: Mapping[str, Rows], path: Path, *, title: str = "") -> Non
     rate.set_ylim(bottom=0)
     for axis in (loss, accuracy, rate):
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
         if len(axis.get_legend_handles_labels()[1]) > 1:
             for text in axis.legend(frameon=False).get_texts():

@@ -44,7 +44,14 @@ def _places(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[tup
         if is_dataclass(value) and type(value).__name__ not in TRANSFORMS:
             yield from _places(value, here)
         elif field.name not in FOR_THE_COMMAND:
-            yield (names[0] if names else field.name), (here, hints[field.name])
+            for name in (names[0] if names else field.name, *_short(hints[field.name])):
+                yield name, (here, hints[field.name])
+
+
+def _short(hint: Any) -> list[str]:
+    """The short names of an option that may be a keyword, such as lr; -b may not."""
+    aliases = [alias for mark in getattr(hint, "__metadata__", ()) for alias in getattr(mark, "aliases", None) or ()]
+    return [alias.removeprefix("--") for alias in aliases if alias.startswith("--")]
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

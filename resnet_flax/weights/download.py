@@ -77,7 +77,10 @@ def _download(row: PublishedWeights, folder: Path, *, place: Path) -> Path:
     try:
         torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.hash)
     except OSError as error:
-        raise UserError(f"cannot download {row.url} ({error}); download it elsewhere and put it at {place}") from error
+        raise UserError(
+            f"cannot download {row.url} ({error}); download it elsewhere and put it at {place}, or "
+            "give a file as the weights"
+        ) from None  # the request's own frames do not help
     except RuntimeError as error:  # the hash
         raise UserError(f"the download of {row.url} is damaged ({error}); try again") from error
     return path

@@ -46,6 +46,7 @@ def test_a_run_and_its_resumption(monkeypatch, tmp_path, capsys):
 def test_settings_are_the_options_of_the_command():
     config = configured("digits", {"learning_rate": 1, "no_decay": ["bias"], "workdir": Path("x"), "data": "idx:d"})
     assert config.optimizer.learning_rate == 1
+    assert configured("digits", {"lr": 0.5, "wd": 0.25}).optimizer.learning_rate == 0.5
     assert config.optimizer.no_decay == ("bias",)
     assert config.run.workdir == Path("x")
     assert config.data.data == "idx:d"
