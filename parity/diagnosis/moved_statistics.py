@@ -41,8 +41,11 @@ def why_statistics_by_values(pair: Pair, path: str) -> str:
         share = _ratio(moved[var] - factor * r * wanted[var], factor * (r - 1) * before[var])
         explained = factor * (r * wanted[var] + share * (r - 1) * before[var])
         if 0 < share <= 1 and relative(moved[var], explained) <= NOISE:
-            which, other = ("biased", "n/(n-1) times the batch's") if is_biased else ("unbiased", "the batch's")
-            of_bias = f"running variance of {path} is {which}: in {reference} it is {other}, here n = {count}"
+            which, other, times = ("biased", "unbiased", "n/(n-1)") if is_biased else ("unbiased", "biased", "(n-1)/n")
+            of_bias = (
+                f"running variance of {path} is {which}: {reference} keeps the {other} variance, {times} times that "
+                f"(n = {count})"
+            )
             return of_bias if abs(factor - 1) <= NOISE else f"{of_momentum}; and the {of_bias}"
     return ""
 

@@ -49,8 +49,8 @@ def why_statistics(layer: Isolated) -> str:
         else f"BN momentum of {layer.path} is {momentum}, PyTorch's is None: it keeps the mean of all batches"
     )
     of_bias = (
-        f"running variance of {layer.path} is biased: PyTorch's is n/(n-1) times the batch's, here n = {count} "
-        "(nnx.BatchNorm keeps the one, resnet_flax.layers.BatchNorm the other)"
+        f"running variance of {layer.path} is biased: PyTorch keeps the unbiased variance, n/(n-1) times that "
+        f"(n = {count}), and so does resnet_flax.layers.BatchNorm"
     )
     if momentum is not None and not same_momentum:
         fixed = retrained(momentum=their_momentum)

@@ -48,7 +48,9 @@ def test_assertions_pass_and_say_why_they_fail():
     message = str(failure.value)
     assert message.startswith("running variance of bn1 is biased: ")
     assert re.search(r"\w+ and \w+ differ\n", message)
-    assert "running variance of bn1 is biased: PyTorch's is n/(n-1) times the batch's, here n = 16" in message
+    assert (
+        "running variance of bn1 is biased: PyTorch keeps the unbiased variance, n/(n-1) times that (n = 16)" in message
+    )
     assert "bn1.running_var, step 1" in message
     assert "PyTorch's own" in message
 

@@ -84,7 +84,7 @@ def test_statistics_of_a_nested_linen_norm_agree():
 @pytest.mark.parametrize(
     ("norm", "momentum", "cause"),
     [
-        (Norm(is_biased=True), 0.1, "running variance of block.bn is biased: in PyTorch it is n/(n-1) times the"),
+        (Norm(is_biased=True), 0.1, "running variance of block.bn is biased: PyTorch keeps the unbiased variance"),
         (Norm(momentum=0.99), 0.1, "statistics of block.bn 0.1 times as far as in PyTorch: another momentum"),
         (Norm(momentum=0.7, is_biased=True), 0.1, "3 times as far as in PyTorch: another momentum; and the running"),
         (Norm(momentum=0.99), 0.03, "0.333333 times as far"),
