@@ -109,4 +109,4 @@ def test_another_update_has_no_cause():
     other.block["bn"].register_forward_hook(squared)
     report = parity.check(other, theirs, INPUTS.transpose(0, 3, 1, 2), checks=("batch_stats",))
     assert not report.passed
-    assert "is the first to differ" in report.findings[0].cause
+    assert "to differ" in report.findings[0].cause
