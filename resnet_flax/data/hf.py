@@ -28,6 +28,7 @@ from resnet_flax.errors import UserError
 
 with needs_extra("hf", "reading or writing Hugging Face data sets"):
     import datasets
+    import datasets.config
     import pyarrow as pa
 
 if TYPE_CHECKING:
