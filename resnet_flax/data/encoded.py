@@ -68,15 +68,25 @@ def classes_of(spec: str, records: Records) -> tuple[str, ...]:
     return tuple(records.names.get(number, str(number)) for number in range(largest + 1))
 
 
-def class_numbers(spec: str, split: str, records: Records, class_names: tuple[str, ...]) -> np.ndarray:
+def class_numbers(
+    spec: str, split: str, records: Records, class_names: tuple[str, ...], *, are_numbers: bool
+) -> np.ndarray:
     """The labels of a split as int64 (N,) indices into the classes of the training set.
+
+    `are_numbers` is whether the labels of that are integers.
 
     Raises:
         UserError: for classes that the training set lacks or has under another name.
     """
     labels = records.labels
     assert labels is not None
-    if labels.dtype.kind == "i":
+    if (labels.dtype.kind == "i") != are_numbers:
+        kinds = ("strings", "integers")
+        raise UserError(
+            f"the labels of the split {split} of {spec} are {kinds[not are_numbers]}, and those of the training set "
+            f"{kinds[are_numbers]}"
+        )
+    if are_numbers:
         for number, name in records.names.items():
             known = class_names[number] if number < len(class_names) else None
             if name != known:
@@ -129,9 +139,10 @@ class EncodedSource(Source):
         opened = functools.cache(lambda name: stored[name]())
         choice = choose(split, stored, options.split_by, name=spec, usable=lambda name: _has_labels(opened(name)))
         self.spec, self._decoding = spec, options.decoding
-        self.class_names = classes_of(spec, opened("train"))
-        self._records = opened(choice.stored)
-        labels = class_numbers(spec, choice.stored, self._records, self.class_names)
+        train, self._records = opened("train"), opened(choice.stored)
+        self.class_names = classes_of(spec, train)
+        are_numbers = train.labels is not None and train.labels.dtype.kind == "i"
+        labels = class_numbers(spec, choice.stored, self._records, self.class_names, are_numbers=are_numbers)
         self._kept = choice.indices(labels)
         self._labels = labels[self._kept]
         self.split, self.splits, self.origin = choice.split, choice.splits, choice.origin(places[choice.stored])

@@ -34,15 +34,15 @@ with needs_extra("hf", "reading or writing Hugging Face data sets"):
 if TYPE_CHECKING:
     from resnet_flax.data.source import Source
 
-NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*){0,2}", re.ASCII)
+NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*){0,2}", re.ASCII)
 TIMEOUT = 20  # seconds, for the hub's first answer
 SHARD = "500MB"
 
 
 def parse(rest: str) -> tuple[str, str | None]:
     """(directory or name on the hub, split or None) of NAME_OR_DIR[:SPLIT]."""
-    before, colon, after = rest.rpartition(":")
-    return (before, after) if colon and not Path(rest).expanduser().exists() else (rest, None)
+    name, _, split = rest.rpartition(":")
+    return (name, split) if name and "/" not in split and not Path(rest).expanduser().exists() else (rest, None)
 
 
 class HfRecords:

@@ -161,6 +161,16 @@ def test_a_split_without_labels_is_passed_over(labels):
         (Listed([0, -1]), Listed([0]), "has the label -1; class numbers are 0 and up"),
         (Listed([0, 10**9]), Listed([0]), "has the label 1000000000; .* below 1,000,000"),
         (Listed([0, 1]), Listed([2]), "split val of kind:x has classes that are not in the training set: 2"),
+        (
+            Listed(["1"]),
+            Listed([0]),
+            "split val of kind:x are integers, and those of the training set strings",
+        ),
+        (
+            Listed([0]),
+            Listed(["a"]),
+            "split val of kind:x are strings, and those of the training set integers",
+        ),
         (Listed(["a"]), Listed(["b"]), "split val of kind:x has classes that are not in the training set: b"),
         (
             Listed([0, 1], {0: "cat", 1: "dog"}),
