@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +21,10 @@ from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.text import PlainConsole, to_json
 
+if TYPE_CHECKING:
+    _Format = str
+else:
+    _Format = Literal[WRITABLE]
 _Options = Annotated[SourceOptions, tyro.conf.arg(name="")]
 
 
@@ -54,7 +58,7 @@ class Write:
     """The data set, as for `data show`."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """tfds: the new data set's name, of lower-case letters, digits and _. Otherwise the directory to write."""
-    format: Annotated[str, tyro.conf.arg(constructor=tyro.extras.literal_type_from_choices(WRITABLE))] = "tfds"
+    format: _Format = "tfds"
     """What to write."""
     data_dir: Path = Path("~/tensorflow_datasets")
     """The directory to write a TFDS data set to, and that of a tfds: source."""

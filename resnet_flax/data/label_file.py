@@ -110,9 +110,7 @@ def _read_rows(file: Path, options: SourceOptions) -> tuple[list[Row], list[str]
         raise UserError(f"{file} has no rows; it must have a file and a label in each")
     columns = list(table[0])
     if len(columns) < 2:
-        raise UserError(
-            f"{file} has the column {', '.join(columns) or '(none)'} alone; it must have a file and a label"
-        )
+        raise UserError(f"{file} has the column {', '.join(columns) or '(none)'} alone; a row needs a file and a label")
     at_file, at_label = (
         _column(file, columns, options.image, "--image", FILE_NAMES),
         _column(file, columns, options.label, "--label", LABEL_NAMES),

@@ -27,7 +27,7 @@ from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.writing import STORED_AS, shards, stored_images, write_folder
 from resnet_flax.errors import UserError
 
-with needs_extra("hf", "reading or writing parquet files"):
+with needs_extra("hf", "reading or writing parquet and Hugging Face data sets"):
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq

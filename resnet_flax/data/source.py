@@ -33,7 +33,8 @@ class SourceOptions:
     """What training is evaluated on: test, or a fraction of each class held out of the training set with a fixed seed.
     By default the validation split; without one the test split; without both a fifth of each class."""
     classes: Path | None = None
-    """A folder's classes: a file with a class folder on each line, in the order of the class numbers, or .json."""
+    """A folder's classes: a file with a class folder (or a label of --labels) on each line, in the order of the class
+    numbers, or .json."""
     allow_empty: bool = False
     """Allow class folders without images."""
     labels: Path | None = None
