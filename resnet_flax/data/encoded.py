@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,33 +16,46 @@ from resnet_flax.errors import UserError
 MOST_CLASSES = 1_000_000  # a larger integer numbers the images, and not their classes
 
 
-class Records(Protocol):
+class Records:
     """The images of one stored split, in order; picklable.
 
     Attributes:
-        labels: int64 (N,), or an array of N strings; None if there are none.
+        labels: int64 (N,), or an object array of N strings; None if there are none.
         names: {label: name of the class} of integer labels, as far as they are known.
         notes: what was assumed or ignored, one sentence each.
     """
 
-    @property
-    def labels(self) -> np.ndarray | None: ...
+    labels: np.ndarray | None = None
+    names: Mapping[int, str] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
-    @property
-    def names(self) -> Mapping[int, str]: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
 
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
+    def prepare(self) -> None:
+        """Makes what `image` needs; called once, before images are read or the records are pickled."""
 
     def image(self, index: int) -> bytes:
         """An encoded image; a `CorruptImage` if it cannot be read."""
-        ...
+        raise NotImplementedError
 
     def name(self, index: int) -> str:
         """What errors call an image."""
-        ...
+        raise NotImplementedError
+
+
+def label_array(labels: Sequence[int | str], what: str) -> np.ndarray:
+    """Labels as `Records.labels`; integers beside strings count as strings.
+
+    Raises:
+        UserError: for an integer of more than 64 bits.
+    """
+    if not all(isinstance(label, int) for label in labels):
+        return np.array([str(label) for label in labels], object)
+    try:
+        return np.array(labels, np.int64)
+    except OverflowError as error:
+        raise UserError(f"{what} has the label {max(map(int, labels), key=abs)}, which is no class number") from error
 
 
 def classes_of(spec: str, records: Records) -> tuple[str, ...]:
@@ -140,6 +153,7 @@ class EncodedSource(Source):
         choice = choose(split, stored, options.split_by, name=spec, usable=lambda name: _has_labels(opened(name)))
         self.spec, self._decoding = spec, options.decoding
         train, self._records = opened("train"), opened(choice.stored)
+        self._records.prepare()
         self.class_names = classes_of(spec, train)
         are_numbers = train.labels is not None and train.labels.dtype.kind == "i"
         labels = class_numbers(spec, choice.stored, self._records, self.class_names, are_numbers=are_numbers)

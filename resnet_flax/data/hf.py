@@ -18,7 +18,7 @@ from parity.conversion.files import require_regular_tree
 from parity.errors import needs_extra
 from resnet_flax.data.columns import CLASS_LABEL, IMAGE, Column, choose_columns
 from resnet_flax.data.decoding import CorruptImage
-from resnet_flax.data.encoded import EncodedSource
+from resnet_flax.data.encoded import EncodedSource, Records
 from resnet_flax.data.folder import read_image
 from resnet_flax.data.parquet import column_of, labels_of, record_batches, schema_of
 from resnet_flax.data.source import SourceOptions
@@ -45,8 +45,8 @@ def parse(rest: str) -> tuple[str, str | None]:
     return (name, split) if name and "/" not in split and not Path(rest).expanduser().exists() else (rest, None)
 
 
-class HfRecords:
-    """One stored split; see `encoded.Records`."""
+class HfRecords(Records):
+    """One stored split."""
 
     def __init__(self, spec: str, dataset: Any, options: SourceOptions):
         self._spec = spec

@@ -6,16 +6,15 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from resnet_flax.data.class_list import read_class_list, read_text
 from resnet_flax.data.columns import LABEL_NAMES
-from resnet_flax.data.encoded import EncodedSource
+from resnet_flax.data.encoded import EncodedSource, Records, label_array
 from resnet_flax.data.folder import read_image
 from resnet_flax.data.layout import EXTENSIONS, image_files
 from resnet_flax.data.source import SourceOptions
@@ -39,13 +38,11 @@ MOST_BYTES = 2**28
 Row = tuple[str, str | int, str]  # file, label, split ("" without)
 
 
-class LabelledFiles:
-    """Image files with labels; see `encoded.Records`."""
+class LabelledFiles(Records):
+    """Image files with labels."""
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[str | int], names: dict[int, str]):
-        self.paths, self.names, self.notes = list(paths), names, ()
-        is_number = all(isinstance(label, int) for label in labels)
-        self.labels = np.array([*labels], np.int64) if is_number else np.array([str(label) for label in labels])
+    def __init__(self, paths: Sequence[str], labels: Sequence[str | int], names: dict[int, str], what: str):
+        self.paths, self.names, self.labels = list(paths), names, label_array(labels, what)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,7 +86,7 @@ def open_labelled(directory: str, split: str, options: SourceOptions) -> Encoded
     for chosen in (each for each in SPLITS if each in splits):
         members = [index for index, each in enumerate(splits) if each == chosen]
         mine, theirs = [paths[index] for index in members], [labels[index] for index in members]
-        stored[chosen] = partial(LabelledFiles, mine, theirs, names)
+        stored[chosen] = partial(LabelledFiles, mine, theirs, names, str(file))
     if "train" not in stored:
         raise UserError(f"{file} has no images for training" if rows else f"{file} labels no images of these classes")
     places = {each: f"{root}, by {file}" + (f", split {each}" if len(stored) > 1 else "") for each in stored}
@@ -111,10 +108,8 @@ def _read_rows(file: Path, options: SourceOptions) -> tuple[list[Row], list[str]
     columns = list(table[0])
     if len(columns) < 2:
         raise UserError(f"{file} has the column {', '.join(columns) or '(none)'} alone; a row needs a file and a label")
-    at_file, at_label = (
-        _column(file, columns, options.image, "--image", FILE_NAMES),
-        _column(file, columns, options.label, "--label", LABEL_NAMES),
-    )
+    at_file = _column(file, columns, options.image, "--image", FILE_NAMES)
+    at_label = _column(file, columns, options.label, "--label", LABEL_NAMES)
     notes = []
     if at_file is None or at_label is None:
         rest = [name for name in columns if name not in (at_file, at_label)]
@@ -136,7 +131,8 @@ def _read_rows(file: Path, options: SourceOptions) -> tuple[list[Row], list[str]
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10
+    """Whether a text is an integer as it is usually written: "007" is a name."""
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,8}", text) is not None
 
 
 def _column(file: Path, columns: list[str], named: str | None, option: str, known: tuple[str, ...]) -> str | None:

@@ -21,7 +21,7 @@ from parity.errors import needs_extra
 from resnet_flax.cache import cache_directory
 from resnet_flax.data.columns import BYTES, CLASS_LABEL, IMAGE, INTEGER, STRING, Chosen, Column, choose_columns
 from resnet_flax.data.decoding import CorruptImage
-from resnet_flax.data.encoded import EncodedSource
+from resnet_flax.data.encoded import EncodedSource, Records, label_array
 from resnet_flax.data.patterns import files_of_splits, matching_files, place
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.writing import STORED_AS, shards, stored_images, write_folder
@@ -88,8 +88,7 @@ def labels_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
         raise UserError(f"{what} has no label in {column.null_count:,} of {len(column):,} rows")
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
-    values = column.to_pylist()
-    return np.array(values, np.int64 if pa.types.is_integer(column.type) else np.str_)
+    return label_array(column.to_pylist(), what)
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -100,12 +99,13 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
         raise UserError(f"cannot read {path} as parquet: {reason}") from error
 
 
-class ParquetRecords:
-    """The images of some files; see `encoded.Records`."""
+class ParquetRecords(Records):
+    """The images of some files."""
 
     def __init__(self, spec: str, files: Sequence[Path], options: SourceOptions):
         self.files, self.names, self.notes = list(files), {}, ()
-        labels, self._counts = [], []
+        labels: list[np.ndarray] = []
+        counts = []
         chosen: Chosen | None = None
         for path in files:
             schema = _read(path, pq.read_schema)
@@ -117,21 +117,27 @@ class ParquetRecords:
                 raise UserError(f"{path} has other columns or class names than {files[0]}, which is of the same split")
             chosen, self.names, self.notes = here, names, here.notes
             if here.label is None:
-                self._counts.append(_read(path, pq.read_metadata).num_rows)
+                counts.append(_read(path, pq.read_metadata).num_rows)
                 continue
             table = _read(path, partial(pq.read_table, columns=[here.label], partitioning=None))
             labels.append(labels_of(table.column(here.label), str(path)))
-            self._counts.append(len(table))
+            counts.append(len(table))
         assert chosen is not None
         self.labels = np.concatenate(labels) if chosen.label is not None else None
-        self._starts = np.cumsum([0, *self._counts])
-        self._copies = _copies(self.files, chosen.image)
-        self.notes += (f"the images of {spec} are kept in {self._copies[0].parent} for random access",)
+        self._starts = np.cumsum([0, *counts])
+        self._spec, self._column, self._copies = spec, chosen.image, []
+
+    def prepare(self) -> None:
+        self._copies = _copies(self.files, self._column)
+        self.notes += (f"the images of {self._spec} are kept in {self._copies[0].parent} for random access",)
 
     @cached_property
     def _images(self) -> list[pa.ChunkedArray]:
         """Of each file, mapped into memory."""
-        return [pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0) for path in self._copies]
+        try:
+            return [pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0) for path in self._copies]
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"the images in {self._copies[0].parent} cannot be read ({error}); remove them") from error
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_images"}

@@ -109,7 +109,8 @@ def is_path(spec: str) -> bool:
     scheme, _, rest = spec.partition(":")
     if (kind := KINDS.get(scheme)) is None or kind.is_path is not None:
         return kind is not None and bool(kind.is_path)
-    return any(Path(path).expanduser().is_dir() for path in (rest, rest.rpartition(":")[0]) if path)
+    paths = [Path(path).expanduser() for path in (rest, rest.rpartition(":")[0]) if path]
+    return any(path.is_absolute() or path.is_dir() for path in paths)
 
 
 def absolute(spec: str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from parity.conversion.files import open_regular
 from resnet_flax.data.decoding import CorruptImage
-from resnet_flax.data.encoded import EncodedSource
+from resnet_flax.data.encoded import EncodedSource, Records, label_array
+from resnet_flax.data.folder import IMAGE_BYTES
 from resnet_flax.data.patterns import files_of_splits, matching_files, place
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.tar_index import index_of
@@ -26,32 +27,30 @@ if TYPE_CHECKING:
     from resnet_flax.data.source import Source
 
 
-class TarRecords:
-    """The images of some tar files; see `encoded.Records`."""
-
-    notes = ()
+class TarRecords(Records):
+    """The images of some tar files."""
 
     def __init__(self, spec: str, files: Sequence[Path], options: SourceOptions):
-        self._files, self.names = list(files), {}
+        self._files = list(files)
+        names: dict[int, str] = {}
         indices = [index_of(path, options.image, options.label) for path in files]
         self._sizes = [(index.size, index.modified) for index in indices]
         self._starts = np.cumsum([0, *(len(index.images) for index in indices)])
         self._images = np.array([place for index in indices for place in index.images], np.int64).reshape(-1, 2)
         for path, index in zip(files, indices, strict=True):
             for number, name in index.names.items():
-                if self.names.setdefault(number, name) != name:
+                if names.setdefault(number, name) != name:
                     raise UserError(
-                        f"the class names of {spec} differ: class {number} is {self.names[number]!r}, and {name!r} in "
-                        f"{path}"
+                        f"the class names of {spec} differ: class {number} is {names[number]!r}, and {name!r} in {path}"
                     )
+        self.names = names
         labels = [label for index in indices for label in index.labels]
         if labels and len(labels) < len(self):
             lacking = next(path for path, index in zip(files, indices, strict=True) if not index.labels)
             raise UserError(f"{lacking} has no labels (.cls, or label in .json), and others of {spec} have")
         if len({type(label) for label in labels}) > 1:
             raise UserError(f"the labels of {spec} are integers in some of its files and strings in others")
-        kind = np.int64 if labels and isinstance(labels[0], int) else np.str_
-        self.labels = np.array(labels, kind) if labels else None
+        self.labels = label_array(labels, spec) if labels else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -62,6 +61,8 @@ class TarRecords:
     def image(self, index: int) -> bytes:
         file, (offset, length) = self._file(index), self._images[index].tolist()
         path = self._files[file]
+        if length > IMAGE_BYTES:
+            raise CorruptImage(self.name(index), f"it has {length:,} bytes, more than {IMAGE_BYTES:,}")
         try:
             with open_regular(path) as tar:
                 stat = os.fstat(tar.fileno())

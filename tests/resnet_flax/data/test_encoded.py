@@ -16,7 +16,7 @@ from resnet_flax.data import (
     open_source,
     training_batches,
 )
-from resnet_flax.data.encoded import EncodedSource
+from resnet_flax.data.encoded import EncodedSource, Records, label_array
 from resnet_flax.data.specs import WRITABLE
 from resnet_flax.errors import UserError
 
@@ -113,22 +113,14 @@ def test_nothing_is_left_of_what_fails(tmp_path, capsys, form):
     assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == before
 
 
-class Listed:
+class Listed(Records):
     """Records of labels alone."""
 
-    notes = ()
-
     def __init__(self, labels, names=None):
-        self.labels, self.names = None if labels is None else np.array(labels), names or {}
+        self.labels, self.names = None if labels is None else label_array(labels, "it"), names or {}
 
     def __len__(self):
         return 0 if self.labels is None else len(self.labels)
-
-    def image(self, index):
-        return b""
-
-    def name(self, index):
-        return str(index)
 
 
 def opened(split, options=None, **stored):
@@ -144,6 +136,14 @@ def test_integers_are_class_numbers_and_strings_are_sorted():
     assert (named.class_names, named.labels.tolist()) == (("cat", "dog", "emu"), [1])
     words = opened("val", train=Listed(["b", "a", "10", "2"]), val=Listed(["b", "2"]))
     assert (words.class_names, words.labels.tolist()) == (("10", "2", "a", "b"), [3, 1])
+
+
+def test_labels_are_all_integers_or_all_strings():
+    assert label_array([3, 1], "it").dtype == np.int64
+    assert label_array([3, "a"], "it").tolist() == ["3", "a"]
+    assert label_array(["a" * 10**6] + ["b"] * 1000, "it").nbytes < 10**5  # no room for the longest in each
+    with pytest.raises(UserError, match="it has the label 99999999999999999999, which is no class number"):
+        label_array([1, 99999999999999999999], "it")
 
 
 @pytest.mark.parametrize("labels", [None, [-1, -1]])

@@ -67,6 +67,7 @@ def test_columns_of_no_known_name_are_the_first_two_with_a_note(images):
 def test_integers_are_class_numbers(images):
     source = opened(images, "file,label\na.png,10\nb.png,2\n")
     assert (source.num_classes, source.labels.tolist(), source.class_names[10]) == (11, [10, 2], "10")
+    assert opened(images, "file,label\na.png,007\nb.png,008\n").class_names == ("007", "008")
     assert opened(images, '{"a.png": 1, "b.png": 0}', "a.json").labels.tolist() == [1, 0]
 
 

@@ -98,6 +98,13 @@ def test_images_are_copied_once_and_again_if_the_file_changes(tmp_path, own_cach
     assert len(list(own_cache.iterdir())) == 2
 
 
+def test_only_what_is_read_is_copied(tmp_path, own_cache):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", image=images(1, 2), label=[0, 1])
+    opened(tmp_path, "val")
+    assert len(list(own_cache.iterdir())) == 1
+
+
 def test_an_image_without_bytes_is_damaged(tmp_path):
     rows = pa.array([{"bytes": png(1), "path": "a"}, {"bytes": None, "path": "b.png"}, None])
     path = write(tmp_path / "a.parquet", image=rows, label=[0, 1, 2])

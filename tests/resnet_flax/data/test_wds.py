@@ -172,6 +172,10 @@ BAD = {
         "several keys that may be the label, target, category; give --label",
     ),
     "a list": (lambda path: make_tar(path, samples('{"label": [1]}', ending="json")), r"is '\[1\]', not an integer"),
+    "a large number": (
+        lambda path: make_tar(path, samples(json.dumps({"label": 10**30}), ending="json")),
+        "has the label 1000000000000000000000000000000, which is no class number",
+    ),
     "no JSON": (lambda path: make_tar(path, samples("{", ending="json")), "0000.json in .* is not JSON"),
     "brackets": (lambda path: make_tar(path, samples("[" * 99_999, ending="json")), "0000.json in .* is not JSON"),
     "no UTF-8": (with_files(("9.png", png()), ("9.cls", b"\xff")), "9.cls in .* is not text in UTF-8"),
