@@ -91,6 +91,19 @@ def ours(spec: str, workers: int, options: argparse.Namespace, data_dir: Path | 
         host.close()
 
 
+def reading(spec: str, data_dir: Path | None = None) -> float:
+    """Microseconds of processor time to read one encoded image, in random order: all in which the forms differ."""
+    source = open_source(spec, data_dir=data_dir)
+    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    times = []
+    for _ in range(4):  # the first one fills the caches
+        start = time.process_time()
+        for index in order:
+            source.encoded(index)
+        times.append((time.process_time() - start) / len(order) * 1e6)
+    return min(times)
+
+
 def torchvision_rate(root: Path, workers: int, options: argparse.Namespace) -> float:
     transform = transforms.Compose(
         [transforms.RandomResizedCrop(CROP), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
@@ -131,11 +144,15 @@ def main() -> None:
         root = Path(folder)
         images = make_folder(root / "folder", options.per_photograph)
         spec = f"folder:{root / 'folder'}"
-        sides = {form: partial(ours, written(root / "folder", form, root), data_dir=root) for form in options.forms}
+        specs = {form: written(root / "folder", form, root) for form in options.forms}
+        sides = {form: partial(ours, specs[form], data_dir=root) for form in specs}
         peer, name = partial(ours, spec), "folder"
         if not sides:
             sides, peer, name = {"ours": peer}, partial(torchvision_rate, root / "folder"), "torchvision"
         print(f"{images} JPEGs of {SIZE[0]}x{SIZE[1]}, batch {options.batch_size}, {options.rounds} rounds; images/s")
+        if specs:
+            costs = {name: reading(each, root) for name, each in (("folder", spec), *specs.items())}
+            print("to read an image: " + ", ".join(f"{name} {cost:.0f} us" for name, cost in costs.items()))
         for side, workers in itertools.product(sides, options.workers):
             rounds = [(sides[side](workers, options), peer(workers, options)) for _ in range(options.rounds)]
             row = {
