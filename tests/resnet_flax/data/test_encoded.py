@@ -83,6 +83,17 @@ def test_worker_processes_read_them(specs):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_the_same_images_are_held_out(specs, form):
+    options = SourceOptions(split_by=0.4)
+    for split in ("train", "val"):
+        folder, source = (open_source(specs[kind], split, options=options) for kind in ("folder", form))
+        assert len(source) == (9 if split == "train" else 6)
+        for index in range(len(source)):
+            assert source[index]["label"] == folder[index]["label"]
+            np.testing.assert_array_equal(source[index]["image"], folder[index]["image"])
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_files_are_kept_byte_for_byte(specs, form):
     folder, source = (open_source(specs[kind]) for kind in ("folder", form))
     for index in range(5):

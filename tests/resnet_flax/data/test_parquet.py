@@ -96,6 +96,9 @@ def test_images_are_copied_once_and_again_if_the_file_changes(tmp_path, own_cach
     write(path, image=images(*range(50, 55)), label=[0] * 5)
     assert min(red(opened(path))) >= 50
     assert len(list(own_cache.iterdir())) == 2
+    os.utime(path, ns=(0, 0))  # another file of the same size
+    opened(path)
+    assert len(list(own_cache.iterdir())) == 3
 
 
 def test_only_what_is_read_is_copied(tmp_path, own_cache):
