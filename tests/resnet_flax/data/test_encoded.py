@@ -34,6 +34,13 @@ def make_folder(root, *, splits=("train", "val"), classes=("10", "2", "a b"), co
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_FLAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory):
     """{kind: spec} of one set of images."""
