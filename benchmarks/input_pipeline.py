@@ -4,18 +4,24 @@ The work: read 500x375 JPEGs (cut from scikit-image's and scikit-learn's photogr
 flip, batches of uint8; ours end as arrays on JAX's device. The two take turns in one run; each figure is the median of
 its rounds, the ratio the median of the ratios within rounds. Needs the `test` extra.
 
+With `--forms` the peer is the folder itself: the same images are written in each form by `data write` and read back, in
+random order, with the same transform.
+
     python benchmarks/input_pipeline.py --json input_pipeline.json
+    python benchmarks/input_pipeline.py --forms hf parquet wds tfds --workers 0 2
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import tempfile
 import time
 import warnings
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -30,6 +36,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
 
 from resnet_flax.data import TrainingTransform, open_source, prefetch_to_device, training_batches
+from resnet_flax.data.specs import WRITABLE, writer_of
 
 SIZE = (500, 375)
 CROP = 224
@@ -74,14 +81,27 @@ def rate(batches, batch_size: int, warm_up: int, measured: int) -> float:
     return batch_size * measured / (time.perf_counter() - start)
 
 
-def ours(root: Path, workers: int, options: argparse.Namespace) -> float:
-    source = open_source(f"folder:{root}")
+def ours(spec: str, workers: int, options: argparse.Namespace, data_dir: Path | None = None) -> float:
+    source = open_source(spec, data_dir=data_dir)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     host = training_batches(source, TrainingTransform(CROP), batch_size=options.batch_size, seed=0, workers=workers)
     try:
         return rate(prefetch_to_device(host, sharding), options.batch_size, options.warm_up, options.batches)
     finally:
         host.close()
+
+
+def reading(spec: str, data_dir: Path | None = None) -> float:
+    """Microseconds of processor time to read one encoded image, in random order: all in which the forms differ."""
+    source = open_source(spec, data_dir=data_dir)
+    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    times = []
+    for _ in range(4):  # the first one fills the caches
+        start = time.process_time()
+        for index in order:
+            source.encoded(index)
+        times.append((time.process_time() - start) / len(order) * 1e6)
+    return min(times)
 
 
 def torchvision_rate(root: Path, workers: int, options: argparse.Namespace) -> float:
@@ -95,10 +115,19 @@ def torchvision_rate(root: Path, workers: int, options: argparse.Namespace) -> f
     return rate(iter(loader), options.batch_size, options.warm_up, options.batches)
 
 
+def written(root: Path, form: str, out: Path) -> str:
+    """The spec of the images of a folder written in that form."""
+    sources = {split: open_source(f"folder:{root}", split) for split in ("train", "test")}
+    name = "written" if form == "tfds" else str(out / form)
+    writer_of(form)(name, out, sources)
+    return f"{form}:{name}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--forms", nargs="+", choices=WRITABLE, default=[], help="compare these with the folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=24, help="batches measured a round")
     parser.add_argument("--warm-up", type=int, default=12, help="batches before them")
@@ -108,29 +137,36 @@ def main() -> None:
     # JAX warns that its threads and torch's fork may not mix; the forked workers never call JAX.
     warnings.filterwarnings("ignore", message=".*os.fork.*")
     torch.set_num_threads(1)
+    packages = ("grain", "simplejpeg", "pillow", "torch", "torchvision")
+    versions = ", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {platform.python_version()}"])
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        images = make_folder(root, options.per_photograph)
+        images = make_folder(root / "folder", options.per_photograph)
+        spec = f"folder:{root / 'folder'}"
+        specs = {form: written(root / "folder", form, root) for form in options.forms}
+        sides = {form: partial(ours, specs[form], data_dir=root) for form in specs}
+        peer, name = partial(ours, spec), "folder"
+        if not sides:
+            sides, peer, name = {"ours": peer}, partial(torchvision_rate, root / "folder"), "torchvision"
         print(f"{images} JPEGs of {SIZE[0]}x{SIZE[1]}, batch {options.batch_size}, {options.rounds} rounds; images/s")
-        for workers in options.workers:
-            rounds = [
-                (ours(root, workers, options), torchvision_rate(root, workers, options)) for _ in range(options.rounds)
-            ]
+        if specs:
+            costs = {name: reading(each, root) for name, each in (("folder", spec), *specs.items())}
+            print("to read an image: " + ", ".join(f"{name} {cost:.0f} us" for name, cost in costs.items()))
+        for side, workers in itertools.product(sides, options.workers):
+            rounds = [(sides[side](workers, options), peer(workers, options)) for _ in range(options.rounds)]
             row = {
-                "what": f"folder of JPEGs, RandomResizedCrop {CROP} + flip, {workers} workers, images/s",
+                "what": f"{'folder' if side == 'ours' else side} of JPEGs, RandomResizedCrop {CROP} + flip, {workers} "
+                f"workers, images/s, against {name}",
                 "ours": round(statistics.median(a for a, _ in rounds), 1),
                 "peer": round(statistics.median(b for _, b in rounds), 1),
                 "ratio": round(statistics.median(a / b for a, b in rounds), 2),
                 "settings": f"batch {options.batch_size}, {options.batches} batches a round, {options.rounds} rounds",
-                "versions": ", ".join(
-                    f"{name} {version(name)}" for name in ("grain", "simplejpeg", "pillow", "torch", "torchvision")
-                )
-                + f", Python {platform.python_version()}",
+                "versions": versions,
             }
             rows.append(row)
             ratios = " ".join(f"{a / b:.2f}" for a, b in rounds)
-            print(f"{workers} workers: ours {row['ours']}, torchvision {row['peer']}, ratio {row['ratio']} ({ratios})")
+            print(f"{workers} workers: {side} {row['ours']}, {name} {row['peer']}, ratio {row['ratio']} ({ratios})")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -85,6 +85,10 @@ class Weights(Protocol):
         """
         ...
 
+    def used(self, **given: Any) -> "Weights":
+        """The same with these fields of the family's `Use` kept beside them; a UsageError if they do not fit."""
+        ...
+
     def write(self, path: Path, *, original_names: bool) -> None:
         """Writes them through the Flax model, in the format of the path's ending."""
         ...
@@ -96,9 +100,12 @@ class Family(Protocol):
     Attributes:
         Options: a dataclass of what else can be chosen about a network; each field becomes an option of
             `python -m parity check NAME`.
+        Use: a dataclass of what may be kept beside its weights about their use, None where it is not given; each field
+            becomes an option of `python -m parity convert`. A family may lack it, and then `Weights.used`.
     """
 
     Options: Any
+    Use: Any
 
     def names(self) -> Collection[str]:
         """What its networks are called."""

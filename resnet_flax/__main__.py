@@ -15,7 +15,7 @@ COMMANDS = {
         "publish a model on the Hugging Face hub, or as a folder for timm and transformers",
     ),
     "average": ("resnet_flax.commands.average", "write the mean of several checkpoints"),
-    "data": ("resnet_flax.commands.data", "describe a data source, or write it out as a TFDS data set"),
+    "data": ("resnet_flax.commands.data", "describe a data source, or write it out in another form"),
 }
 
 

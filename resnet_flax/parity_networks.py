@@ -26,6 +26,7 @@ from resnet_flax.weights.arithmetic import alternatives, model_options
 from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
 from resnet_flax.weights.metadata import Metadata
+from resnet_flax.weights.use import Use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,9 @@ class IdentifiedWeights:
     def named(self, name: str) -> "IdentifiedWeights":
         return IdentifiedWeights(self.weights.named(name))
 
+    def used(self, **given: Any) -> "IdentifiedWeights":
+        return IdentifiedWeights(Use(**given).kept_with(self.weights))
+
     def write(self, path: Path, *, original_names: bool) -> None:
         write_weights(path, self.weights.to_model(), self.weights, original_names=original_names)
 
@@ -176,6 +180,7 @@ class ResNets:
     """The family; see `parity.networks.Family`."""
 
     Options = Options
+    Use = Use
 
     def names(self) -> list[str]:
         return list(ARCHITECTURES)

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 
 ABSENT = (
+    "datasets",
     "grain",
     "importlib_resources",
     "matplotlib",
     "onnx",
     "onnxruntime",
     "orbax",
+    "pyarrow",
     "sklearn",
     "tensorboard",
     "tensorboardX",

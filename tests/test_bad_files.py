@@ -88,6 +88,10 @@ READERS = {
     "average FILE": (resnet_flax, ["average", NETWORK, "BAD", "--out", "new.safetensors"], ".safetensors"),
     "data show folder:": (resnet_flax, ["data", "show", "folder:BAD"], ""),
     "data show idx:": (resnet_flax, ["data", "show", "idx:BAD"], ""),
+    "data show hf:": (resnet_flax, ["data", "show", "hf:BAD"], ""),
+    "data show parquet:": (resnet_flax, ["data", "show", "parquet:BAD"], ".parquet"),
+    "data show wds:": (resnet_flax, ["data", "show", "wds:BAD"], ".tar"),
+    "data show --labels": (resnet_flax, ["data", "show", "folder:images", "--labels", "BAD"], ".csv"),
     "data show --classes": (resnet_flax, ["data", "show", "folder:images", "--classes", "BAD"], ".json"),
     "data show --data-dir": (resnet_flax, ["data", "show", "tfds:absent", "--data-dir", "BAD"], ""),
     "data write folder:": (resnet_flax, ["data", "write", "folder:BAD", "mine", "--data-dir", "t"], ""),
@@ -123,6 +127,8 @@ WRITERS = {
     "data show --json": (resnet_flax, ["data", "show", "folder:images", "--json", "BAD"], ".json"),
     "convert DST": (parity, ["convert", NETWORK, "BAD", "--force"], ".pth"),
     "data write --data-dir": (resnet_flax, ["data", "write", "folder:images", "mine", "--data-dir", "BAD"], ""),
+    "data write --format wds": (resnet_flax, ["data", "write", "folder:images", "BAD", "--format", "wds"], ""),
+    "data write --format parquet": (resnet_flax, ["data", "write", "folder:images", "BAD", "--format", "parquet"], ""),
     "train --workdir": (resnet_flax, [*TRAIN[:-1], *OPTIONS, "--workdir", "BAD"], ""),
 }
 # Images that cannot be read are skipped, each with a line, and the status is 1.

@@ -80,6 +80,8 @@ def cases():
         yield from cases_of("train", ["imagenet_v1"], option.name, dict(limited_fields(type(owner))), option.path[-1])
     for command, (module, needed, kind) in COMMANDS.items():
         hints = limited_fields(getattr(importlib.import_module(module), kind))
+        if command == "convert":
+            hints += limited_fields(family_of("resnet18").Use)
         if command == "check":
             hints += limited_fields(family_of("resnet18").Options)
         for name, hint in hints:

@@ -31,7 +31,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Folder: the extras that its modules may import from, beside the base.
 FOLDERS = {
     "parity": ("torch", "train", "onnx", "test"),  # test for its pytest plugin
-    "resnet_flax": ("torch", "train", "onnx"),
+    "resnet_flax": ("torch", "train", "onnx", "hf"),
     "tests": ("test", "onnx"),
     "benchmarks": ("test",),
     "docs/examples": ("test", "onnx"),
@@ -88,7 +88,7 @@ def test_every_import_is_declared(folder):
 
 
 def test_all_that_the_extras_add_is_taken_away_below():
-    added = distributions(["resnet-flax[train,torch,onnx]"]) - distributions(PROJECT["dependencies"])
+    added = distributions(["resnet-flax[train,torch,onnx,hf]"]) - distributions(PROJECT["dependencies"])
     absent = set().union(*map(providers, ABSENT))
     assert added - BROUGHT_BY_THE_BASE <= absent
     assert not absent & distributions(PROJECT["dependencies"])
@@ -111,6 +111,8 @@ WORKS = {
     "resnet_flax features {folder}/image.png --weights {folder}/a.safetensors --out {folder}/a.npz": "pool (1, 512)",
     "resnet_flax export --weights {folder}/a.safetensors --out {folder}/a.stablehlo": "-> logits",
     "resnet_flax data show synthetic:8x8x3:16": "16 images",
+    "resnet_flax data write synthetic:8x8x3:16 {folder}/shards --format wds": "--data wds:{folder}/shards",
+    "resnet_flax data show wds:{folder}/shards": "16 images",
     "parity convert {folder}/a.safetensors {folder}/b.safetensors": "resnet18, 3 classes, 1 input channel",
     "parity inspect {folder}/a.safetensors": "every entry fits resnet18",
     "import resnet_flax.training.recipes": "",
@@ -123,6 +125,15 @@ LACKS = {
     "resnet_flax data show digits": ("the data set digits needs sklearn", "train"),
     "resnet_flax data show tfds:mnist": ("reading or writing TFDS data sets needs tensorflow_datasets", "train"),
     "resnet_flax data write synthetic:8x8x3:16 a": ("reading or writing TFDS data sets needs", "train"),
+    "resnet_flax data show hf:a/b": ("reading or writing parquet and Hugging Face data sets needs pyarrow", "hf"),
+    "resnet_flax data show parquet:{folder}/a.parquet": (
+        "reading or writing parquet and Hugging Face data sets needs",
+        "hf",
+    ),
+    "resnet_flax data write synthetic:8x8x3:16 {folder}/a --format hf": (
+        "reading or writing parquet and Hugging Face data sets needs",
+        "hf",
+    ),
     "resnet_flax data show synthetic:8x8x3:16 --sheet {folder}/a.png": ("a contact sheet needs matplotlib", "train"),
     "resnet_flax export --weights {folder}/a.safetensors --out {folder}/a.pth": (
         "writing {folder}/a.pth needs",

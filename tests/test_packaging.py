@@ -35,11 +35,10 @@ MAY_IMPORT = {
     ),
     "resnet_flax/data": (
         *("parity.conversion.files", "parity.errors", "parity.options"),
-        *(f"resnet_flax.{part}" for part in ("data", "errors", "figures")),
+        *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "figures")),
     ),
     "resnet_flax/weights": (
-        "parity.conversion",
-        "parity.errors",
+        *("parity.conversion", "parity.errors", "parity.options"),
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
     "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options"),

@@ -2,9 +2,9 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import jax
 import tyro
@@ -13,6 +13,7 @@ from parity.conversion.orbax import read_orbax
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
 from parity.options import option_group, parse
+from parity.registry import registered
 
 
 @option_group
@@ -24,6 +25,9 @@ class Arguments:
     weights go through the Flax model, so that every entry has been matched before anything is written. A .safetensors
     file has torchvision's names; the names, order and types that the weights came with are kept with them, and a .pth
     gets them back.
+
+    The names of the classes and the preprocessing of the images are kept with the weights; the options for them put
+    others in their place, in .safetensors and Orbax, for every command that reads the file.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -41,7 +45,9 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = parse(Arguments, arguments, prog="python -m parity convert", config=(tyro.conf.FlagCreatePairsOff,))
+    uses = _uses()
+    args = _parse(arguments, uses)
+    given = {name: getattr(args, name) for name in uses if getattr(args, name) is not None}
     source, destination = args.source, args.destination
     if destination.exists() and not args.force:
         raise ParityError(f"{destination} exists; --force overwrites a checkpoint")
@@ -51,15 +57,39 @@ def main(arguments: list[str]) -> int:
         raise ParityError(f"{destination}: the name must end in .safetensors, .pth or .pt, or have no ending for Orbax")
     if destination.is_dir():
         _require_checkpoint(destination)
+    if given and destination.suffix in (".pth", ".pt"):
+        raise ParityError(f"{destination} keeps nothing beside weights; {_options(given)} needs .safetensors or Orbax")
     with jax.enable_x64(True):  # a float64 file stays one
         weights = identified(source, args.prefix)
         if args.arch:
             weights = weights.named(args.arch)
+        if given and not hasattr(weights, "used"):
+            raise ParityError(f"{_options(given)} is not for {weights.describe()}")
+        weights = weights.used(**given) if given else weights
         _write(destination, weights, args.names == "original")
     for note in weights.notes:
         print(printable(note), file=sys.stderr)
     print(printable(f"{source} -> {destination}: {weights.describe()}, {len(weights.origin)} entries"))
     return 0
+
+
+def _uses() -> dict[str, Any]:
+    """{field: its type} of what the registered families can keep beside their weights; of one name, the first."""
+    kinds = [family.Use for family in registered().families.values() if hasattr(family, "Use")]
+    return {name: hint for kind in reversed(kinds) for name, hint in get_type_hints(kind, include_extras=True).items()}
+
+
+def _parse(arguments: list[str], uses: dict[str, Any]) -> Any:
+    """The command's own arguments, and those of the families, in one flat set of options."""
+    options = [(name, hint, field(default=None)) for name, hint in uses.items()]
+    together = make_dataclass("Arguments", options, bases=(Arguments,), frozen=True)
+    together.__doc__ = Arguments.__doc__
+    config = (tyro.conf.FlagCreatePairsOff,)
+    return parse(together, arguments, prog="python -m parity convert", config=config)
+
+
+def _options(given: dict[str, Any]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
 
 
 def _require_checkpoint(directory: Path) -> None:

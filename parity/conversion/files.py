@@ -44,7 +44,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = Fals
             return
         target = path.resolve()  # a link stays one
         remove_incomplete(target.parent)
-        with _incomplete_folder(target.parent) as folder:
+        with incomplete_folder(target.parent) as folder:
             temporary = folder / path.name
             try:
                 write(temporary)
@@ -93,7 +93,7 @@ def remove_incomplete(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _incomplete_folder(parent: Path) -> Generator[Path]:
+def incomplete_folder(parent: Path) -> Generator[Path]:
     """A temporary folder in `parent`, locked for as long as it is used."""
     with tempfile.TemporaryDirectory(dir=parent, prefix=INCOMPLETE, ignore_cleanup_errors=True) as name:
         folder = Path(name)

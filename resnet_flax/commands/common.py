@@ -10,20 +10,19 @@ import tyro
 from rich.progress import track
 
 from parity.errors import printable
-from parity.options import Pixels, PositiveInt, Range
-from resnet_flax.data.class_list import read_class_names
+from parity.options import PositiveInt
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.preprocessing import Preprocessing
-from resnet_flax.errors import UserError
 from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.text import PlainConsole
 from resnet_flax.weights.load import load_pretrained
 from resnet_flax.weights.pretrained import Pretrained
+from resnet_flax.weights.use import Use
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments(ModelOptions):
+class ModelArguments(Use, ModelOptions):
     weights: str
     """torchvision's name (IMAGENET1K_V2, DEFAULT), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory."""
@@ -31,16 +30,6 @@ class ModelArguments(ModelOptions):
     """Architecture; by default that of the weights."""
     prefix: str | None = None
     """What the names of the network begin with in a file that holds several, such as teacher."""
-    class_names: Path | None = None
-    """A file with the name of a class on each line, or a .json list of them, in place of the weights' own."""
-    resize: Pixels | None = None
-    """Resize the shorter side of images to this, in place of the weights' own preprocessing."""
-    crop: Pixels | None = None
-    """Then cut out the central square of this side."""
-    mean: Annotated[tuple[float, ...] | None, Range()] = None
-    """Per-channel mean of images in [0, 1], or one for all channels."""
-    std: Annotated[tuple[float, ...] | None, Range(gt=0)] = None
-    """Per-channel standard deviation."""
     decoding: Annotated[Decoding, tyro.conf.arg(name="")] = field(default_factory=Decoding)
 
     def load(self) -> Pretrained:
@@ -49,28 +38,22 @@ class ModelArguments(ModelOptions):
         Raises:
             UserError: for weights that cannot be used, or options that do not fit them.
         """
-        names = None if self.class_names is None else read_class_names(self.class_names)
         pretrained = load_pretrained(
-            self.model, self.weights, prefix=self.prefix, class_names=names, **self.arguments()
+            self.model, self.weights, prefix=self.prefix, class_names=self.names(), **self.arguments()
         )
         for note in pretrained.notes:
             print(printable(note), file=sys.stderr)
-        return replace(pretrained, preprocessing=self._changed(pretrained))
+        return replace(pretrained, preprocessing=self._preprocessing(pretrained))
 
-    def _changed(self, pretrained: Pretrained) -> Preprocessing:
-        own, channels = pretrained.preprocessing, pretrained.model.in_channels
-        for option, values in (("--mean", self.mean), ("--std", self.std)):
-            if values is not None and len(values) not in (1, channels):
-                raise UserError(f"{option} has {len(values)} values, but the network takes {channels} channel(s)")
-        sizes = {"resize_size": self.resize, "crop_size": self.crop}
-        transform = replace(own.transform, **{name: size for name, size in sizes.items() if size is not None})
+    def _preprocessing(self, pretrained: Pretrained) -> Preprocessing:
+        own = self.changed(pretrained.preprocessing, pretrained.model.in_channels)
         given, kept = self.decoding, own.decoding
         decoding = replace(
             given,
             exif_orientation=given.exif_orientation or kept.exif_orientation,
             scale_16_bit=given.scale_16_bit or kept.scale_16_bit,
         )
-        return replace(own, transform=transform, mean=self.mean or own.mean, std=self.std or own.std, decoding=decoding)
+        return replace(own, decoding=decoding)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`python -m resnet_flax data show` and `data write`: describe a data set, or write it as a TFDS data set."""
+"""`python -m resnet_flax data show` and `data write`: describe a data set, or write it in another form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,11 +16,15 @@ from parity.conversion.files import write_text
 from parity.errors import needs_extra, printable
 from parity.options import NonNegativeInt, check_ranges
 from resnet_flax.data.source import Source, SourceOptions
-from resnet_flax.data.specs import FORMS, open_source
+from resnet_flax.data.specs import FORMS, KINDS, WRITABLE, open_source, writer_of
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.text import PlainConsole, to_json
 
+if TYPE_CHECKING:
+    _Format = str
+else:
+    _Format = Literal[WRITABLE]
 _Options = Annotated[SourceOptions, tyro.conf.arg(name="")]
 
 
@@ -44,14 +48,20 @@ class Show:
 
 @dataclass(frozen=True)
 class Write:
-    """Writes all splits of a data set as a TFDS data set in array_record, which tfds:NAME then reads."""
+    """Writes all splits of a data set in a form that is read fast.
+
+    tfds: a TFDS data set in array_record, which tfds:NAME reads. hf: what `save_to_disk` of Hugging Face's datasets
+    writes, parquet: files as the hub has them, wds: webdataset's tar files; each to a new directory.
+    """
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
     """The data set, as for `data show`."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """The new data set's name: lower-case letters, digits and _."""
+    """tfds: the new data set's name, of lower-case letters, digits and _. Otherwise the directory to write."""
+    format: _Format = "tfds"
+    """What to write."""
     data_dir: Path = Path("~/tensorflow_datasets")
-    """The directory to write to, and that of a tfds: source."""
+    """The directory to write a TFDS data set to, and that of a tfds: source."""
     options: _Options = field(default_factory=SourceOptions)
 
 
@@ -128,7 +138,7 @@ def numbers(values: tuple[float, ...]) -> str:
 
 
 def write(arguments: Write) -> int:
-    from resnet_flax.data.prepare import write_tfds
+    write_set = writer_of(arguments.format)
 
     def opened(split: str) -> Source:
         return open_source(arguments.data, split, data_dir=arguments.data_dir, options=arguments.options)
@@ -136,12 +146,14 @@ def write(arguments: Write) -> int:
     train = opened("train")
     splits = {split: train if split == "train" else opened(split) for split in train.splits}
     with progress("writing", sum(map(len, splits.values()))) as advance:
-        path = write_tfds(arguments.name, arguments.data_dir, splits, on_sample=advance)
+        path = write_set(arguments.name, arguments.data_dir, splits, on_sample=advance)
     for source in splits.values():
         say(summary(source))
-    megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+    megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
     say(f"written to {path} ({megabytes:,.1f} MB)")
-    say(f"read it with --data tfds:{arguments.name} --data-dir {arguments.data_dir}")
+    by_path = KINDS[arguments.format].is_path is not False
+    where = path if by_path else f"{arguments.name} --data-dir {arguments.data_dir}"
+    say(f"read it with --data {arguments.format}:{where}")
     return 0
 
 

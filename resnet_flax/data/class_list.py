@@ -12,15 +12,15 @@ from resnet_flax.errors import UserError
 LIMIT = 2**24  # bytes
 
 
-def read_text(path: Path) -> str:
-    """A small text file, in UTF-8.
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """A text file of at most `limit` bytes, in UTF-8.
 
     Raises:
         UserError: if it cannot be read, or is something else.
     """
     path = path.expanduser()
     try:
-        return read_regular(path, LIMIT).decode("utf-8-sig")
+        return read_regular(path, limit).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:

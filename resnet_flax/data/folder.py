@@ -39,6 +39,18 @@ def read_image(path: str | Path) -> bytes:
         raise CorruptImage(str(path), error.strerror or str(error)) from error
 
 
+def open_folder(directory: str, split: str = "train", *, options: SourceOptions | None = None) -> Source:
+    """`folder:DIR`: one folder of images per class, or with `options.labels` any folder with a file of labels."""
+    options = options or SourceOptions()
+    if options.labels is not None:
+        from resnet_flax.data.label_file import open_labelled
+
+        return open_labelled(directory, split, options)
+    if options.image is not None or options.label is not None:
+        raise UserError(f"--image and --label are columns of the file of labels (--labels FILE) for folder:{directory}")
+    return FolderSource(directory, split, options=options)
+
+
 class FolderSource(Source):
     """`folder:DIR`: DIR holds a folder per class, or a folder per split (`splits.split_of`) with a folder per class.
 

@@ -6,16 +6,12 @@ TFDS's documented interface. Read from version 4.9.10; `test_tfds_interface` in 
 
 from __future__ import annotations
 
-import errno
-import io
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parity.errors import needs_extra
 from resnet_flax.data.arrays import ArraySource
-from resnet_flax.data.transforms import to_pil
+from resnet_flax.data.writing import PER_SHARD, stored_images, write_folder
 from resnet_flax.errors import UserError
 
 with needs_extra("train", "reading or writing TFDS data sets"):
@@ -24,20 +20,10 @@ with needs_extra("train", "reading or writing TFDS data sets"):
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
     from resnet_flax.data.source import Source
 
 VERSION = "1.0.0"
 CHUNK = 256  # samples per call of the writer, which rewrites its metadata in each
-PER_SHARD = 10_000
-
-
-def disk_trouble(error: BaseException) -> str | None:
-    """Why the disk refused a write; None for any other error. array_record raises RuntimeErrors with the text alone."""
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-        return "the disk is full"
-    return error.strerror or str(error) if isinstance(error, OSError) else None
 
 
 def write_tfds(
@@ -61,26 +47,7 @@ def write_tfds(
         raise UserError(f"{name!r} cannot be the name of a TFDS data set; use lower-case letters, digits and _")
     if name in tfds.list_builders(with_community_datasets=False):
         raise UserError(f"{name!r} is in TFDS's catalogue, and tfds:{name} would read that set; choose another name")
-    if target.exists():
-        raise UserError(f"{target} exists; remove it or choose another name")
-    created = [folder for folder in target.parents if not folder.exists()]
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=target.parent))
-        _write(name, temporary, splits, on_sample)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except BaseException as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for folder in created:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        reason = disk_trouble(error)
-        if reason:
-            raise UserError(f"cannot write {target}: {reason}; no files were left there") from error
-        raise
+    write_folder(target, lambda folder: _write(name, folder, splits, on_sample))
     return target
 
 
@@ -106,19 +73,6 @@ def _write(name: str, folder: Path, splits: dict[str, Source], on_sample: Callab
     writer.initialize_splits(list(splits))
     for split, source in splits.items():
         for start in range(0, len(source), CHUNK):
-            samples = []
-            for index in range(start, min(start + CHUNK, len(source))):
-                sample = source[index]
-                samples.append({"image": _encoded(source, index, sample["image"]), "label": sample["label"]})
-                on_sample()
-            writer.add_examples({split: samples})
+            images = stored_images(source, range(start, min(start + CHUNK, len(source))), on_sample)
+            writer.add_examples({split: [{"image": image.image, "label": image.label} for image in images]})
     writer.close_all()
-
-
-def _encoded(source: Source, index: int, image: np.ndarray) -> bytes:
-    stored = source.encoded(index) or b""
-    if stored.startswith((b"\xff\xd8", b"\x89PNG")):
-        return stored
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG")
-    return buffer.getvalue()

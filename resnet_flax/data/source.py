@@ -33,11 +33,18 @@ class SourceOptions:
     """What training is evaluated on: test, or a fraction of each class held out of the training set with a fixed seed.
     By default the validation split; without one the test split; without both a fifth of each class."""
     classes: Path | None = None
-    """A folder's classes: a file with a class folder on each line, in the order of the class numbers, or .json."""
+    """A folder's classes: a file with a class folder (or a label of --labels) on each line, in the order of the class
+    numbers, or .json."""
     allow_empty: bool = False
     """Allow class folders without images."""
+    labels: Path | None = None
+    """Labels of the images in a folder without class folders: a .csv, .tsv, .json or .jsonl file with the columns file
+    and label, and perhaps split."""
+    image: str | None = None
+    """The column of a hf: or parquet: set that is the image, if several may be, or the ending in wds: (left.jpg)."""
     label: str | None = None
-    """The feature of a TFDS set that is the label, if it has several class labels or an integer for one."""
+    """The column or feature that is the label, if several may be or none is a class label; in wds: an ending, or a key
+    of .json; with --labels a column of that file."""
     decoding: Annotated[Decoding, tyro.conf.arg(name="")] = field(default_factory=Decoding)
 
 

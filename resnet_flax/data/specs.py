@@ -13,7 +13,11 @@ from resnet_flax.data.splits import canonical
 from resnet_flax.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resnet_flax.data.source import Source
+
+    Writer = Callable[..., Path]
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,19 @@ class Kind:
             source's libraries.
         form: how its specs are written.
         summary: one line about it.
-        is_path: whether the rest of the spec is a path.
+        is_path: whether the rest of the spec is a path or a pattern of paths; None if it may also be a name.
         takes: the keywords that the opener takes besides, of "options", "data_dir" and "may_prepare".
+        own: the fields of `SourceOptions` that it shares with few other kinds.
+        writer: "module:function" that writes sources in this form; see `writer_of`.
     """
 
     opener: str
     form: str
     summary: str
-    is_path: bool = False
+    is_path: bool | None = False
     takes: tuple[str, ...] = ("options",)
+    own: tuple[str, ...] = ()
+    writer: str | None = None
 
 
 KINDS = {
@@ -42,13 +50,44 @@ KINDS = {
         "resnet_flax.data.arrays:open_idx", "idx:DIR", "the four IDX files of MNIST and its family", is_path=True
     ),
     "folder": Kind(
-        "resnet_flax.data.folder:FolderSource", "folder:DIR", "one folder of images per class", is_path=True
+        "resnet_flax.data.folder:open_folder",
+        "folder:DIR",
+        "one folder of images per class",
+        is_path=True,
+        own=("classes", "labels", "label", "image"),
     ),
     "tfds": Kind(
         "resnet_flax.data.tfds:TfdsSource",
         "tfds:NAME[/CONFIG][:VERSION]",
         "a TensorFlow Datasets set with an image and a class label",
         takes=("options", "data_dir", "may_prepare"),
+        own=("label",),
+        writer="resnet_flax.data.prepare:write_tfds",
+    ),
+    "hf": Kind(
+        "resnet_flax.data.hf:open_hf",
+        "hf:NAME_OR_DIR[:SPLIT]",
+        "a Hugging Face data set with an image and a label, on the hub or saved",
+        is_path=None,
+        takes=("options", "may_prepare"),
+        own=("label", "image"),
+        writer="resnet_flax.data.hf:write_hf",
+    ),
+    "parquet": Kind(
+        "resnet_flax.data.parquet:open_parquet",
+        "parquet:GLOB",
+        "parquet files with an image and a label",
+        is_path=True,
+        own=("label", "image"),
+        writer="resnet_flax.data.parquet:write_parquet",
+    ),
+    "wds": Kind(
+        "resnet_flax.data.wds:open_wds",
+        "wds:GLOB",
+        "webdataset's tar files",
+        is_path=True,
+        own=("label", "image"),
+        writer="resnet_flax.data.wds:write_wds",
     ),
     "synthetic": Kind(
         "resnet_flax.data.synthetic:SyntheticSource", "synthetic:HxWxC:N", "N images of noise, for benchmarks"
@@ -66,9 +105,12 @@ def scheme_of(spec: str) -> str:
 
 
 def is_path(spec: str) -> bool:
-    """Whether the rest of the spec is a path."""
-    kind = KINDS.get(scheme_of(spec))
-    return kind is not None and kind.is_path
+    """Whether the rest of the spec is a path; of a kind that may have a name, whether there is a directory."""
+    scheme, _, rest = spec.partition(":")
+    if (kind := KINDS.get(scheme)) is None or kind.is_path is not None:
+        return kind is not None and bool(kind.is_path)
+    paths = [Path(path).expanduser() for path in (rest, rest.rpartition(":")[0]) if path]
+    return any(path.is_absolute() or path.is_dir() for path in paths)
 
 
 def absolute(spec: str) -> str:
@@ -103,14 +145,28 @@ def open_source(
     if kind is None or bool(rest) != (":" in kind.form) or (colon and not rest):
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{_hint(spec)}")
     options = options or SourceOptions()
-    for option, value, only in (("--classes", options.classes, "folder"), ("--label", options.label, "tfds")):
-        if value is not None and scheme != only:
-            raise UserError(f"{option} is for {KINDS[only].form}; {spec} has its own")
+    for option in ("classes", "labels", "image", "label"):
+        if getattr(options, option) is not None and option not in kind.own:
+            forms = " or ".join(kind.form for kind in KINDS.values() if option in kind.own)
+            raise UserError(f"--{option} is for {forms}; {spec} has its own")
     module, _, name = kind.opener.partition(":")
     known = {"options": options, "data_dir": Path(data_dir).expanduser() if data_dir else None}
     known["may_prepare"] = may_prepare
     keywords: dict[str, Any] = {name: known[name] for name in kind.takes}
     return getattr(importlib.import_module(module), name)(rest, split, **keywords)
+
+
+WRITABLE = tuple(scheme for scheme, kind in KINDS.items() if kind.writer)
+"""The kinds that a source can be written as."""
+
+
+def writer_of(scheme: str) -> Writer:
+    """The function that writes sources as this kind: (name, data_dir, {split: source}, on_sample=...) -> path.
+
+    A kind that is read by a path is written to the path `name`, others to `data_dir`.
+    """
+    module, _, name = str(KINDS[scheme].writer).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _hint(spec: str) -> str:

@@ -56,6 +56,23 @@ def canonical(split: str) -> str:
     return found
 
 
+def named_splits(spec: str, names: Collection[str]) -> dict[str, str]:
+    """{split: the one of `names` that means it}; names that mean none are left out.
+
+    Raises:
+        UserError: if several may be one split, and none is exactly train, validation or test.
+    """
+    chosen = {}
+    for split in SPLITS:
+        candidates = [name for name in names if split_of(name) == split]
+        exact = _long(split)
+        if exact in candidates or len(candidates) == 1:
+            chosen[split] = exact if exact in candidates else candidates[0]
+        elif candidates:
+            raise UserError(f"{spec} has several splits that may be {split!r}: {', '.join(candidates)}")
+    return chosen
+
+
 @dataclass(frozen=True)
 class Choice:
     """The images that a split is.

@@ -16,9 +16,9 @@ import numpy as np
 from parity.errors import needs_extra
 from resnet_flax.data.arrays import ArraySource, fits
 from resnet_flax.data.decoding import decode_grey, decode_rgb
-from resnet_flax.data.prepare import disk_trouble
 from resnet_flax.data.source import Sample, Source, SourceOptions
-from resnet_flax.data.splits import SPLITS, choose, split_of
+from resnet_flax.data.splits import choose, named_splits
+from resnet_flax.data.writing import disk_trouble
 from resnet_flax.errors import UserError
 
 with needs_extra("train", "reading or writing TFDS data sets"):
@@ -187,14 +187,7 @@ class TfdsSource(Source):
     def _stored(self, builder: Any) -> dict[str, str]:
         """{split: its name in TFDS}."""
         names = list(builder.info.splits)
-        found = {split: [name for name in names if split_of(name) == split] for split in SPLITS}
-        exact = {"train": "train", "val": "validation", "test": "test"}
-        chosen = {}
-        for split, candidates in found.items():
-            if exact[split] in candidates or len(candidates) == 1:
-                chosen[split] = exact[split] if exact[split] in candidates else candidates[0]
-            elif candidates:
-                raise UserError(f"{self.spec} has several splits that may be {split!r}: {', '.join(candidates)}")
+        chosen = named_splits(self.spec, names)
         if "train" not in chosen:
             raise UserError(f"{self.spec} has no split train; it has {', '.join(names)}")
         return chosen

@@ -293,8 +293,8 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
     data_dir = data.data_dir and data.data_dir.expanduser().absolute()
     if model.weights and Path(model.weights).exists():
         model = replace(model, weights=str(Path(model.weights).absolute()))
-    classes = data.source.classes and data.source.classes.expanduser().absolute()
-    source = replace(data.source, classes=classes)
+    files = {name: getattr(data.source, name) for name in ("classes", "labels")}
+    source = replace(data.source, **{name: path and path.expanduser().absolute() for name, path in files.items()})
     data = replace(data, data=absolute(data.data), data_dir=data_dir, source=source)
     loss = config.loss
     if loss.class_weights not in (None, BALANCED):
