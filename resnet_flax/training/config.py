@@ -178,6 +178,9 @@ class RunConfig:
     """Processes that read and transform images; 0 uses threads."""
     log_every: PositiveInt = 50
     """Steps between rows of metrics.jsonl."""
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Also send these rows to trackio, wandb or mlflow, each of the extra of its name, or to a tracker that a package
+    registers as resnet_flax.trackers; may be repeated. TensorBoard's files are always written."""
     checkpoint_every: Annotated[int | None, Range(ge=1)] = None
     """Steps between checkpoints; one epoch by default."""
     keep: PositiveInt = 2

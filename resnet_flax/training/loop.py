@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +19,8 @@ from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.models import ResNet
+from resnet_flax.trackers.base import Open, tracked_run
+from resnet_flax.trackers.registry import Trackers, find_trackers
 from resnet_flax.training.agreement import agree
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
@@ -51,6 +54,7 @@ class Run:
         checkpoints: of the workdir.
         progress: of the steps already taken.
         start: the number of these.
+        openers: of the trackers.
         saved: the configuration that the run had until now, which differs at most in the number of epochs.
     """
 
@@ -65,6 +69,7 @@ class Run:
         checkpoints: Checkpoints,
         progress: Progress,
         start: int,
+        openers: Mapping[str, Open],
         saved: TrainConfig | None = None,
     ):
         self.setup, self.source, self.test = setup, source, test
@@ -72,8 +77,11 @@ class Run:
         self.workdir, self.checkpoints, self.progress, self.start = workdir, checkpoints, progress, start
         self.first = jax.process_index() == 0
         self.saved = saved or setup.config
-        self.journal = Journal(workdir, start) if self.first else None
         self.display = Display(console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
+        self.journal = None
+        if self.first:
+            tracked = tracked_run(setup.config, workdir.path, start)
+            self.journal = Journal(workdir, start, Trackers(openers, tracked, self.display.say))
         self.best = BestWeights(setup, source, workdir, progress)
         self.backlog = Backlog()
         self.stepped = False
@@ -83,7 +91,7 @@ class Run:
 
     def execute(self, state: TrainState) -> int:
         """Trains to the end or until stopped; returns the exit status."""
-        setup = self.setup
+        setup, finished = self.setup, False
         try:
             self.display.say(self._headline())
             if self.config.resume and not self.start:
@@ -91,6 +99,9 @@ class Run:
             for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
                 if note:
                     self.display.say(note)
+            for name, where in self.journal.trackers.where.items() if self.journal else ():
+                if name in self.config.track:
+                    self.display.say(f"tracked by {name}: {where}")
             self.best.replace_damaged(state, self.start)
             if self.first and self.saved.schedule.epochs != setup.config.schedule.epochs:
                 self.workdir.change_epochs(setup.config.schedule.epochs)
@@ -99,6 +110,7 @@ class Run:
                 if int(state["step"]) < setup.total_steps and not self._has_waited():
                     return self._interrupted(state, interruption)
             self._finish(state)
+            finished = True
         except (OSError, ParityError) as error:  # a ParityError is about the file of the best weights, and names it
             if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -109,7 +121,7 @@ class Run:
         finally:
             self.display.stop()
             if self.journal:
-                self.journal.close()
+                self.journal.close(finished=finished)
         return 0
 
     def _headline(self) -> str:
@@ -373,6 +385,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
+    openers = find_trackers(config.run.track) if jax.process_index() == 0 else {}
     data = config.data
     # Many hosts would all prepare a data set at once, in the same place.
     open_split = partial(
@@ -387,7 +400,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
     if hosts:
         agree(hosts, setup, source, test)
         hosts.way_on = f"resume with {resume_command(config, workdir)}"
-    return _train_in(workdir, saved, setup, source, test, console)
+    return _train_in(workdir, saved, setup, source, test, console, openers)
 
 
 def resume_command(config: TrainConfig, workdir: Workdir) -> str:
@@ -396,7 +409,13 @@ def resume_command(config: TrainConfig, workdir: Workdir) -> str:
 
 
 def _train_in(
-    workdir: Workdir, saved: TrainConfig | None, setup: Setup, source: Source, test: Source, console: Console
+    workdir: Workdir,
+    saved: TrainConfig | None,
+    setup: Setup,
+    source: Source,
+    test: Source,
+    console: Console,
+    openers: Mapping[str, Open],
 ) -> int:
     config, first = setup.config, jax.process_index() == 0
     claims = first and not config.run.resume
@@ -423,6 +442,7 @@ def _train_in(
                     checkpoints=checkpoints,
                     progress=progress,
                     start=int(state["step"]),
+                    openers=openers,
                     saved=saved,
                 )
                 return run.execute(state)

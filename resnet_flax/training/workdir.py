@@ -46,7 +46,7 @@ class Workdir:
         metrics: one JSON object per line.
         curves, confusion: plots.
         evaluation: the result of `--evaluate`.
-        tensorboard, profile: directories for TensorBoard and xprof.
+        profile: a directory for xprof.
         lock: held by the process that trains here.
     """
 
@@ -58,7 +58,6 @@ class Workdir:
         self.curves = self.path / "curves.png"
         self.confusion = self.path / "confusion.png"
         self.evaluation = self.path / "evaluation.json"
-        self.tensorboard = self.path / "tensorboard"
         self.profile = self.path / "profile"
         self.lock = self.path / ".lock"
         self._is_new = False
