@@ -98,6 +98,9 @@ def main(config: TrainConfig, console: Console) -> int:
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
         say("weights", f"{weights} (their values do not matter here)")
+    taught = list(setup.teacher.arrays.values()) if setup.teacher else []
+    if taught:
+        say("teacher", f"{config.loss.teacher}: {sum(x.size for x in taught):,} parameters and statistics")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
     say(
         "steps",
@@ -132,6 +135,7 @@ def main(config: TrainConfig, console: Console) -> int:
         for line in shares_in_words(predicted):
             say("", line)
     elif memory is not None:
+        state_bytes += sum(x.nbytes for x in taught)
         say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
     say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")
     return 0

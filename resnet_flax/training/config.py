@@ -97,6 +97,15 @@ class LossConfig:
     """Alpha of cutmix (arXiv:1905.04899); 0 turns it off. With mixup too, each batch uses one of the two at random."""
     random_erasing: Fraction = 0.0
     """Probability of erasing a rectangle of an image (arXiv:1708.04896)."""
+    teacher: str | None = None
+    """Also learn the outputs of a trained network (arXiv:1503.02531): a file, hf-hub:OWNER/REPOSITORY, or with
+    --teacher-model torchvision's name. It sees the same images and must know the same classes."""
+    teacher_model: str | None = None
+    """The architecture of a teacher that is given by torchvision's name."""
+    teacher_temperature: Annotated[float, Range(gt=0)] = 4.0
+    """Divides both networks' logits in the loss against the teacher, which is multiplied by its square."""
+    teacher_weight: Fraction = 0.5
+    """The part of the loss against the teacher; that of the labels has the rest."""
 
 
 @option_group

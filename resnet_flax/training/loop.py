@@ -397,6 +397,9 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
         workdir.check_same_data(source)
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
+    if setup.teacher is not None:  # before anything is written
+        for note in setup.teacher.warnings(source.class_names):
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if hosts:
         agree(hosts, setup, source, test)
         hosts.way_on = f"resume with {resume_command(config, workdir)}"

@@ -24,6 +24,7 @@ from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet, get_architecture
 from resnet_flax.training.class_weights import class_weights
 from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.distillation import TaughtStep, Teacher, load_teacher
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
@@ -54,6 +55,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
     if config.loss.bce_threshold is not None and config.loss.loss != "binary_cross_entropy":
         raise UserError("--bce-threshold needs --loss binary_cross_entropy")
+    if config.loss.teacher_model is not None and config.loss.teacher is None:
+        raise UserError("--teacher-model needs --teacher, which names its weights")
     if config.run.target is not None and not config.run.dry_run:
         raise UserError("--target, which compiles for GPUs that are not here, needs --dry-run")
     if config.model.train_frozen_statistics and not config.model.freeze:
@@ -76,6 +79,7 @@ def _check_cacheable(config: TrainConfig) -> None:
             "turn them off (padding 0, flip 0) or use a recipe without them, such as finetune",
         ),
         ("mixup, cutmix or random erasing", loss.mixup or loss.cutmix or loss.random_erasing, "turn them off"),
+        ("--teacher, which needs the images", loss.teacher is not None, "remove it"),
         ("--stochastic-depth", model.stochastic_depth, "remove it"),
         ("--train-frozen-statistics", model.train_frozen_statistics, "remove it"),
         ("--skip-corrupt", run.skip_corrupt, "repair or remove damaged images"),
@@ -205,9 +209,14 @@ class Setup:
         return model(inputs)
 
     @cached_property
-    def train_step(self) -> Wrapped:
-        config = self.config.optimizer
-        return make_train_step(
+    def teacher(self) -> Teacher | None:
+        """Raises UserError if it does not fit the data."""
+        return load_teacher(self.config, self.facts.num_classes, self.facts.channels)
+
+    @cached_property
+    def train_step(self) -> Wrapped | TaughtStep:
+        config, teacher = self.config.optimizer, self.teacher
+        step = make_train_step(
             self.network,
             self.optimizer,
             self.schedule,
@@ -220,7 +229,9 @@ class Setup:
             ema_every=config.ema_every,
             ema_start=self.config.schedule.warmup_epochs * self.steps_per_epoch,
             skip_nonfinite=self.config.run.on_nan == "skip",
+            teacher=teacher,
         )
+        return step if teacher is None else TaughtStep(step, teacher.arrays, self.replicated)
 
     @cached_property
     def evaluate(self) -> Callable:

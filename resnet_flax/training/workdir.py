@@ -296,6 +296,8 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
     source = replace(data.source, classes=classes)
     data = replace(data, data=absolute(data.data), data_dir=data_dir, source=source)
     loss = config.loss
+    if loss.teacher and Path(loss.teacher).exists():
+        loss = replace(loss, teacher=str(Path(loss.teacher).absolute()))
     if loss.class_weights not in (None, BALANCED):
         loss = replace(loss, class_weights=str(Path(loss.class_weights).expanduser().absolute()))
     return replace(config, data=data, model=model, loss=loss, run=replace(run, workdir=workdir.path)), workdir
