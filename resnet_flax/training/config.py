@@ -69,6 +69,9 @@ class DataConfig:
     image_size: Pixels | None = None
     """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
     then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
+    progressive_sizes: tuple[Pixels, ...] = ()
+    """The sides of the training images one after the other, each for an equal share of the epochs, such as 128 160 192;
+    the last one is the final. Evaluation keeps its size."""
     mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
     """Per-channel mean, subtracted from images in [0, 1]; one value is used for all channels."""
     std: Annotated[tuple[float, ...], Range(gt=0)] = IMAGENET_STD

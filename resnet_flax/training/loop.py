@@ -25,22 +25,21 @@ from resnet_flax.training.agreement import agree
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
-from resnet_flax.training.devices import describe, memory_in_use, open_devices
+from resnet_flax.training.devices import memory_in_use, open_devices
 from resnet_flax.training.display import Display, counted, duration, invocation
 from resnet_flax.training.feature_cache import cache_features
 from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
+from resnet_flax.training.opening import headline, notes
 from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.progress import Progress
-from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
 
 PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
-SPREAD = ("cosine", "poly")  # schedules that depend on the number of epochs
 PLOT_SECONDS = 60.0  # the least time between two plots during the run
 
 
@@ -93,12 +92,9 @@ class Run:
         """Trains to the end or until stopped; returns the exit status."""
         setup, finished = self.setup, False
         try:
-            self.display.say(self._headline())
-            if self.config.resume and not self.start:
-                self.display.say("no checkpoint yet: starting from the first step")
-            for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
-                if note:
-                    self.display.say(note)
+            self.display.say(headline(setup, self.source, self.test, self.start))
+            for note in notes(setup, self.workdir, self.saved, self.start):
+                self.display.say(note)
             for name, where in self.journal.trackers.where.items() if self.journal else ():
                 if name in self.config.track:
                     self.display.say(f"tracked by {name}: {where}")
@@ -124,59 +120,19 @@ class Run:
                 self.journal.close(finished=finished)
         return 0
 
-    def _headline(self) -> str:
-        setup, facts = self.setup, self.setup.facts
-        resumed = f", resumed after step {self.start:,}" if self.start else ""
-        steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
-        data = f"{facts.images:,} training and {len(self.test):,} {self.test.split} images, {facts.num_classes} classes"
-        notes = "".join(f"\nnote: {note}" for note in _notes(self.source, self.test))
-        return (
-            f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
-            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
-            f"train is {self.source.origin}; {self.test.split}, by which the best weights are chosen, is "
-            f"{self.test.origin}{notes}"
-        )
-
-    def _epochs_note(self) -> str:
-        """What another number of epochs means for the learning rate.
-
-        Raises:
-            UserError: if the run has already trained for more.
-        """
-        schedule, before = self.setup.config.schedule, self.saved.schedule.epochs
-        if schedule.epochs == before:
-            return ""
-        if self.setup.total_steps < self.start:
-            done = f"{self.start / self.setup.steps_per_epoch:.4g}"
-            raise UserError(f"--epochs {schedule.epochs} is less than the {done} that {self.workdir} has; pass more")
-        rate = (
-            f"from step {self.start + 1:,} on, the {schedule.schedule} schedule is that of a run of {schedule.epochs}"
-            if schedule.schedule in SPREAD
-            else f"the {schedule.schedule} schedule continues as it was"
-        )
-        return f"epochs: {before} before, {schedule.epochs} now; {rate}"
-
-    def _devices_note(self) -> str:
-        before, now = self.workdir.devices, self.setup.mesh.size
-        if not self.config.resume or before in (None, now):
-            return ""
-        return (
-            f"devices: {before} at the start of the run, {now} now; the batch is the same, and results differ a little "
-            "(docs/training.md, What is deterministic)"
-        )
-
     def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
         setup, per_epoch, start = self.setup, self.setup.steps_per_epoch, self.start
         every = self.config.checkpoint_every or per_epoch
-        batches = setup.training_batches(self.source, start)
+        batches, compiled = setup.training_batches(self.source, start), set()
         for step in range(start + 1, setup.total_steps + 1):
             if self._has_waited():
                 break
             batch = next(batches)
             self._profile(step - start)
             try:
-                if step == start + 1:
-                    state, metrics = self._first_step(state, batch)
+                if (shape := batch["image"].shape) not in compiled:
+                    state, metrics = self._first_step(state, batch, step)
+                    compiled.add(shape)
                 else:
                     state, metrics = setup.train_step(state, batch)
                 self.backlog.push(step, metrics)
@@ -200,7 +156,8 @@ class Run:
                 break
         return state
 
-    def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def _first_step(self, state: TrainState, batch, step: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The first step on images of this size."""
         self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
         began = time.monotonic()
         try:
@@ -209,7 +166,7 @@ class Run:
             raise UserError(f"cannot train on images of shape {batch['image'].shape}: {error}") from error
         self.stepped = True
         self.display.say(f"compiled in {duration(time.monotonic() - began)}")
-        self.display.start()
+        self.display.start(step)
         return state, metrics
 
     def _profile(self, step: int) -> None:
@@ -361,10 +318,6 @@ class Run:
                 f"  metrics     {self.workdir.metrics}\n"
                 f"  curves      {self.workdir.curves}"
             )
-
-
-def _notes(source: Source, test: Source) -> list[str]:
-    return list(dict.fromkeys((*source.notes(), *test.notes())))
 
 
 def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, loaded: ResNet | None = None) -> int:

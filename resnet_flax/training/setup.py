@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -28,6 +29,7 @@ from resnet_flax.training.distillation import TaughtStep, Teacher, load_teacher
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
+from resnet_flax.training.progressive import stages
 from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
 from resnet_flax.training.step import Prepare, make_train_step
@@ -66,6 +68,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if (size := data.image_size) is not None:
         train, test = data.train_transform.resized(size), data.eval_transform.resized(size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
+    if sizes := data.progressive_sizes:
+        if len(sizes) > schedule.epochs:
+            raise UserError(
+                f"--progressive-sizes has {len(sizes)} sizes for {schedule.epochs} epochs; each needs at least one"
+            )
+        if config.data.image_size not in (None, sizes[-1]):
+            raise UserError(
+                f"--image-size {config.data.image_size} is not the last of --progressive-sizes, {sizes[-1]}; make them "
+                "the same"
+            )
+        data = replace(data, train_transform=data.train_transform.resized(sizes[-1]))
     return replace(config, data=data)
 
 
@@ -80,6 +93,7 @@ def _check_cacheable(config: TrainConfig) -> None:
         ),
         ("mixup, cutmix or random erasing", loss.mixup or loss.cutmix or loss.random_erasing, "turn them off"),
         ("--teacher, which needs the images", loss.teacher is not None, "remove it"),
+        ("--progressive-sizes", config.data.progressive_sizes, "remove it"),
         ("--stochastic-depth", model.stochastic_depth, "remove it"),
         ("--train-frozen-statistics", model.train_frozen_statistics, "remove it"),
         ("--skip-corrupt", run.skip_corrupt, "repair or remove damaged images"),
@@ -277,13 +291,21 @@ class Setup:
 
     def training_batches(self, source: Source, start_step: int) -> Iterator[dict[str, jax.Array]]:
         """An infinite stream of {"image", "label"} on the devices, starting at `start_step`."""
-        config = self.config
+        config, per_epoch = self.config, self.steps_per_epoch
+        plan = stages(config.data.progressive_sizes, config.schedule.epochs, start_step // per_epoch)
+        for size, end in list(plan)[:-1]:
+            transform = config.data.train_transform.resized(size)
+            yield from islice(self._stream(source, transform, start_step), end * per_epoch - start_step)
+            start_step = end * per_epoch
+        yield from self._stream(source, self.train_transform, start_step)
+
+    def _stream(self, source: Source, transform: ImageFunction, start_step: int) -> Iterator[dict[str, jax.Array]]:
         batches = training_batches(
             source,
-            self.train_transform,
-            seed=config.seed,
+            transform,
+            seed=self.config.seed,
             start_step=start_step,
-            repeats=config.data.repeats,
+            repeats=self.config.data.repeats,
             **self._share,
         )
         without_index = ({name: batch[name] for name in ("image", "label")} for batch in batches)
