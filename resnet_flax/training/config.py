@@ -116,20 +116,34 @@ class LossConfig:
 class OptimizerConfig:
     """The optimiser."""
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "lamb", "lars"] = "momentum"
+    optimizer: Literal[
+        "sgd",
+        "momentum",
+        "nesterov",
+        "adam",
+        "adamw",
+        "lion",
+        "muon",
+        "adan",
+        "schedule_free_sgd",
+        "schedule_free_adamw",
+        "lamb",
+        "lars",
+    ] = "momentum"
     """The rule of the updates; momentum is PyTorch's SGD with momentum."""
     learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Of momentum, nesterov, lars and muon, whose users take 0.95."""
+    """Of momentum, nesterov, lars, muon, whose users take 0.95, and the share of the average in schedule_free_sgd."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
-    """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
+    """Of Adam, AdamW, LAMB, schedule_free_adamw, Lion (whose paper has 0.9 0.99), and in Muon of what is no
+    convolution."""
     epsilon: NonNegative = 1e-8
-    """Of Adam, AdamW and LAMB, and in Muon of what is no convolution."""
+    """Of Adam, AdamW, LAMB, Adan, schedule_free_adamw, and in Muon of what is no convolution."""
     trust_coefficient: NonNegative = 0.001
     """Of LARS."""
     weight_decay: Annotated[NonNegative, tyro.conf.arg(aliases=("--wd",))] = 0.0
-    """Added to the gradient, or for AdamW, LAMB, Lion and Muon to the update (decoupled)."""
+    """Added to the gradient, or for AdamW, LAMB, Lion, Muon, Adan and schedule_free_adamw to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
     """Kinds of parameters without weight decay."""
     learning_rate_multipliers: Annotated[tuple[tuple[str, float], ...], Range(ge=0)] = ()
