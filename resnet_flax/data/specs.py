@@ -44,6 +44,12 @@ KINDS = {
     "folder": Kind(
         "resnet_flax.data.folder:FolderSource", "folder:DIR", "one folder of images per class", is_path=True
     ),
+    "whole": Kind(
+        "resnet_flax.data.folder:WholeFolder",
+        "whole:DIR",
+        "one folder of images per class, all of them to evaluate on, such as ImageNet-V2, -A, -R and -Sketch",
+        is_path=True,
+    ),
     "tfds": Kind(
         "resnet_flax.data.tfds:TfdsSource",
         "tfds:NAME[/CONFIG][:VERSION]",
@@ -103,9 +109,12 @@ def open_source(
     if kind is None or bool(rest) != (":" in kind.form) or (colon and not rest):
         raise UserError(f"unknown data spec {spec!r}; expected {FORMS}{_hint(spec)}")
     options = options or SourceOptions()
-    for option, value, only in (("--classes", options.classes, "folder"), ("--label", options.label, "tfds")):
-        if value is not None and scheme != only:
-            raise UserError(f"{option} is for {KINDS[only].form}; {spec} has its own")
+    for option, value, only in (
+        ("--classes", options.classes, ["folder", "whole"]),
+        ("--label", options.label, ["tfds"]),
+    ):
+        if value is not None and scheme not in only:
+            raise UserError(f"{option} is for {' and '.join(KINDS[name].form for name in only)}; {spec} has its own")
     module, _, name = kind.opener.partition(":")
     known = {"options": options, "data_dir": Path(data_dir).expanduser() if data_dir else None}
     known["may_prepare"] = may_prepare

@@ -66,6 +66,9 @@ class DataConfig:
         default_factory=TrainingTransform
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
+    tta: Literal["none", "flip", "five_crop", "ten_crop"] = "none"
+    """Evaluate several views of each image and average their probabilities: its mirror image, or crops of
+    --eval-transform.crop-size at the corners and the centre, with their mirror images in ten_crop."""
     image_size: Pixels | None = None
     """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
     then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
@@ -223,6 +226,11 @@ class RunConfig:
     """Evaluate --weights on --split instead of training."""
     split: str = "val"
     """The split that --evaluate uses: train, val, or test; without a val it is the test split."""
+    real_labels: Path | None = None
+    """With --evaluate on ImageNet's validation set: ImageNet-ReaL's real.json, for the accuracy by its labels."""
+    synsets: Path | None = None
+    """With --evaluate on folders named by wnid: a file with the wnids of the network's classes in their order; timm's
+    for ImageNet by default."""
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None

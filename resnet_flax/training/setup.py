@@ -33,6 +33,7 @@ from resnet_flax.training.progressive import stages
 from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
 from resnet_flax.training.step import Prepare, make_train_step
+from resnet_flax.training.views import Crops, averaged
 from resnet_flax.weights.load import create_model
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise UserError("--bce-threshold needs --loss binary_cross_entropy")
     if config.loss.teacher_model is not None and config.loss.teacher is None:
         raise UserError("--teacher-model needs --teacher, which names its weights")
+    for option, value in (("--real-labels", config.run.real_labels), ("--synsets", config.run.synsets)):
+        if value is not None and not config.run.evaluate:
+            raise UserError(f"{option} needs --evaluate")
     if config.run.target is not None and not config.run.dry_run:
         raise UserError("--target, which compiles for GPUs that are not here, needs --dry-run")
     if config.model.train_frozen_statistics and not config.model.freeze:
@@ -93,6 +97,7 @@ def _check_cacheable(config: TrainConfig) -> None:
         ),
         ("mixup, cutmix or random erasing", loss.mixup or loss.cutmix or loss.random_erasing, "turn them off"),
         ("--teacher, which needs the images", loss.teacher is not None, "remove it"),
+        ("--tta", config.data.tta != "none", "remove it"),
         ("--progressive-sizes", config.data.progressive_sizes, "remove it"),
         ("--stochastic-depth", model.stochastic_depth, "remove it"),
         ("--train-frozen-statistics", model.train_frozen_statistics, "remove it"),
@@ -208,7 +213,8 @@ class Setup:
 
     @property
     def eval_transform(self) -> ImageFunction:
-        return self.config.data.eval_transform
+        data = self.config.data
+        return Crops(data.eval_transform) if data.tta.endswith("crop") else data.eval_transform
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images -> the model's input."""
@@ -252,7 +258,8 @@ class Setup:
         def forward(model: ResNet, images: jax.Array) -> jax.Array:
             return self.logits(model, self.normalize(images))
 
-        return make_evaluate(self.network, self.facts.num_classes, forward, mesh=self.mesh)
+        views = averaged(forward, self.config.data.tta)
+        return make_evaluate(self.network, self.facts.num_classes, views, mesh=self.mesh)
 
     def initial_arrays(self) -> Arrays:
         """The initial parameters and statistics."""
