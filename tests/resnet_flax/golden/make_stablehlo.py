@@ -24,14 +24,14 @@ SEED, SIZE = 20, (18, 15)
 
 def images(count: int) -> np.ndarray:
     """float32 (count, 18, 15, 3), the same in every version of NumPy: it promises that of this generator."""
-    return np.random.RandomState(SEED).standard_normal((count, *SIZE, 3)).astype(np.float32)  # noqa: NPY002
+    return np.random.RandomState(SEED).standard_normal((count, *SIZE, 3)).astype(np.float32)
 
 
 def network() -> ResNet:
     """Two stages of the usual parts, with random scales, biases and statistics."""
     model = ResNet(BasicBlock, (1, 1), channels=(6, 10), num_classes=5, rngs=nnx.Rngs(SEED))
     model.eval()
-    random = np.random.RandomState(SEED + 1)  # noqa: NPY002
+    random = np.random.RandomState(SEED + 1)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         if path[-1] in ("scale", "var"):
             variable.set_value(jnp.asarray(random.uniform(0.5, 1.5, variable.shape), jnp.float32))
