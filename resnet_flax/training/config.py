@@ -107,7 +107,7 @@ class LossConfig:
     """Also learn the outputs of a trained network (arXiv:1503.02531): a file, hf-hub:OWNER/REPOSITORY, or with
     --teacher-model torchvision's name. It sees the same images and must know the same classes."""
     teacher_model: str | None = None
-    """The architecture of a teacher that is given by torchvision's name."""
+    """The teacher's architecture; needed where it is given by torchvision's name."""
     teacher_temperature: Annotated[float, Range(gt=0)] = 4.0
     """Divides both networks' logits in the loss against the teacher, which is multiplied by its square."""
     teacher_weight: Fraction = 0.5

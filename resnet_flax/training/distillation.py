@@ -17,6 +17,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.sharding import abstract
 from resnet_flax.training.state import Arrays, Network
+from resnet_flax.weights.hub import hub_name
 from resnet_flax.weights.load import load_pretrained
 
 Lesson = Callable[[jax.Array, jax.Array], jax.Array]
@@ -106,9 +107,11 @@ def load_teacher(config: TrainConfig, num_classes: int, channels: int) -> Teache
     loss, data = config.loss, config.data
     if loss.teacher is None:
         return None
-    by_name = not Path(loss.teacher).expanduser().exists()
+    is_file = Path(loss.teacher).expanduser().exists()
+    if loss.teacher_model is None and not is_file and hub_name(loss.teacher) is None:
+        raise UserError(f"there is no file {loss.teacher}; a teacher by torchvision's name needs --teacher-model, too")
     options = {"dtype": jnp.bfloat16} if config.model.dtype == "bfloat16" else {}
-    loaded = load_pretrained(loss.teacher_model if by_name else None, loss.teacher, **options)
+    loaded = load_pretrained(loss.teacher_model, loss.teacher, **options)
     for what, theirs, ours in (
         ("classes", loaded.model.num_classes, num_classes),
         ("input channels", loaded.model.in_channels, channels),

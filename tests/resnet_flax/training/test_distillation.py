@@ -175,6 +175,14 @@ def test_other_names_and_no_preprocessing_are_notes(weights):
     assert note == "teacher: no preprocessing came with teacher.safetensors; it gets this run's images"
 
 
+def test_a_teacher_by_name_needs_its_architecture(weights):
+    config = configured("digits", {"teacher": "DEFAULT"})
+    with pytest.raises(
+        UserError, match=r"^there is no file DEFAULT; a teacher by torchvision's name needs --teacher-mod"
+    ):
+        load_teacher(config, 64, 1)
+
+
 def test_settings_that_contradict_it(weights):
     with pytest.raises(UserError, match=r"^--teacher-model needs --teacher"):
         run("digits", *OPTIONS, "--teacher-model", "resnet18")
