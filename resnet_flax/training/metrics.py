@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
@@ -122,16 +122,12 @@ class Journal:
     """
 
     def __init__(self, workdir: Workdir, step: int, trackers: Trackers):
-        rows, damaged = _parse(workdir)
-        if damaged:
-            aside = workdir.metrics.with_suffix(".jsonl.damaged")
-            with aside.open("ab") as file:
-                file.writelines(line + b"\n" for line in damaged)
-            what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
-            logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
-        write_text(workdir.metrics, "".join(to_json(row) + "\n" for row in rows if row["step"] <= step))
-        self._file = workdir.metrics.open("a", encoding="utf-8")
         self.trackers = trackers
+        try:
+            self._file = _continued(workdir, step)
+        except BaseException:
+            trackers.close(finished=False)
+            raise
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One row of `kind` ("train", "evaluation"), null for NaN and infinity.
@@ -157,3 +153,16 @@ class Journal:
         with contextlib.suppress(OSError):
             self._file.close()
         self.trackers.close(finished=finished)
+
+
+def _continued(workdir: Workdir, step: int) -> TextIO:
+    """metrics.jsonl without the rows after `step` and the damaged lines, open for more."""
+    rows, damaged = _parse(workdir)
+    if damaged:
+        aside = workdir.metrics.with_suffix(".jsonl.damaged")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in damaged)
+        what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
+        logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
+    write_text(workdir.metrics, "".join(to_json(row) + "\n" for row in rows if row["step"] <= step))
+    return workdir.metrics.open("a", encoding="utf-8")
