@@ -351,6 +351,9 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
     if setup.teacher is not None:  # before anything is written
+        loss = config.loss
+        part = f"{loss.teacher_weight:g} of the loss, at temperature {loss.teacher_temperature:g}"
+        console.print(f"teacher: {loss.teacher}, {part}", highlight=False, soft_wrap=True)
         for note in setup.teacher.warnings(source.class_names):
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if hosts:

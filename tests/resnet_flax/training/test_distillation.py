@@ -141,12 +141,13 @@ def weights(tmp_path, monkeypatch):
     return write
 
 
-def test_a_resumed_run_is_taught_as_one_left_alone(weights):
+def test_a_resumed_run_is_taught_as_one_left_alone(weights, capsys):
     name = weights()
     options = [*OPTIONS, "--schedule", "constant", "--mixup", "0.2", "--teacher", name]
     assert run("digits", *options, "--epochs", "2", "--workdir", "whole") == 0
     assert run("digits", *options, "--epochs", "1", "--workdir", "parts") == 0
     assert run("--resume", "--workdir", "parts", "--epochs", "2") == 0
+    assert "teacher.safetensors, 0.5 of the loss, at temperature 4\n" in capsys.readouterr().out
     assert_same_state(final_state(Path("parts")), final_state(Path("whole")))
 
 
