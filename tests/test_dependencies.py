@@ -28,11 +28,12 @@ from tests.base_only import ABSENT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+TRACKERS = ("trackio", "wandb", "mlflow")
 # Folder: the extras that its modules may import from, beside the base.
 FOLDERS = {
     "parity": ("torch", "train", "onnx", "test"),  # test for its pytest plugin
-    "resnet_flax": ("torch", "train", "onnx", "hf"),
-    "tests": ("test", "onnx"),
+    "resnet_flax": ("torch", "train", "onnx", "hf", *TRACKERS),
+    "tests": ("test", "onnx", *TRACKERS),
     "benchmarks": ("test",),
     "docs/examples": ("test", "onnx"),
 }

@@ -19,6 +19,7 @@ from resnet_flax.models import ARCHITECTURES, get_architecture
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.display import counted, duration
+from resnet_flax.training.progressive import described
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import DataFacts, Setup, facts_of, resolve
 from resnet_flax.training.sharding import abstract
@@ -98,7 +99,12 @@ def main(config: TrainConfig, console: Console) -> int:
     say("model", f"{config.model.name}: {trained + frozen:,} parameters{frozen_note}")
     if weights is not None:
         say("weights", f"{weights} (their values do not matter here)")
+    taught = list(setup.teacher.arrays.values()) if setup.teacher else []
+    if taught:
+        say("teacher", f"{config.loss.teacher}: {sum(x.size for x in taught):,} parameters and statistics")
     say("images", f"{shape[0]}x{shape[1]}x{shape[2]}, {config.model.dtype} computation")
+    if sizes := config.data.progressive_sizes:
+        say("", f"{described(sizes, config.schedule.epochs)}; below, the last")
     say(
         "steps",
         f"{setup.total_steps:,} ({counted(config.schedule.epochs, 'epoch')} of {setup.steps_per_epoch:,}, batch "
@@ -132,6 +138,7 @@ def main(config: TrainConfig, console: Console) -> int:
         for line in shares_in_words(predicted):
             say("", line)
     elif memory is not None:
+        state_bytes += sum(x.nbytes for x in taught)
         say("memory", f"{(state_bytes + memory.temp_size_in_bytes) / 1e9:,.2f} GB on each device")
     say("compiled", f"one step in {duration(time.monotonic() - began)}; nothing was trained")
     return 0

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from parity.conversion.files import write_text
 from resnet_flax.data import Source, open_source
+from resnet_flax.data.folder import FolderSource
 from resnet_flax.data.preprocessing import Preprocessing
+from resnet_flax.data.real_labels import CLASSES, read_real_labels, real_accuracy, validation_numbers
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
@@ -26,7 +28,9 @@ from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.plots import plot_confusion
 from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
+from resnet_flax.training.views import VIEWS
 from resnet_flax.training.workdir import Workdir
+from resnet_flax.weights.class_columns import columns_of, restricted
 from resnet_flax.weights.load import load_pretrained
 from resnet_flax.weights.pretrained import Pretrained
 
@@ -60,14 +64,23 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
         in_channels=test.channels,
         **model_options(config, mesh),
     )
+    columns = columns_of(test.class_names, loaded.class_names, loaded.model.num_classes, config.run.synsets)
+    if columns is not None:
+        console.print(
+            f"classes: the {test.num_classes:,} of {config.data.data} are outputs of {config.model.weights} by "
+            f"{columns.how}; only these of its {loaded.model.num_classes:,} count",
+            highlight=False,
+            soft_wrap=True,
+        )
+        loaded = replace(loaded, model=restricted(loaded.model, columns.indices), class_names=test.class_names)
     if loaded.model.num_classes != test.num_classes:
         raise UserError(
             f"{config.model.weights} has {loaded.model.num_classes} classes and {config.data.data} has "
             f"{test.num_classes}; evaluate on the data it was trained on, or train a new head"
         )
-    test_options = config.data.source
     for note in (*loaded.notes, *(_other_classes(config, loaded, test) if is_file else ())):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    test_options = config.data.source
     config = replace(
         config,
         data=_preprocessing(config, given, loaded),
@@ -76,6 +89,7 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
 
     if config.data.source != test_options:
         test = _open(config, config.data.source)
+    real = _real_labels(config, test)
     setup = Setup(config, mesh, facts_of(test), loaded.model)
     data = config.data
     for note in test.notes():
@@ -83,7 +97,8 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
     console.print(
         f"{loaded.architecture} from {loaded.source} on {data.data} {test.split} ({len(test):,} images), "
         f"{describe(mesh)}\n{test.split} is {test.origin}\n"
-        f"images: {Preprocessing(data.eval_transform, data.mean, data.std)}",
+        f"images: {Preprocessing(data.eval_transform, data.mean, data.std)}"
+        + (f"\nviews: {VIEWS[data.tta]}; their probabilities are averaged" if data.tta != "none" else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -94,7 +109,12 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()
         _print(result, test, console)
-        write_text(workdir.evaluation, to_json(_as_json(result, test), indent=2) + "\n")
+        content = _as_json(result, test)
+        if real is not None and result.predicted is not None:
+            found = real_accuracy(result.predicted[: len(test)], *real)
+            console.print(str(found), highlight=False, soft_wrap=True)
+            content["real"] = found._asdict()
+        write_text(workdir.evaluation, to_json(content, indent=2) + "\n")
         is_drawn, note = drawn(
             workdir.confusion, lambda: plot_confusion(result.confusion, test.class_names, workdir.confusion)
         )
@@ -107,6 +127,18 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
 
 def _open(config: TrainConfig, options: SourceOptions) -> Source:
     return open_source(config.data.data, config.run.split, data_dir=config.data.data_dir, options=options)
+
+
+def _real_labels(config: TrainConfig, test: Source) -> tuple[list[int], list[frozenset[int]]] | None:
+    """(the number of each image in ImageNet's validation set, the labels of all); None without `--real-labels`."""
+    if config.run.real_labels is None:
+        return None
+    if not isinstance(test, FolderSource) or test.num_classes != CLASSES or jax.process_count() > 1:
+        raise UserError(
+            "--real-labels needs ImageNet's validation set with its 1,000 classes as folder:DIR or whole:DIR, and one "
+            f"process; {config.data.data} has {test.num_classes:,} classes"
+        )
+    return validation_numbers(test.paths), read_real_labels(config.run.real_labels)
 
 
 def _other_classes(config: TrainConfig, loaded: Pretrained, test: Source) -> Iterator[str]:

@@ -12,6 +12,7 @@ from resnet_flax.data.class_list import read_class_list
 from resnet_flax.data.decoding import CorruptImage, decode_rgb
 from resnet_flax.data.layout import (
     EXTENSIONS,
+    Layout,
     class_folders,
     find_layout,
     images_directly_in,
@@ -20,7 +21,7 @@ from resnet_flax.data.layout import (
     visible_files,
 )
 from resnet_flax.data.source import Sample, Source, SourceOptions
-from resnet_flax.data.splits import choose
+from resnet_flax.data.splits import Choice, canonical, choose
 from resnet_flax.errors import UserError
 
 IMAGE_BYTES = 2**30
@@ -58,23 +59,19 @@ class FolderSource(Source):
     """
 
     channels = 3
+    scheme = "folder"
 
     def __init__(self, directory: str, split: str = "train", *, options: SourceOptions | None = None):
         options = options or SourceOptions()
-        self.spec, self._decoding = f"folder:{directory}", options.decoding
+        self.spec, self._decoding = f"{self.scheme}:{directory}", options.decoding
         given = Path(directory).expanduser()
         if not given.is_dir():
             raise UserError(
-                f"no directory {given}; folder:DIR needs one folder of images per class, directly or in train/ and val/"
+                f"no directory {given}; {self.scheme}:DIR needs one folder of images per class"
+                + (", directly or in train/ and val/" if self.scheme == "folder" else "")
             )
         layout = find_layout(given, classes_are_given=options.classes is not None)
-        choice = choose(
-            split,
-            layout.folders,
-            options.split_by,
-            name=str(layout.root),
-            usable=lambda stored: bool(class_folders(layout.path(stored))),
-        )
+        choice = self._choice(split, layout, options)
         train, notes = unwrapped(layout.path("train"), is_split=True)
         self._notes = [*layout.notes, *notes]
         folders = class_folders(train)
@@ -100,6 +97,16 @@ class FolderSource(Source):
             raise UserError(
                 f"no images for split {split!r} in {chosen}: a class needs at least two to have one held out"
             )
+
+    @staticmethod
+    def _choice(split: str, layout: Layout, options: SourceOptions) -> Choice:
+        return choose(
+            split,
+            layout.folders,
+            options.split_by,
+            name=str(layout.root),
+            usable=lambda stored: bool(class_folders(layout.path(stored))),
+        )
 
     def _list(
         self,
@@ -152,3 +159,22 @@ class FolderSource(Source):
             "image": decode_rgb(self.encoded(index), self.paths[index], self._decoding),
             "label": int(self._labels[index]),
         }
+
+
+class WholeFolder(FolderSource):
+    """`whole:DIR`: DIR holds a folder per class, and all of its images are the test split, whichever is asked for."""
+
+    scheme = "whole"
+
+    @staticmethod
+    def _choice(split: str, layout: Layout, options: SourceOptions) -> Choice:
+        if canonical(split) == "train" or options.split_by is not None:
+            raise UserError(
+                f"whole:{layout.root} is one test split, for --evaluate or --split test; folder:{layout.root} trains"
+            )
+        if set(layout.folders) != {"train"} or layout.folders["train"] != [layout.root]:
+            raise UserError(
+                f"{layout.root} has splits; give the folder of one of them to whole:DIR, or folder:{layout.root} and "
+                "--split"
+            )
+        return Choice("test", "train", "all", 0.0, None, ("test",))

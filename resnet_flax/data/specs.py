@@ -56,6 +56,13 @@ KINDS = {
         is_path=True,
         own=("classes", "labels", "label", "image"),
     ),
+    "whole": Kind(
+        "resnet_flax.data.folder:WholeFolder",
+        "whole:DIR",
+        "one folder of images per class, all of them to evaluate on, such as ImageNet-V2, -A, -R and -Sketch",
+        is_path=True,
+        own=("classes",),
+    ),
     "tfds": Kind(
         "resnet_flax.data.tfds:TfdsSource",
         "tfds:NAME[/CONFIG][:VERSION]",

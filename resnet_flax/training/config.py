@@ -66,9 +66,15 @@ class DataConfig:
         default_factory=TrainingTransform
     )
     eval_transform: EvaluationTransform = field(default_factory=EvaluationTransform)
+    tta: Literal["none", "flip", "five_crop", "ten_crop"] = "none"
+    """Evaluate several views of each image and average their probabilities: its mirror image, or crops of
+    --eval-transform.crop-size at the corners and the centre, with their mirror images in ten_crop."""
     image_size: Pixels | None = None
     """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
     then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
+    progressive_sizes: tuple[Pixels, ...] = ()
+    """The sides of the training images one after the other, each for an equal share of the epochs, such as 128 160 192;
+    the last one is the final. Evaluation keeps its size."""
     mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
     """Per-channel mean, subtracted from images in [0, 1]; one value is used for all channels."""
     std: Annotated[tuple[float, ...], Range(gt=0)] = IMAGENET_STD
@@ -97,6 +103,15 @@ class LossConfig:
     """Alpha of cutmix (arXiv:1905.04899); 0 turns it off. With mixup too, each batch uses one of the two at random."""
     random_erasing: Fraction = 0.0
     """Probability of erasing a rectangle of an image (arXiv:1708.04896)."""
+    teacher: str | None = None
+    """Also learn the outputs of a trained network (arXiv:1503.02531): a file, hf-hub:OWNER/REPOSITORY, or with
+    --teacher-model torchvision's name. It sees the same images and must know the same classes."""
+    teacher_model: str | None = None
+    """The teacher's architecture; needed where it is given by torchvision's name."""
+    teacher_temperature: Annotated[float, Range(gt=0)] = 4.0
+    """Divides both networks' logits in the loss against the teacher, which is multiplied by its square."""
+    teacher_weight: Fraction = 0.5
+    """The part of the loss against the teacher; that of the labels has the rest."""
 
 
 @option_group
@@ -104,20 +119,34 @@ class LossConfig:
 class OptimizerConfig:
     """The optimiser."""
 
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "lamb", "lars"] = "momentum"
+    optimizer: Literal[
+        "sgd",
+        "momentum",
+        "nesterov",
+        "adam",
+        "adamw",
+        "lion",
+        "muon",
+        "adan",
+        "schedule_free_sgd",
+        "schedule_free_adamw",
+        "lamb",
+        "lars",
+    ] = "momentum"
     """The rule of the updates; momentum is PyTorch's SGD with momentum."""
     learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Of momentum, nesterov, lars and muon; 0.95 is usual for muon."""
+    """Of momentum, nesterov, lars and muon, for which 0.95 is usual; in schedule_free_sgd the share of the average."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
-    """Of Adam, AdamW, LAMB, Lion (whose paper has 0.9 0.99), and in Muon of what is no convolution."""
+    """Of Adam, AdamW, LAMB, schedule_free_adamw, Lion (whose paper has 0.9 0.99), and in Muon of what is no
+    convolution."""
     epsilon: NonNegative = 1e-8
-    """Of Adam, AdamW and LAMB, and in Muon of what is no convolution."""
+    """Of Adam, AdamW, LAMB, Adan, schedule_free_adamw, and in Muon of what is no convolution."""
     trust_coefficient: NonNegative = 0.001
     """Of LARS."""
     weight_decay: Annotated[NonNegative, tyro.conf.arg(aliases=("--wd",))] = 0.0
-    """Added to the gradient, or for AdamW, LAMB, Lion and Muon to the update (decoupled)."""
+    """Added to the gradient, or for AdamW, LAMB, Lion, Muon, Adan and schedule_free_adamw to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
     """Kinds of parameters without weight decay."""
     learning_rate_multipliers: Annotated[tuple[tuple[str, float], ...], Range(ge=0)] = ()
@@ -178,6 +207,9 @@ class RunConfig:
     """Processes that read and transform images; 0 uses threads."""
     log_every: PositiveInt = 50
     """Steps between rows of metrics.jsonl."""
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Also send these rows to trackio, wandb or mlflow, each of the extra of its name, or to a tracker that a package
+    registers as resnet_flax.trackers; may be repeated. TensorBoard's files are always written."""
     checkpoint_every: Annotated[int | None, Range(ge=1)] = None
     """Steps between checkpoints; one epoch by default."""
     keep: PositiveInt = 2
@@ -194,6 +226,11 @@ class RunConfig:
     """Evaluate --weights on --split instead of training."""
     split: str = "val"
     """The split that --evaluate uses: train, val, or test; without a val it is the test split."""
+    real_labels: Path | None = None
+    """With --evaluate on ImageNet's validation set: ImageNet-ReaL's real.json, for the accuracy by its labels."""
+    synsets: Path | None = None
+    """With --evaluate on folders named by wnid: a file with the wnids of the network's classes in their order; timm's
+    for ImageNet by default."""
     dry_run: bool = False
     """Print the model's size and cost and compile one step, without training."""
     target: str | None = None

@@ -137,9 +137,9 @@ class Display:
             cells[5:] = f"{train[2]:.3g}", f"{self.rate:,.0f}" if self.rate else "", duration(seconds)
         self.say(_aligned(cells) if not is_best else f"{_aligned(cells):<75} best")
 
-    def start(self) -> None:
-        """Starts the clock: earlier time, such as compilation, does not count towards the rate."""
-        self._mark = (time.monotonic(), self._mark[1])
+    def start(self, step: int) -> None:
+        """Starts the clock after `step` steps: earlier time, such as compilation, does not count towards the rate."""
+        self._mark = (time.monotonic(), step)
         self._progress.start()
 
     def step(self, step: int, *, epoch: str, loss: float, accuracy: float, memory: str = "") -> None:

@@ -31,6 +31,8 @@ class Evaluation:
         loss: mean cross-entropy.
         accuracy, top5: fractions in [0, 1]; top5 is 1 with five classes or fewer.
         confusion: int (classes, classes), counts by true and predicted class.
+        predicted: int32 (N,), the class of each sample in their order, padding at the end included; -1 for this and for
+            damaged images. None among several hosts, of which each has seen a part.
     """
 
     count: int
@@ -38,6 +40,7 @@ class Evaluation:
     accuracy: float
     top5: float
     confusion: np.ndarray
+    predicted: np.ndarray | None = None
 
     def __str__(self) -> str:
         return (
@@ -96,7 +99,7 @@ def make_evaluate(
     wide = mesh is not None and mesh.size > 1
     everywhere = replicated(mesh) if mesh is not None and wide else None
 
-    def counts(arrays: Arrays, batch: Mapping[str, jax.Array]) -> Totals:
+    def counts(arrays: Arrays, batch: Mapping[str, jax.Array]) -> tuple[Totals, jax.Array]:
         logits = forward(network.model(arrays), batch["image"])
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         label, mask = batch["label"], batch["mask"]
@@ -115,14 +118,16 @@ def make_evaluate(
             .at[label, logits.argmax(1)]
             .add(mask.astype(jnp.int32)),
         }
-        return jax.lax.psum(sums, AXIS) if wide else sums
+        predicted = jnp.where(mask, logits.argmax(1), -1).astype(jnp.int32)
+        return (jax.lax.psum(sums, AXIS) if wide else sums), predicted
 
     if wide:
-        counts = jax.shard_map(counts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())
+        counts = jax.shard_map(counts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P(AXIS)))
 
     @partial(jax.jit, donate_argnums=0)
-    def add(totals: Totals, arrays: Arrays, batch: Mapping[str, jax.Array]) -> Totals:
-        return jax.tree.map(jnp.add, totals, counts(arrays, batch))
+    def add(totals: Totals, arrays: Arrays, batch: Mapping[str, jax.Array]) -> tuple[Totals, jax.Array]:
+        more, predicted = counts(arrays, batch)
+        return jax.tree.map(jnp.add, totals, more), predicted
 
     def evaluate(arrays: Arrays, batches: Iterable[Mapping[str, Any]]) -> Evaluation:
         zeros = {
@@ -131,8 +136,10 @@ def make_evaluate(
             **{name: np.zeros((), np.int32) for name in ("count", "top1", "top5")},
         }
         totals: Totals = jax.device_put(zeros, everywhere)
+        predicted: list[jax.Array] = []
         for batch in batches:
-            totals = add(totals, arrays, batch)
+            totals, classes = add(totals, arrays, batch)
+            predicted.append(classes)
         host: dict[str, np.ndarray] = jax.device_get(totals)
         count = int(host["count"])
         if not count:
@@ -143,6 +150,7 @@ def make_evaluate(
             accuracy=int(host["top1"]) / count,
             top5=int(host["top5"]) / count,
             confusion=host["confusion"],
+            predicted=np.concatenate(jax.device_get(predicted)) if jax.process_count() == 1 else None,
         )
 
     return evaluate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -18,26 +19,27 @@ from resnet_flax.data import Source, open_source
 from resnet_flax.errors import UserError
 from resnet_flax.figures import drawn
 from resnet_flax.models import ResNet
+from resnet_flax.trackers.base import Open, tracked_run
+from resnet_flax.trackers.registry import Trackers, find_trackers
 from resnet_flax.training.agreement import agree
 from resnet_flax.training.best import BestWeights
 from resnet_flax.training.checkpoints import Checkpoints
 from resnet_flax.training.config import TrainConfig
-from resnet_flax.training.devices import describe, memory_in_use, open_devices
+from resnet_flax.training.devices import memory_in_use, open_devices
 from resnet_flax.training.display import Display, counted, duration, invocation
 from resnet_flax.training.feature_cache import cache_features
 from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.interruption import Interruption
 from resnet_flax.training.memory import is_out_of_memory, out_of_memory
 from resnet_flax.training.metrics import Backlog, Journal, read_metrics
+from resnet_flax.training.opening import headline, notes
 from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.progress import Progress
-from resnet_flax.training.recipes import scaling_note
 from resnet_flax.training.setup import Setup, facts_of, resolve
 from resnet_flax.training.state import TrainState, model_arrays
 from resnet_flax.training.workdir import Workdir, choose_workdir
 
 PROFILED = (11, 21)  # of the steps of this process: the first in the trace, and the first after it
-SPREAD = ("cosine", "poly")  # schedules that depend on the number of epochs
 PLOT_SECONDS = 60.0  # the least time between two plots during the run
 
 
@@ -51,6 +53,7 @@ class Run:
         checkpoints: of the workdir.
         progress: of the steps already taken.
         start: the number of these.
+        openers: of the trackers.
         saved: the configuration that the run had until now, which differs at most in the number of epochs.
     """
 
@@ -65,6 +68,7 @@ class Run:
         checkpoints: Checkpoints,
         progress: Progress,
         start: int,
+        openers: Mapping[str, Open],
         saved: TrainConfig | None = None,
     ):
         self.setup, self.source, self.test = setup, source, test
@@ -72,8 +76,11 @@ class Run:
         self.workdir, self.checkpoints, self.progress, self.start = workdir, checkpoints, progress, start
         self.first = jax.process_index() == 0
         self.saved = saved or setup.config
-        self.journal = Journal(workdir, start) if self.first else None
         self.display = Display(console, total=setup.total_steps, done=start, batch_size=setup.config.batch_size)
+        self.journal = None
+        if self.first:
+            tracked = tracked_run(setup.config, workdir.path, start)
+            self.journal = Journal(workdir, start, Trackers(openers, tracked, self.display.say))
         self.best = BestWeights(setup, source, workdir, progress)
         self.backlog = Backlog()
         self.stepped = False
@@ -83,14 +90,14 @@ class Run:
 
     def execute(self, state: TrainState) -> int:
         """Trains to the end or until stopped; returns the exit status."""
-        setup = self.setup
+        setup, finished = self.setup, False
         try:
-            self.display.say(self._headline())
-            if self.config.resume and not self.start:
-                self.display.say("no checkpoint yet: starting from the first step")
-            for note in (scaling_note(setup.config), self._epochs_note(), self._devices_note()):
-                if note:
-                    self.display.say(note)
+            self.display.say(headline(setup, self.source, self.test, self.start))
+            for note in notes(setup, self.workdir, self.saved, self.start):
+                self.display.say(note)
+            for name, where in self.journal.trackers.where.items() if self.journal else ():
+                if name in self.config.track:
+                    self.display.say(f"tracked by {name}: {where}")
             self.best.replace_damaged(state, self.start)
             if self.first and self.saved.schedule.epochs != setup.config.schedule.epochs:
                 self.workdir.change_epochs(setup.config.schedule.epochs)
@@ -99,6 +106,7 @@ class Run:
                 if int(state["step"]) < setup.total_steps and not self._has_waited():
                     return self._interrupted(state, interruption)
             self._finish(state)
+            finished = True
         except (OSError, ParityError) as error:  # a ParityError is about the file of the best weights, and names it
             if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -109,62 +117,22 @@ class Run:
         finally:
             self.display.stop()
             if self.journal:
-                self.journal.close()
+                self.journal.close(finished=finished)
         return 0
-
-    def _headline(self) -> str:
-        setup, facts = self.setup, self.setup.facts
-        resumed = f", resumed after step {self.start:,}" if self.start else ""
-        steps = f"{counted(setup.config.schedule.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}"
-        data = f"{facts.images:,} training and {len(self.test):,} {self.test.split} images, {facts.num_classes} classes"
-        notes = "".join(f"\nnote: {note}" for note in _notes(self.source, self.test))
-        return (
-            f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
-            f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
-            f"train is {self.source.origin}; {self.test.split}, by which the best weights are chosen, is "
-            f"{self.test.origin}{notes}"
-        )
-
-    def _epochs_note(self) -> str:
-        """What another number of epochs means for the learning rate.
-
-        Raises:
-            UserError: if the run has already trained for more.
-        """
-        schedule, before = self.setup.config.schedule, self.saved.schedule.epochs
-        if schedule.epochs == before:
-            return ""
-        if self.setup.total_steps < self.start:
-            done = f"{self.start / self.setup.steps_per_epoch:.4g}"
-            raise UserError(f"--epochs {schedule.epochs} is less than the {done} that {self.workdir} has; pass more")
-        rate = (
-            f"from step {self.start + 1:,} on, the {schedule.schedule} schedule is that of a run of {schedule.epochs}"
-            if schedule.schedule in SPREAD
-            else f"the {schedule.schedule} schedule continues as it was"
-        )
-        return f"epochs: {before} before, {schedule.epochs} now; {rate}"
-
-    def _devices_note(self) -> str:
-        before, now = self.workdir.devices, self.setup.mesh.size
-        if not self.config.resume or before in (None, now):
-            return ""
-        return (
-            f"devices: {before} at the start of the run, {now} now; the batch is the same, and results differ a little "
-            "(docs/training.md, What is deterministic)"
-        )
 
     def _steps(self, state: TrainState, interruption: Interruption) -> TrainState:
         setup, per_epoch, start = self.setup, self.setup.steps_per_epoch, self.start
         every = self.config.checkpoint_every or per_epoch
-        batches = setup.training_batches(self.source, start)
+        batches, compiled = setup.training_batches(self.source, start), set()
         for step in range(start + 1, setup.total_steps + 1):
             if self._has_waited():
                 break
             batch = next(batches)
             self._profile(step - start)
             try:
-                if step == start + 1:
-                    state, metrics = self._first_step(state, batch)
+                if (shape := batch["image"].shape) not in compiled:
+                    state, metrics = self._first_step(state, batch, step)
+                    compiled.add(shape)
                 else:
                     state, metrics = setup.train_step(state, batch)
                 self.backlog.push(step, metrics)
@@ -188,7 +156,8 @@ class Run:
                 break
         return state
 
-    def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def _first_step(self, state: TrainState, batch, step: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The first step on images of this size."""
         self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
         began = time.monotonic()
         try:
@@ -197,7 +166,7 @@ class Run:
             raise UserError(f"cannot train on images of shape {batch['image'].shape}: {error}") from error
         self.stepped = True
         self.display.say(f"compiled in {duration(time.monotonic() - began)}")
-        self.display.start()
+        self.display.start(step)
         return state, metrics
 
     def _profile(self, step: int) -> None:
@@ -351,10 +320,6 @@ class Run:
             )
 
 
-def _notes(source: Source, test: Source) -> list[str]:
-    return list(dict.fromkeys((*source.notes(), *test.notes())))
-
-
 def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, loaded: ResNet | None = None) -> int:
     """Runs a configuration to its end; returns the exit status.
 
@@ -373,6 +338,7 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
     mesh = open_devices(config.run)
     if jax.process_index() > 0:
         console.quiet = True
+    openers = find_trackers(config.run.track) if jax.process_index() == 0 else {}
     data = config.data
     # Many hosts would all prepare a data set at once, in the same place.
     open_split = partial(
@@ -384,10 +350,16 @@ def train(config: TrainConfig, console: Console, hosts: Hosts | None = None, *, 
         workdir.check_same_data(source)
     if config.model.cache_features:
         setup, source, test = cache_features(setup, source, test, console)
+    if setup.teacher is not None:  # before anything is written
+        loss = config.loss
+        part = f"{loss.teacher_weight:g} of the loss, at temperature {loss.teacher_temperature:g}"
+        console.print(f"teacher: {loss.teacher}, {part}", highlight=False, soft_wrap=True)
+        for note in setup.teacher.warnings(source.class_names):
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if hosts:
         agree(hosts, setup, source, test)
         hosts.way_on = f"resume with {resume_command(config, workdir)}"
-    return _train_in(workdir, saved, setup, source, test, console)
+    return _train_in(workdir, saved, setup, source, test, console, openers)
 
 
 def resume_command(config: TrainConfig, workdir: Workdir) -> str:
@@ -396,7 +368,13 @@ def resume_command(config: TrainConfig, workdir: Workdir) -> str:
 
 
 def _train_in(
-    workdir: Workdir, saved: TrainConfig | None, setup: Setup, source: Source, test: Source, console: Console
+    workdir: Workdir,
+    saved: TrainConfig | None,
+    setup: Setup,
+    source: Source,
+    test: Source,
+    console: Console,
+    openers: Mapping[str, Open],
 ) -> int:
     config, first = setup.config, jax.process_index() == 0
     claims = first and not config.run.resume
@@ -423,6 +401,7 @@ def _train_in(
                     checkpoints=checkpoints,
                     progress=progress,
                     start=int(state["step"]),
+                    openers=openers,
                     saved=saved,
                 )
                 return run.execute(state)

@@ -1,4 +1,4 @@
-"""The metrics of a run: fetched without stalling the devices, and written to metrics.jsonl and TensorBoard."""
+"""The metrics of a run: fetched without stalling the devices, and written to metrics.jsonl and the trackers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
@@ -17,7 +17,7 @@ from parity.conversion.files import open_regular, write_text
 from parity.options import LARGEST_FLOAT
 from resnet_flax.errors import UserError
 from resnet_flax.text import finite, to_json
-from resnet_flax.training.tensorboard import EventFile
+from resnet_flax.trackers.registry import Trackers
 from resnet_flax.training.workdir import Workdir
 
 logger = logging.getLogger("resnet_flax.training")
@@ -113,41 +113,56 @@ def _is_number(value: Any) -> bool:
 
 
 class Journal:
-    """metrics.jsonl, with one row per log step and per evaluation, and TensorBoard's event files.
+    """metrics.jsonl, with one row per log step and per evaluation, which the trackers get too.
 
     Args:
         workdir: where they go.
         step: rows of later steps, left by a killed run, are dropped.
+        trackers: of the run.
     """
 
-    def __init__(self, workdir: Workdir, step: int):
-        rows, damaged = _parse(workdir)
-        if damaged:
-            aside = workdir.metrics.with_suffix(".jsonl.damaged")
-            with aside.open("ab") as file:
-                file.writelines(line + b"\n" for line in damaged)
-            what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
-            logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
-        write_text(workdir.metrics, "".join(to_json(row) + "\n" for row in rows if row["step"] <= step))
-        self._file = workdir.metrics.open("a", encoding="utf-8")
-        self._events = EventFile(workdir.tensorboard, step)
+    def __init__(self, workdir: Workdir, step: int, trackers: Trackers):
+        self.trackers = trackers
+        try:
+            self._file = _continued(workdir, step)
+        except BaseException:
+            trackers.close(finished=False)
+            raise
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """One row of `kind` ("train", "evaluation"), null for NaN and infinity; TensorBoard has floats as KIND/NAME."""
+        """One row of `kind` ("train", "evaluation"), null for NaN and infinity.
+
+        The trackers get its finite floats as KIND/NAME, those of the moving average as evaluation_ema/NAME.
+        """
         self._file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
-                self._events.scalar(f"{kind}/{name}", step, value)
-        if kind == "evaluation":  # not for every row: it waits for the disk
-            self._events.flush()
+        group = f"{kind}_ema" if values.get("weights") == "ema" else kind
+        figures = {
+            f"{group}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds")
+        }
+        self.trackers.log(step, figures)
 
     def sync(self) -> None:
         """Waits until the rows so far are on the disk."""
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Closes both; on a full disk the last rows are lost, without another error."""
+    def close(self, *, finished: bool) -> None:
+        """Closes the file and the trackers; on a full disk the last rows are lost, without another error."""
         with contextlib.suppress(OSError):
             self._file.close()
-        self._events.close()
+        self.trackers.close(finished=finished)
+
+
+def _continued(workdir: Workdir, step: int) -> TextIO:
+    """metrics.jsonl without the rows after `step` and the damaged lines, open for more."""
+    rows, damaged = _parse(workdir)
+    if damaged:
+        aside = workdir.metrics.with_suffix(".jsonl.damaged")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in damaged)
+        what = "a line that is" if len(damaged) == 1 else f"{len(damaged)} lines that are"
+        logger.warning("moved %s no JSON row from %s to %s", what, workdir.metrics, aside)
+    write_text(workdir.metrics, "".join(to_json(row) + "\n" for row in rows if row["step"] <= step))
+    return workdir.metrics.open("a", encoding="utf-8")

@@ -87,12 +87,14 @@ class Parts:
 
     Attributes:
         decay: adds weight decay to what it is given; empty without weight decay.
-        rate: multiplies by the learning rate, and the sign.
+        schedule: step -> learning rate.
+        rate: multiplies by it, and the sign.
         trusted: {path: whether the layer-wise optimisers scale its update by a trust ratio}.
     """
 
     config: OptimizerConfig
     decay: tuple[optax.GradientTransformation, ...]
+    schedule: Schedule
     rate: optax.GradientTransformation
     trusted: dict[str, bool]
 
@@ -102,6 +104,12 @@ class Parts:
 
     def trace(self, *, nesterov: bool = False) -> optax.GradientTransformation:
         return optax.trace(self.config.momentum, nesterov=nesterov)
+
+    @property
+    def rms(self) -> optax.GradientTransformation:
+        """Adam without its mean of the gradients."""
+        decay, eps = self.config.betas[1], self.config.epsilon
+        return optax.scale_by_rms(decay, eps, eps_in_sqrt=False, bias_correction=True)
 
     @property
     def lion(self) -> optax.GradientTransformation:
@@ -114,6 +122,21 @@ class Parts:
             optax.masked(muon_direction(self.config.momentum), lambda arrays: _are_kernels(arrays, True)),
             optax.masked(self.adam, lambda arrays: _are_kernels(arrays, False)),
         )
+
+    def schedule_free(self, *base: optax.GradientTransformation, b1: float) -> optax.GradientTransformationExtraArgs:
+        """Schedule-free learning (Defazio et al., arXiv:2405.15682) around `base`, which has no momentum of its own.
+
+        The parameters of the training state are the points at which gradients are taken; `model_arrays` has those to
+        evaluate, which are an average over the steps, weighted by the square of the largest learning rate so far.
+        """
+        free = optax.contrib.schedule_free(optax.chain(*base), lambda count: self.schedule(jnp.asarray(count) - 1), b1)
+
+        def update(updates, state, params=None, *, step=0, **_):
+            # optax counts calls, from 1; an update that is skipped would make it fall behind the base's rate.
+            state = state._replace(step_count=jnp.asarray(step + 1, jnp.int32))
+            return free.update(updates, state, params, step=step)
+
+        return optax.GradientTransformationExtraArgs(free.init, update)
 
     def trust(self, coefficient: float = 1.0) -> optax.GradientTransformation:
         return optax.masked(optax.scale_by_trust_ratio(trust_coefficient=coefficient), self.trusted)
@@ -155,6 +178,38 @@ def muon_direction(momentum: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+ADAN = (0.98, 0.92, 0.99)  # of the paper, where they are called 1 - beta
+
+
+def adan_direction(epsilon: float) -> optax.GradientTransformation:
+    """The directions of Adan (Xie et al., arXiv:2208.06677, algorithm 1), as the authors' code and timm's have them.
+
+    They are those of Adam for the gradients' mean, plus `ADAN[1]` times that of their differences from step to step.
+    `optax.scale_by_adan` 0.2.8 has 1 - `ADAN[1]` in its place.
+    """
+    means, differences, squares = ADAN
+
+    def init(params):
+        zeros = optax.tree.zeros_like(params)
+        return optax.ScaleByAdanState(zeros, zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        count = state.t + 1
+        change = jax.tree.map(lambda new, old: jnp.where(state.t > 0, new - old, 0), updates, state.g)
+        ahead = optax.tree.add_scale(updates, differences, change)
+        m = optax.tree.update_moment(updates, state.m, means, 1)
+        v = optax.tree.update_moment(change, state.v, differences, 1)
+        n = optax.tree.update_moment(ahead, state.n, squares, 2)
+        wanted = optax.tree.add_scale(
+            optax.tree.bias_correction(m, means, count), differences, optax.tree.bias_correction(v, differences, count)
+        )
+        size = optax.tree.bias_correction(n, squares, count)
+        direction = jax.tree.map(lambda value, square: value / (jnp.sqrt(square) + epsilon), wanted, size)
+        return direction, optax.ScaleByAdanState(m, v, n, updates, count)
+
+    return optax.GradientTransformation(init, update)
+
+
 def _are_kernels(arrays: Any, wanted: bool) -> dict[str, bool]:
     return {path: (array.ndim == 4) is wanted for path, array in arrays.items()}
 
@@ -169,6 +224,11 @@ OPTIMIZERS: dict[str, Callable[[Parts], tuple[optax.GradientTransformation, ...]
     "adamw": lambda parts: (parts.adam, *parts.decay, parts.rate),
     "lion": lambda parts: (parts.lion, *parts.decay, parts.rate),  # Chen et al., arXiv:2302.06675
     "muon": lambda parts: (*parts.muon, *parts.decay, parts.rate),
+    "adan": lambda parts: (adan_direction(parts.config.epsilon), *parts.decay, parts.rate),
+    "schedule_free_sgd": lambda parts: (parts.schedule_free(*parts.decay, parts.rate, b1=parts.config.momentum),),
+    "schedule_free_adamw": lambda parts: (
+        parts.schedule_free(parts.rms, *parts.decay, parts.rate, b1=parts.config.betas[0]),
+    ),
     # You et al., arXiv:1904.00962, without trust ratios for norms and biases.
     "lamb": lambda parts: (parts.adam, *parts.decay, parts.trust(), parts.rate),
     # You et al., arXiv:1708.03888: the trust ratio covers gradient and decay, and momentum accumulates scaled updates.
@@ -187,6 +247,8 @@ def make_optimizer(
     """
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"no optimizer {config.optimizer!r}; the optimizers are {', '.join(OPTIMIZERS)}")
+    if config.optimizer.startswith("schedule_free"):
+        _check_schedule_free(config)
     multipliers: dict[str, float] = {}
     for pattern, factor in config.learning_rate_multipliers:
         multipliers.update(dict.fromkeys(match_paths(pattern, network.parameters), factor))
@@ -194,8 +256,18 @@ def make_optimizer(
     parts = Parts(
         config,
         decay=(optax.add_decayed_weights(config.weight_decay, mask),) if config.weight_decay else (),
+        schedule=schedule,
         rate=scale_by_learning_rate(schedule, multipliers),
         trusted=decay_mask(network, ("norm", "bias")),
     )
     clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
     return optax.chain(*clip, *OPTIMIZERS[config.optimizer](parts))
+
+
+def _check_schedule_free(config: OptimizerConfig) -> None:
+    option = "--momentum" if config.optimizer == "schedule_free_sgd" else "--betas"
+    b1 = config.momentum if config.optimizer == "schedule_free_sgd" else config.betas[0]
+    if not 0 < b1 < 1:
+        raise UserError(f"{config.optimizer} needs {option} above 0 and below 1, for its average; got {b1}")
+    if config.ema_decay is not None:
+        raise UserError(f"{config.optimizer} evaluates an average of the parameters already; remove --ema-decay")

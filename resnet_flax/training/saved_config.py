@@ -13,7 +13,7 @@ from resnet_flax.data.transforms import TRANSFORMS
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import RunConfig, TrainConfig
 
-PATHS = ("workdir", "data_dir", "classes", "labels")  # the fields that are paths; JSON has strings
+PATHS = ("workdir", "data_dir", "classes", "labels", "real_labels", "synsets")  # the fields that are paths
 
 Field = tuple[str, ...]  # its path, as in `Option`
 RESUMED: frozenset[Field] = frozenset({("schedule", "epochs"), *(("run", field.name) for field in fields(RunConfig))})

@@ -14,7 +14,7 @@ from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.recipes import recipe_named
 from resnet_flax.training.saved_config import conforms, value_of
 
-FOR_THE_COMMAND = ("recipe", "evaluate", "split", "dry_run", "target", "distributed")
+FOR_THE_COMMAND = ("recipe", "evaluate", "split", "real_labels", "synsets", "dry_run", "target", "distributed")
 
 
 def configured(recipe: str, settings: Mapping[str, Any]) -> TrainConfig:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,12 +25,15 @@ from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet, get_architecture
 from resnet_flax.training.class_weights import class_weights
 from resnet_flax.training.config import TrainConfig
+from resnet_flax.training.distillation import TaughtStep, Teacher, load_teacher
 from resnet_flax.training.evaluation import make_evaluate
 from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
+from resnet_flax.training.progressive import stages
 from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
 from resnet_flax.training.step import Prepare, make_train_step
+from resnet_flax.training.views import Crops, averaged
 from resnet_flax.weights.load import create_model
 
 if TYPE_CHECKING:
@@ -54,6 +58,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
     if config.loss.bce_threshold is not None and config.loss.loss != "binary_cross_entropy":
         raise UserError("--bce-threshold needs --loss binary_cross_entropy")
+    if config.loss.teacher_model is not None and config.loss.teacher is None:
+        raise UserError("--teacher-model needs --teacher, which names its weights")
+    for option, value in (("--real-labels", config.run.real_labels), ("--synsets", config.run.synsets)):
+        if value is not None and not config.run.evaluate:
+            raise UserError(f"{option} needs --evaluate")
     if config.run.target is not None and not config.run.dry_run:
         raise UserError("--target, which compiles for GPUs that are not here, needs --dry-run")
     if config.model.train_frozen_statistics and not config.model.freeze:
@@ -63,6 +72,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if (size := data.image_size) is not None:
         train, test = data.train_transform.resized(size), data.eval_transform.resized(size)
         data = replace(data, train_transform=train, eval_transform=test, image_size=None)
+    if sizes := data.progressive_sizes:
+        if len(sizes) > schedule.epochs:
+            raise UserError(
+                f"--progressive-sizes has {len(sizes)} sizes for {schedule.epochs} epochs; each needs at least one"
+            )
+        if config.data.image_size not in (None, sizes[-1]):
+            raise UserError(
+                f"--image-size {config.data.image_size} is not the last of --progressive-sizes, {sizes[-1]}; make them "
+                "the same"
+            )
+        data = replace(data, train_transform=data.train_transform.resized(sizes[-1]))
     return replace(config, data=data)
 
 
@@ -76,6 +96,9 @@ def _check_cacheable(config: TrainConfig) -> None:
             "turn them off (padding 0, flip 0) or use a recipe without them, such as finetune",
         ),
         ("mixup, cutmix or random erasing", loss.mixup or loss.cutmix or loss.random_erasing, "turn them off"),
+        ("--teacher, which needs the images", loss.teacher is not None, "remove it"),
+        ("--tta", config.data.tta != "none", "remove it"),
+        ("--progressive-sizes", config.data.progressive_sizes, "remove it"),
         ("--stochastic-depth", model.stochastic_depth, "remove it"),
         ("--train-frozen-statistics", model.train_frozen_statistics, "remove it"),
         ("--skip-corrupt", run.skip_corrupt, "repair or remove damaged images"),
@@ -190,7 +213,8 @@ class Setup:
 
     @property
     def eval_transform(self) -> ImageFunction:
-        return self.config.data.eval_transform
+        data = self.config.data
+        return Crops(data.eval_transform) if data.tta.endswith("crop") else data.eval_transform
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images -> the model's input."""
@@ -205,9 +229,14 @@ class Setup:
         return model(inputs)
 
     @cached_property
-    def train_step(self) -> Wrapped:
-        config = self.config.optimizer
-        return make_train_step(
+    def teacher(self) -> Teacher | None:
+        """Raises UserError if it does not fit the data."""
+        return load_teacher(self.config, self.facts.num_classes, self.facts.channels)
+
+    @cached_property
+    def train_step(self) -> Wrapped | TaughtStep:
+        config, teacher = self.config.optimizer, self.teacher
+        step = make_train_step(
             self.network,
             self.optimizer,
             self.schedule,
@@ -220,14 +249,17 @@ class Setup:
             ema_every=config.ema_every,
             ema_start=self.config.schedule.warmup_epochs * self.steps_per_epoch,
             skip_nonfinite=self.config.run.on_nan == "skip",
+            teacher=teacher,
         )
+        return step if teacher is None else TaughtStep(step, teacher.arrays, self.replicated)
 
     @cached_property
     def evaluate(self) -> Callable:
         def forward(model: ResNet, images: jax.Array) -> jax.Array:
             return self.logits(model, self.normalize(images))
 
-        return make_evaluate(self.network, self.facts.num_classes, forward, mesh=self.mesh)
+        views = averaged(forward, self.config.data.tta)
+        return make_evaluate(self.network, self.facts.num_classes, views, mesh=self.mesh)
 
     def initial_arrays(self) -> Arrays:
         """The initial parameters and statistics."""
@@ -266,13 +298,21 @@ class Setup:
 
     def training_batches(self, source: Source, start_step: int) -> Iterator[dict[str, jax.Array]]:
         """An infinite stream of {"image", "label"} on the devices, starting at `start_step`."""
-        config = self.config
+        config, per_epoch = self.config, self.steps_per_epoch
+        plan = stages(config.data.progressive_sizes, config.schedule.epochs, start_step // per_epoch)
+        for size, end in list(plan)[:-1]:
+            transform = config.data.train_transform.resized(size)
+            yield from islice(self._stream(source, transform, start_step), end * per_epoch - start_step)
+            start_step = end * per_epoch
+        yield from self._stream(source, self.train_transform, start_step)
+
+    def _stream(self, source: Source, transform: ImageFunction, start_step: int) -> Iterator[dict[str, jax.Array]]:
         batches = training_batches(
             source,
-            self.train_transform,
-            seed=config.seed,
+            transform,
+            seed=self.config.seed,
             start_step=start_step,
-            repeats=config.data.repeats,
+            repeats=self.config.data.repeats,
             **self._share,
         )
         without_index = ({name: batch[name] for name in ("image", "label")} for batch in batches)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 
 from parity.conversion.naming import leaves
@@ -128,9 +129,22 @@ def create_state(
 
 
 def model_arrays(state: TrainState, *, ema: bool = False) -> Arrays:
-    """The parameters and statistics of a state, or their moving average."""
+    """The parameters and statistics of a state that are evaluated, or their moving average.
+
+    With a schedule-free optimiser they are not the parameters that are trained, but the average that it keeps.
+    """
     source = state["ema"] if ema else state
-    return {**source["params"], **state["frozen"], **source["statistics"]}
+    return {**_evaluated(source["params"], state["optimizer"]), **state["frozen"], **source["statistics"]}
+
+
+def _evaluated(params: Arrays, optimizer_state: Any) -> Arrays:
+    kind = optax.contrib.ScheduleFreeState
+    nodes = jax.tree.leaves(optimizer_state, is_leaf=lambda node: isinstance(node, kind))
+    free = next((node for node in nodes if isinstance(node, kind)), None)
+    return params if free is None else _averaged(free, params)
+
+
+_averaged = jax.jit(optax.contrib.schedule_free_eval_params)  # compiled, as the arrays may lie on several hosts
 
 
 def initial_arrays(network: Network, build: Callable[[], nnx.Module]) -> Arrays:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
 from resnet_flax.training.buckets import Bucket, pack, unpack
+from resnet_flax.training.distillation import Lesson, Teacher
 from resnet_flax.training.optimizers import Schedule
 from resnet_flax.training.sharding import AXIS
 from resnet_flax.training.state import Arrays, Network, TrainState
@@ -41,6 +43,7 @@ def make_train_step(
     ema_every: int = 1,
     ema_start: int = 0,
     skip_nonfinite: bool = False,
+    teacher: Teacher | None = None,
 ) -> Wrapped:
     """Builds the jitted step (state, batch) -> (state, metrics); it donates the buffers of the state passed in.
 
@@ -58,16 +61,24 @@ def make_train_step(
         ema_decay: average <- decay * average + (1 - decay) * current after every `ema_every` steps; up to and including
             step `ema_start` the average is a copy.
         skip_nonfinite: skip an update whose loss or gradient is not finite.
+        teacher: whose outputs are learnt as well. The step then takes its arrays as a third argument; they are on
+            every device, as the state.
 
     The metrics are scalars: loss, accuracy, learning_rate, gradient_norm, finite.
     """
     devices = 1 if mesh is None else mesh.size
     average = None if ema_decay is None else MovingAverage(ema_decay, ema_every, ema_start)
-    step = TrainStep(
+    parts = TrainStep(
         network, optimizer, schedule, loss, prepare, forward, devices, accumulate, average, skip_nonfinite
-    ).step
+    )
+
+    def taught(state: TrainState, batch: Batch, arrays: Arrays) -> tuple[TrainState, Metrics]:
+        assert teacher is not None
+        return replace(parts, teach=partial(teacher.lesson, arrays)).step(state, batch)
+
+    step, specs = (parts.step, (P(), P(AXIS))) if teacher is None else (taught, (P(), P(AXIS), P()))
     if devices > 1:
-        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P())
+        step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P())
     return jax.jit(step, donate_argnums=0)
 
 
@@ -115,6 +126,7 @@ class TrainStep:
     accumulate: int
     average: MovingAverage | None
     skip_nonfinite: bool
+    teach: Callable[[jax.Array], Lesson] = lambda images: lambda loss, logits: loss
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """(state, this device's part of the batch) -> (the next state, metrics), both the same on every device."""
@@ -175,12 +187,13 @@ class TrainStep:
 
     def gradients(self, params: Arrays, frozen: Arrays, statistics: Arrays, images, targets, key) -> Gradients:
         """One forward and backward pass in train mode."""
+        lesson = self.teach(images)
 
         def objective(params: Arrays):
             model = self.network.model({**params, **frozen, **statistics}, key=key)
             logits = self.forward(model, images)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            value = self.loss(logits, targets)
+            value = lesson(self.loss(logits, targets), logits)
             accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=value.dtype)
             return value, ({"loss": value, "accuracy": accuracy}, {**statistics, **self.network.live(model)})
 

@@ -46,7 +46,7 @@ class Workdir:
         metrics: one JSON object per line.
         curves, confusion: plots.
         evaluation: the result of `--evaluate`.
-        tensorboard, profile: directories for TensorBoard and xprof.
+        profile: a directory for xprof.
         lock: held by the process that trains here.
     """
 
@@ -58,7 +58,6 @@ class Workdir:
         self.curves = self.path / "curves.png"
         self.confusion = self.path / "confusion.png"
         self.evaluation = self.path / "evaluation.json"
-        self.tensorboard = self.path / "tensorboard"
         self.profile = self.path / "profile"
         self.lock = self.path / ".lock"
         self._is_new = False
@@ -297,6 +296,8 @@ def choose_workdir(config: TrainConfig) -> tuple[TrainConfig, Workdir]:
     source = replace(data.source, **{name: path and path.expanduser().absolute() for name, path in files.items()})
     data = replace(data, data=absolute(data.data), data_dir=data_dir, source=source)
     loss = config.loss
+    if loss.teacher and Path(loss.teacher).exists():
+        loss = replace(loss, teacher=str(Path(loss.teacher).absolute()))
     if loss.class_weights not in (None, BALANCED):
         loss = replace(loss, class_weights=str(Path(loss.class_weights).expanduser().absolute()))
     return replace(config, data=data, model=model, loss=loss, run=replace(run, workdir=workdir.path)), workdir

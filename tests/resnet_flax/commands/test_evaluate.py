@@ -10,15 +10,19 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from PIL import Image
 
 from parity import to_torch
 from parity.conversion.checkpoints import write_checkpoint
 from resnet_flax.commands import train as command
 from resnet_flax.data import EvaluationTransform, open_source
 from resnet_flax.data.preprocessing import Preprocessing
+from resnet_flax.data.source import SourceOptions
 from resnet_flax.errors import UserError
 from resnet_flax.models import build_model
 from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.views import Crops
+from resnet_flax.weights.metadata import metadata_of
 from tests.numerics import assert_as_exact_as
 
 
@@ -95,3 +99,76 @@ def test_other_names_of_classes_are_pointed_out(capsys, names):
     assert run("--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x1:7", "--batch-size", "7") == 0
     text = capsys.readouterr().out
     assert ("note: class 2 is 'x' in w.safetensors and '2' in synthetic:8x8x1:7" in text) == ("x" in names)
+
+
+def make_folders(folder, names, count=3):
+    random = np.random.default_rng(1)
+    for name in names:
+        Path(folder, name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 256, (12, 11, 3), np.uint8)).save(Path(folder, name, f"{number}.png"))
+
+
+def test_a_whole_folder_of_some_classes_by_several_views(capsys):
+    model = build_model("resnet18", num_classes=7, in_channels=3, small_images=True, rngs=nnx.Rngs(3))
+    preprocessing = Preprocessing(EvaluationTransform(10, 8), (0.4,) * 3, (0.3,) * 3)
+    write_checkpoint("w.safetensors", to_torch(model), metadata_of("resnet18", preprocessing, tuple("gfedcba")))
+    make_folders("images", "be")
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "whole:images", "--batch-size", "4"]
+    assert run(*options, "--tta", "ten_crop", "--workdir", "out") == 0
+    text = capsys.readouterr().out
+    assert "the 2 of whole:images are outputs of w.safetensors by their names; only these of its 7 count" in text
+    assert "views: four corners, the centre, and the mirror image of each; their probabilities are averaged" in text
+    assert "meaningless" not in text
+    result = json.loads(Path("out/evaluation.json").read_text())
+    source = open_source("whole:images", "val")
+    assert (source.split, len(source), result["count"]) == ("test", 6, 6)
+    views = np.stack([Crops(EvaluationTransform(10, 8))(source[i]["image"]) for i in range(6)])
+    views = np.concatenate([views, views[:, :, :, ::-1]], 1).reshape(60, 8, 8, 3)
+    logits = jax.jit(lambda x: model((x / 255 - 0.4) / 0.3))(views)[:, [5, 2]]  # b, e
+    mean = jax.nn.softmax(logits).reshape(6, 10, 2).mean(1)
+    assert result["loss"] == pytest.approx(-np.log(mean[np.arange(6), source.labels]).mean(), rel=1e-4)
+    assert result["accuracy"] == (mean.argmax(1) == source.labels).mean()
+
+
+def test_what_whole_folders_and_real_labels_refuse():
+    make_folders("images", "be")
+    with pytest.raises(UserError, match="^whole:.*images is one test split, for --evaluate or --split test; folder:"):
+        run("--data", "whole:images")
+    make_folders("splits/train", "be")
+    make_folders("splits/val", "be")
+    with pytest.raises(UserError, match="^splits has splits; give the folder of one of them to whole:DIR, or folder:"):
+        open_source("whole:splits", "val")
+    with pytest.raises(UserError, match="^--real-labels needs --evaluate"):
+        run("--real-labels", "real.json")
+    model = build_model("resnet18", num_classes=2, in_channels=3, small_images=True, rngs=nnx.Rngs(3))
+    write_checkpoint("w.safetensors", to_torch(model), {})
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "whole:images", "--real-labels", "real.json"]
+    with pytest.raises(
+        UserError, match="^--real-labels needs ImageNet's validation set .*; whole:images has 2 classes"
+    ):
+        run(*options)
+
+
+def test_real_labels_of_the_validation_set(capsys):
+    """A thousand class folders, four of them with an image whose labels real.json has."""
+    model = build_model("resnet18", num_classes=1000, in_channels=3, small_images=True, rngs=nnx.Rngs(3))
+    preprocessing = Preprocessing(EvaluationTransform(8, 8), (0.4,) * 3, (0.3,) * 3)
+    write_checkpoint("w.safetensors", to_torch(model), metadata_of("resnet18", preprocessing))
+    wnids = [f"n{number:08}" for number in range(1000)]
+    for wnid in wnids:
+        Path("val", wnid).mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for place, number in ((0, 11), (5, 3), (9, 7), (999, 1)):
+        image = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+        image.save(Path("val", wnids[place], f"ILSVRC2012_val_{number:08}.png"))
+    source = open_source("whole:val", "val", options=SourceOptions(allow_empty=True))
+    pixels = np.stack([source[i]["image"] for i in range(4)])
+    guesses = jax.jit(lambda x: model((x / 255 - 0.4) / 0.3))(pixels).argmax(1).tolist()
+    labels = [[0] for _ in range(50_000)]
+    labels[10], labels[2], labels[6], labels[0] = [1, guesses[0]], [], [guesses[2] - 1], [guesses[3]]
+    Path("real.json").write_text(json.dumps(labels))
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "whole:val", "--allow-empty", "--batch-size", "3"]
+    assert run(*options, "--real-labels", "real.json") == 0
+    assert "ReaL accuracy 66.67% over 3 images (1 without labels skipped)" in capsys.readouterr().out
+    assert json.loads(Path("evaluation.json").read_text())["real"] == {"accuracy": 2 / 3, "count": 3, "skipped": 1}

@@ -206,7 +206,7 @@ def test_a_run_on_a_folder_resumes_from_anywhere_and_where_the_folder_has_moved(
 
 
 def test_out_of_memory_names_a_batch_that_fits(monkeypatch):
-    def refuse(self, state, batch):
+    def refuse(self, state, batch, step):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes."
         )

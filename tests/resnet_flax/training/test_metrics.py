@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard's events: what is dropped on resuming, and a full disk."""
+"""metrics.jsonl: what is dropped on resuming, and a full disk."""
 
 import io
 import json
@@ -6,33 +6,33 @@ import math
 from pathlib import Path
 
 import pytest
-from tensorboardX.event_file_writer import EventsWriter
 
+from resnet_flax.trackers.base import TrackedRun
+from resnet_flax.trackers.registry import Trackers
 from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.workdir import Workdir
 
 
+def opened(workdir, step):
+    return Journal(workdir, step, Trackers({}, TrackedRun(workdir.path, "p", "n", {}), pytest.fail))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-@pytest.mark.parametrize("full", ["rows", "events"])
-def test_a_full_disk_reaches_the_caller_once(tmp_path, full):
-    journal = Journal(Workdir(tmp_path), 0)
+def test_a_full_disk_reaches_the_caller_once(tmp_path):
+    journal = opened(Workdir(tmp_path), 0)
     with Path("/dev/full").open("wb", buffering=0) as device:
-        if full == "rows":
-            journal._file.close()
-            journal._file = io.TextIOWrapper(device, write_through=True)
-        else:
-            journal._events._writer._py_recordio_writer.close()
-            journal._events._writer._py_recordio_writer._writer = device
+        journal._file.close()
+        journal._file = io.TextIOWrapper(device, write_through=True)
         with pytest.raises(OSError, match="No space left"):
             journal.write("evaluation", 1, loss=1.0)
-        journal.close()
+        journal.close(finished=False)
 
 
 def write_rows(workdir, steps):
-    journal = Journal(workdir, 0)
+    journal = opened(workdir, 0)
     for step in steps:
         journal.write("train", step, epoch=1.0, loss=float(step), accuracy=math.nan, learning_rate=0.1)
-    journal.close()
+    journal.close(finished=True)
 
 
 def test_rows_after_the_resumed_step_are_dropped(tmp_path):
@@ -40,7 +40,7 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     write_rows(workdir, (1, 2, 3))
     with workdir.metrics.open("a") as file:
         file.write('{"kind": "train", "st')  # cut off when the run was killed
-    Journal(workdir, 2).close()
+    opened(workdir, 2).close(finished=True)
     assert [row["step"] for row in map(json.loads, workdir.metrics.read_text().splitlines())] == [1, 2]
     assert read_metrics(workdir)[-1]["loss"] == 2
 
@@ -71,7 +71,7 @@ def test_a_damaged_line_is_kept_aside_and_nothing_else_is_lost(tmp_path, caplog,
     lines = workdir.metrics.read_bytes().splitlines(keepends=True)
     workdir.metrics.write_bytes(b"".join([*lines[:where], damage + b"\n", *lines[where:]]))
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
-    Journal(workdir, 3).close()
+    opened(workdir, 3).close(finished=True)
     assert workdir.metrics.read_bytes() == b"".join(lines)
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damage + b"\n"
     (record,) = caplog.records
@@ -82,10 +82,5 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     workdir = Workdir(tmp_path)
     row = '{"kind": "train", "step": 1, "epoch": 1.0, "loss": %s, "accuracy": 0.5, "learning_rate": 0.1}\n'
     workdir.metrics.write_text("".join(row % number for number in ("NaN", "-Infinity", "1e999")))
-    Journal(workdir, 1).close()
+    opened(workdir, 1).close(finished=True)
     assert workdir.metrics.read_text() == row % "null" * 3
-
-
-def test_tensorboard_interface():
-    """Undocumented in tensorboardX: what resnet_flax.training.tensorboard uses of it."""
-    assert {"write_event", "flush", "close"} <= vars(EventsWriter).keys()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from flax import nnx
 
@@ -13,7 +14,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.training.config import OptimizerConfig, ScheduleConfig
 from resnet_flax.training.optimizers import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
 from resnet_flax.training.recipes import RECIPES
-from resnet_flax.training.state import Network
+from resnet_flax.training.state import Network, model_arrays
 from tests.numerics import assert_rounded, gamma
 from tests.resnet_flax.training.tiny import Tiny, randomised
 
@@ -48,7 +49,7 @@ def run(optimizer, params, steps=5, **extra):
     for step in range(steps):
         updates, state = update(gradients_of(params, step), state, params, step)
         params = optax.apply_updates(params, updates)
-    return params
+    return params, state
 
 
 class MuonAndAdamW:
@@ -85,6 +86,22 @@ def lion(groups, rate, decay):
     return pytest.importorskip("timm.optim").Lion(groups, rate, betas=(0.9, 0.999), weight_decay=decay)
 
 
+def adan(groups, rate, decay):
+    """timm's, which is the authors' (sail-sg/Adan); with decay as AdamW's, which they call no_prox."""
+    return pytest.importorskip("timm.optim").Adan(groups, rate, eps=1e-8, weight_decay=decay, no_prox=True)
+
+
+def schedule_free(kind, **options):
+    """The authors' own."""
+
+    def create(groups, rate, decay):
+        optimizer = getattr(pytest.importorskip("schedulefree"), kind)(groups, rate, weight_decay=decay, **options)
+        optimizer.train()
+        return optimizer
+
+    return create
+
+
 TORCH = {
     "sgd": lambda p, lr, wd: torch.optim.SGD(p, lr, weight_decay=wd),
     "momentum": lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=wd),
@@ -93,6 +110,9 @@ TORCH = {
     "adamw": lambda p, lr, wd: torch.optim.AdamW(p, lr, weight_decay=wd),
     "muon": MuonAndAdamW,
     "lion": lion,
+    "adan": adan,
+    "schedule_free_sgd": schedule_free("SGDScheduleFree", momentum=0.9),
+    "schedule_free_adamw": schedule_free("AdamWScheduleFree", betas=(0.9, 0.999)),
 }
 
 
@@ -108,7 +128,7 @@ def test_optimizer_is_torchs(network, name, monkeypatch):
         name, weight_decay=0.1, no_decay=("norm",), learning_rate_multipliers=(("conv", 0.1), ("conv2.bias", 0.3))
     )
     params = arrays_of(network)
-    ours = run(make_optimizer(config, schedule, network), params)
+    ours, state = run(make_optimizer(config, schedule, network), params)
 
     factors = {n: 0.3 if n == "conv2.bias" else 0.1 if n.startswith("conv") else 1.0 for n in params}
     theirs = {n: torch.nn.Parameter(torch.tensor(np.asarray(value))) for n, value in params.items()}
@@ -122,8 +142,15 @@ def test_optimizer_is_torchs(network, name, monkeypatch):
         optimizer.step()
     # Each of Muon's five steps multiplies small singular values, and the rounding of sums over 54 values, by 3.4445.
     orthogonal = 3.4445**5 * gamma(54, np.float64) if name == "muon" else 0.0
+    # A schedule-free average is divided by the share that it has, 0.9, and multiplied by it again.
+    noise = 5e-14 if name.startswith("schedule_free") else 1e-14
     for n in params:
-        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=1e-14 + orthogonal, err_msg=n)
+        np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=noise + orthogonal, err_msg=n)
+    if name.startswith("schedule_free"):
+        optimizer.eval()
+        ours = model_arrays({"params": ours, "optimizer": state, "frozen": {}, "statistics": {}})
+        for n in params:
+            np.testing.assert_allclose(ours[n], theirs[n].detach().numpy(), rtol=1e-12, atol=noise, err_msg=n)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars"])
@@ -131,7 +158,7 @@ def test_layerwise_optimizer_is_optaxs(network, name):
     params = arrays_of(network)
     config = OptimizerConfig(name, weight_decay=0.1, no_decay=("norm", "bias"), epsilon=1e-6)
     mask = {n: n.endswith("kernel") for n in params}
-    ours = run(make_optimizer(config, optax.constant_schedule(0.05), network), params)
+    ours, _ = run(make_optimizer(config, optax.constant_schedule(0.05), network), params)
     if name == "lars":
         reference = optax.lars(0.05, 0.1, weight_decay_mask=mask, trust_ratio_mask=mask)
     else:
@@ -142,7 +169,7 @@ def test_layerwise_optimizer_is_optaxs(network, name):
             optax.masked(optax.scale_by_trust_ratio(), mask),
             optax.scale_by_learning_rate(0.05),
         )
-    theirs = run(optax.with_extra_args_support(reference), params)
+    theirs, _ = run(optax.with_extra_args_support(reference), params)
     for n in params:
         np.testing.assert_allclose(ours[n], theirs[n], rtol=1e-12, err_msg=n)
 
@@ -150,14 +177,39 @@ def test_layerwise_optimizer_is_optaxs(network, name):
 def test_every_choice_is_in_the_table_and_an_unknown_one_is_refused(network):
     choices = typing.get_args(typing.get_type_hints(OptimizerConfig)["optimizer"])
     assert set(choices) == set(OPTIMIZERS)
-    with pytest.raises(UserError, match="no optimizer 'adan'; the optimizers are sgd, momentum, nesterov, adam, "):
-        make_optimizer(OptimizerConfig("adan"), optax.constant_schedule(0.1), network)
+    with pytest.raises(UserError, match="no optimizer 'adamx'; the optimizers are sgd, momentum, nesterov, adam, "):
+        make_optimizer(OptimizerConfig("adamx"), optax.constant_schedule(0.1), network)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"optimizer": "schedule_free_sgd", "momentum": 0.0}, "needs --momentum above 0 and below 1, .*; got 0.0"),
+        ({"optimizer": "schedule_free_adamw", "betas": (0.0, 0.9)}, "needs --betas above 0 and below 1, .*; got 0.0"),
+        ({"optimizer": "schedule_free_adamw", "ema_decay": 0.9}, "already; remove --ema-decay"),
+    ],
+)
+def test_what_a_schedule_free_optimizer_cannot_have(network, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_optimizer(OptimizerConfig(**settings), optax.constant_schedule(0.1), network)
+
+
+def test_a_skipped_update_leaves_the_schedule_free_average_in_step(network):
+    """Its weights are the squares of the rates of the steps that are taken: here of steps 0 and 2."""
+    rates = jnp.asarray([0.3, 9.0, 0.1])
+    params = arrays_of(network)
+    free = make_optimizer(OptimizerConfig("schedule_free_sgd"), lambda step: rates[step], network)
+    state = free.init(params)
+    for step in (0, 2):
+        _, state = free.update(gradients_of(params, step), state, params, step=step)
+    (node,) = [node for node in state if isinstance(node, optax.contrib.ScheduleFreeState)]
+    assert float(node.weight_sum) == pytest.approx(2 * 0.3**2)
 
 
 def test_clipping(network):
     params = arrays_of(network)
     config = OptimizerConfig("sgd", clip_norm=0.5)
-    ours = run(make_optimizer(config, optax.constant_schedule(1.0), network), params, steps=1)
+    ours, _ = run(make_optimizer(config, optax.constant_schedule(1.0), network), params, steps=1)
     moved = np.sqrt(sum(float(jnp.sum((ours[n] - params[n]) ** 2)) for n in params))
     assert moved == pytest.approx(0.5)
 
