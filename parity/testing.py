@@ -66,7 +66,7 @@ def _assert(
 ) -> Report:
     __tracebackhide__ = True
     try:
-        report = check(flax_model, torch_model, inputs, **{"checks": checks, **options})
+        report = check(flax_model, torch_model, inputs, checks=options.pop("checks", checks), **options)
     except ParityError as error:
         raise error.with_traceback(None) from None  # the message helps, the stack does not
     if not report.passed:
