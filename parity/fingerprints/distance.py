@@ -1,12 +1,11 @@
 """How far what the norms were given is from what they were trained with, and how sure that is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from parity.fingerprints.moments import Moments, Profile
+from parity.fingerprints.moments import Moments
 
 DRAWS = 200
 
@@ -43,18 +42,28 @@ class Resampling:
 
     def discrepancy(self, name: str, moments: Moments) -> np.ndarray:
         """(1 + DRAWS,): the mean over a norm's channels of `distance`, first of the images themselves."""
-        mean = self._weights @ moments.mean
-        variance = self._weights @ moments.square - np.square(mean)
-        apart = distance(mean, np.maximum(variance, 0) + np.maximum(moments.epsilon, _SMALLEST))
+        apart = distance(*_parameters(moments, self._weights))
         apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
         channels = apart.shape[1]
         random = np.random.default_rng([self.seed, *name.encode()])
         drawn = random.integers(0, channels, (DRAWS, channels))
         return np.concatenate([apart[:1].mean(1), np.take_along_axis(apart[1:], drawn, 1).mean(1)])
 
-    def along(self, profile: Profile, names: Sequence[str]) -> np.ndarray:
-        """(norms, 1 + DRAWS): of each of these norms."""
-        return np.stack([self.discrepancy(name, profile[name]) for name in names])
+
+def change(one: Moments, other: Moments) -> float:
+    """The mean over a norm's channels of the distance between what two candidates give it, on all images."""
+    (mean, variance), (its_mean, its_variance) = (_parameters(moments) for moments in (one, other))
+    apart = distance((mean - its_mean) / np.sqrt(its_variance), variance / its_variance)
+    return float(np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST).mean())
+
+
+def _parameters(moments: Moments, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over images that have these weights, or all the same one."""
+    if weights is None:
+        mean, square = moments.mean.mean(0), moments.square.mean(0)
+    else:
+        mean, square = weights @ moments.mean, weights @ moments.square
+    return mean, np.maximum(square - np.square(mean), 0) + np.maximum(moments.epsilon, _SMALLEST)
 
 
 _SMALLEST = np.float32(1e-12)  # what a variance of 0 counts as where the norm has no epsilon

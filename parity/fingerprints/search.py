@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from parity.fingerprints.chain import Candidate, Chain
-from parity.fingerprints.distance import DRAWS, Resampling
+from parity.fingerprints.distance import DRAWS, Resampling, change
 from parity.fingerprints.preprocessing import Preprocessing, crops
 
 LINKS = (2, 4)
@@ -28,6 +28,8 @@ class Difference:
         links: which these were: from the first to before the second.
         error: its standard error.
         margin: half the width of the interval around `value` that holds for all rivals at once.
+        change: how far what the rival gives these norms is from what the best gives them.
+        rest: the discrepancy there of the better of the two, which it leaves unexplained.
         first: the first norm that tells the two apart; None if none does by itself.
     """
 
@@ -35,6 +37,8 @@ class Difference:
     links: tuple[int, int]
     error: float
     margin: float
+    change: float
+    rest: float
     first: str | None
 
     @property
@@ -43,8 +47,12 @@ class Difference:
 
     @property
     def is_told(self) -> bool:
-        """Whether the interval excludes zero."""
-        return abs(self.value) > self.margin
+        """Whether the interval excludes zero, and the two differ by more than what the better leaves unexplained.
+
+        The interval is for other images of the same kind. If these are of another kind than the training set, that is
+        part of the rest, and may favour any change that is smaller.
+        """
+        return abs(self.value) > self.margin and self.change > self.rest
 
 
 class Search:
@@ -83,6 +91,7 @@ class Search:
         """Sets `best`, and returns how far each rival is from it."""
         for number in range(PASSES):
             before = self.best
+            self._chain.places = {self._chain.parting(rival, self.best) for rival in self._of_options()}
             self._choose_constants((1,) if number == 0 else (1, *LINKS))
             self._choose_options()
             if number and self.best == before:
@@ -115,11 +124,14 @@ class Search:
         theirs, own = (self.discrepancy(candidate, start, stop) for candidate in (rival, best))
         apart = {name: theirs[name] - own[name] for name in own}
         if not apart:  # they differ after the last norm only
-            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, 0.0, None)
+            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, 0.0, 0.0, 0.0, None)
         together = np.mean(list(apart.values()), axis=0)
+        given, best_given = (self._chain.profile(candidate, start, stop) for candidate in (rival, best))
+        changed = np.mean([change(given[name], best_given[name]) for name in own])
+        rest = min(np.mean([draws[0] for draws in side.values()]) for side in (theirs, own))
         first = next((name for name, draws in apart.items() if draws[0] > self._errors * _error(draws)), None)
         error = _error(together)
-        return Difference(together, (start, stop), error, self._errors * error, first)
+        return Difference(together, (start, stop), error, self._errors * error, float(changed), float(rest), first)
 
     @property
     def _errors(self) -> float:

@@ -189,6 +189,8 @@ class Run:
         return state
 
     def _first_step(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        if not self.start and (note := self.setup.doubt(batch["image"])):
+            self.display.say(f"warning: {note}")
         self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
         began = time.monotonic()
         try:
