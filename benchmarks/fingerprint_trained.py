@@ -3,7 +3,7 @@
     python benchmarks/fingerprint_trained.py --json fingerprints.json
 
 Handwritten digits in front of photographs (both scikit-learn's; the absolute difference of the two, in the manner of
-MNIST-M, arXiv:1505.07818, under a light of random colour) are written as PNG files, 64 pixels a side. Networks learn to
+MNIST-M, arXiv:1505.07818, under a light of random colour) are written as PNG files, 48 pixels a side. Networks learn to
 read them, each with another preprocessing or another option; the fingerprint is given their parameters and statistics,
 nothing else, and 32 images of digits and places in the photographs that were not trained on. It exits with 1 if a right
 candidate is told to be wrong, or a wrong one told to be right.
@@ -34,7 +34,7 @@ from parity.fingerprints.report import Fingerprint
 from resnet_flax.data import EvaluationTransform
 from resnet_flax.weights.arithmetic import model_options
 
-SIZE = 64
+SIZE = 48
 HELD_OUT = 32
 COLOUR = {(known.channels, known.name): known for known in preprocessings(3)}
 IMAGENET, PIXELS, BGR = (
@@ -60,12 +60,10 @@ class Case:
 
 CASES = (
     Case("plain"),
-    Case("SiLU", options={"activation": "silu"}),
-    Case("averaged strides", options={"aa_layer": "avg"}),
-    Case("blurred strides", options={"aa_layer": "blur"}),
     Case("stride in the first 1x1", "resnet26", options={"stride_in_first_1x1": True}),
-    Case("plain, with bottlenecks", "resnet26"),
+    Case("SiLU", options={"activation": "silu"}),
     Case("BGR", preprocessing=BGR),
+    Case("averaged strides", options={"aa_layer": "avg"}),
     Case("[0, 255]", preprocessing=PIXELS),
     Case("max-pool without padding", options={"max_pool_ceil": True}),
     Case("epsilon 1e-3", options={"norm_epsilon": 1e-3}),
@@ -150,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="some of the networks")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a folder for the weights and the images")
     args = parser.parse_args()
 

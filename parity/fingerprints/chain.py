@@ -27,13 +27,18 @@ class Candidate:
         return hash((self.preprocessing, str(sorted(self.options.items()))))
 
     def __str__(self) -> str:
-        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        options = ", ".join(in_words(name, value) for name, value in self.options.items())
         return f"{self.preprocessing}" + (f"; {options}" if options else "")
 
     def having(self, option: str, value: Any) -> "Candidate":
         """The same with this option, or with None without it."""
         others = {name: own for name, own in self.options.items() if name != option}
         return replace(self, options=others if value is None else others | {option: value})
+
+
+def in_words(option: str, value: Any) -> str:
+    """An option of a network, such as "activation silu" or "max_pool_ceil"."""
+    return option if value is True else f"no {option}" if value is False else f"{option} {value}"
 
 
 Links = Callable[[Mapping[str, Any]], Sequence[Link]]

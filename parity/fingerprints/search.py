@@ -46,13 +46,18 @@ class Difference:
         return float(self.draws[0])
 
     @property
-    def is_told(self) -> bool:
-        """Whether the interval excludes zero, and the two differ by more than what the better leaves unexplained.
+    def is_small(self) -> bool:
+        """Whether the two differ by less than what the better of them leaves unexplained.
 
-        The interval is for other images of the same kind. If these are of another kind than the training set, that is
-        part of the rest, and may favour any change that is smaller.
+        The interval is for other images of the same kind. That these are of another kind than the training set is part
+        of what is unexplained, and may favour any change that is smaller.
         """
-        return abs(self.value) > self.margin and self.change > self.rest
+        return self.change <= self.rest
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the interval excludes zero, and the difference is not small."""
+        return abs(self.value) > self.margin and not self.is_small
 
 
 class Search:
@@ -162,7 +167,10 @@ class Search:
         self._chain.refer_to(candidate)
 
     def _choose_constants(self, links: Sequence[int]) -> None:
-        """Takes the most usual preprocessing within a standard error of the lowest discrepancy (Breiman's rule)."""
+        """Takes the most usual preprocessing within a standard error of the lowest discrepancy (Breiman's rule).
+
+        Or the most usual that differs from the lowest by less than what that leaves unexplained.
+        """
         known = self._of_constants()
         lowest = known[0]
         for rival in known[1:]:
@@ -170,7 +178,7 @@ class Search:
                 lowest = rival
         for candidate in known:
             apart = self._compared(candidate, lowest, links)
-            if not apart.is_told and apart.value <= apart.error:
+            if not apart.is_told and (apart.value <= apart.error or apart.is_small):
                 self._become(candidate)
                 return
 
