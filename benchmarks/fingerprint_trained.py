@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,8 @@ from parity.fingerprints.chain import Candidate
 from parity.fingerprints.preprocessing import Preprocessing, preprocessings
 from parity.fingerprints.report import Fingerprint
 from resnet_flax.data import EvaluationTransform
+from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.workdir import Workdir
 from resnet_flax.weights.arithmetic import model_options
 
 SIZE = 48
@@ -66,7 +68,6 @@ CASES = (
     Case("averaged strides", options={"aa_layer": "avg"}),
     Case("[0, 255]", preprocessing=PIXELS),
     Case("max-pool without padding", options={"max_pool_ceil": True}),
-    Case("epsilon 1e-3", options={"norm_epsilon": 1e-3}),
 )
 
 
@@ -105,7 +106,9 @@ def write_folders(root: Path) -> list[np.ndarray]:
 
 def trained(case: Case, root: Path, epochs: int) -> tuple[dict[str, np.ndarray], float]:
     """The network's state_dict and its accuracy, of images from a folder of `write_folders`."""
-    known = case.preprocessing
+    known, workdir = case.preprocessing, root / "runs" / case.name.replace(" ", "-")
+    if (workdir / "best.safetensors").exists():
+        return load_checkpoint(workdir / "best.safetensors"), _accuracy(read_metrics(Workdir(workdir)))
     scale = known.range[1] - known.range[0]  # what pixels in [0, 1] are multiplied with
     model = resnet_flax.create_model(case.model, num_classes=10, rngs=nnx.Rngs(0), **model_options(case.options, {}))
     result = resnet_flax.fit(
@@ -114,7 +117,7 @@ def trained(case: Case, root: Path, epochs: int) -> tuple[dict[str, np.ndarray],
         recipe="finetune",
         freeze=(),
         quiet=True,
-        workdir=root / "runs" / case.name.replace(" ", "-"),
+        workdir=workdir,
         epochs=epochs,
         batch_size=32,
         optimizer="adamw",
@@ -125,8 +128,11 @@ def trained(case: Case, root: Path, epochs: int) -> tuple[dict[str, np.ndarray],
         mean=tuple(value / scale for value in known.mean),
         std=tuple(value / scale for value in known.std),
     )
-    accuracy = max(row["accuracy"] for row in result.history if row["weights"] == "model")
-    return load_checkpoint(result.weights), accuracy
+    return load_checkpoint(result.weights), _accuracy(result.history)
+
+
+def _accuracy(history: Sequence[Mapping[str, Any]]) -> float:
+    return max(row["accuracy"] for row in history if row["kind"] == "evaluation")
 
 
 def judged(report: Fingerprint, truth: Candidate) -> tuple[bool, str]:
@@ -149,17 +155,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="some of the networks")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="a folder for the weights and the images")
+    parser.add_argument("--keep", type=Path, help="a folder for images and weights; those in it are used again")
     args = parser.parse_args()
 
     rows, wrong = [], 0
     with tempfile.TemporaryDirectory() as temporary:
         root = args.keep or Path(temporary)
         images = write_folders(root)
-        for case in CASES:
-            if args.only and case.name not in args.only:
-                continue
-            state_dict, accuracy = trained(case, root, args.epochs)
+        cases = [case for case in CASES if not args.only or case.name in args.only]
+        networks = [trained(case, root, args.epochs) for case in cases]
+        for case, (state_dict, accuracy) in zip(cases, networks, strict=True):
             start = time.perf_counter()
             report = parity.fingerprint(state_dict, images)
             seconds = time.perf_counter() - start

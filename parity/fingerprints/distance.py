@@ -1,6 +1,6 @@
 """How far what the norms were given is from what they were trained with, and how sure that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,8 @@ def distance(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     sqrt(2) |mean| for a small mean and variance 1, and the logarithm of either where it is far off.
     """
     scale = np.sqrt(variance)
-    return 2 * np.arccosh(1 + (np.square(mean) / 2 + np.square(scale - 1)) / (2 * scale))
+    apart = (np.square(mean) / 2 + np.square(scale - 1)) / (2 * scale)
+    return 2 * np.log1p(apart + np.sqrt(apart * (apart + 2)))  # arccosh(1 + apart), which in float32 would be 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Resampling:
 
     images: int
     seed: int = 0
+    _channels: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -44,10 +46,15 @@ class Resampling:
         """(1 + DRAWS,): the mean over a norm's channels of `distance`, first of the images themselves."""
         apart = distance(*_parameters(moments, self._weights))
         apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
-        channels = apart.shape[1]
-        random = np.random.default_rng([self.seed, *name.encode()])
-        drawn = random.integers(0, channels, (DRAWS, channels))
-        return np.concatenate([apart[:1].mean(1), np.take_along_axis(apart[1:], drawn, 1).mean(1)])
+        return np.concatenate([apart[:1].mean(1), apart.take(self._drawn(name, apart.shape[1])).mean(1)])
+
+    def _drawn(self, name: str, channels: int) -> np.ndarray:
+        """int32 (DRAWS, channels): where in (1 + DRAWS, channels) the channels of each draw are."""
+        if name not in self._channels:
+            random = np.random.default_rng([self.seed, *name.encode()])
+            drawn = random.integers(0, channels, (DRAWS, channels), np.int32)
+            self._channels[name] = drawn + channels * np.arange(1, DRAWS + 1, dtype=np.int32)[:, None]
+        return self._channels[name]
 
 
 def change(one: Moments, other: Moments) -> float:

@@ -98,7 +98,8 @@ class FlaxLink:
         return isinstance(other, FlaxLink) and (self.graph, self._prefix) == (other.graph, other._prefix)
 
 
-_PROGRAMS: list[tuple[tuple[Any, bool], Any]] = []  # graphs can be compared and not hashed
+_PROGRAMS: list[tuple[tuple[Any, bool], Any]] = []  # the last ones; graphs can be compared and not hashed
+_MOST = 32
 
 
 def _program(graph: Any, first: bool) -> Any:
@@ -106,6 +107,7 @@ def _program(graph: Any, first: bool) -> Any:
     for known, program in _PROGRAMS:
         if known == (graph, first):
             return program
+    del _PROGRAMS[: -_MOST + 1]
     _PROGRAMS.append(((graph, first), _compiled(graph, first)))
     return _PROGRAMS[-1][1]
 
