@@ -8,13 +8,15 @@ from PIL import Image
 
 import parity
 from parity.conversion.checkpoints import write_checkpoint
-from resnet_flax.__main__ import main
 from resnet_flax.commands import train as command
+from resnet_flax.commands.common import run_on_images
 from resnet_flax.data.on_device import normalize
 from resnet_flax.data.preprocessing import Preprocessing
+from resnet_flax.inference import find_images
 from resnet_flax.layers import GroupNorm
 from resnet_flax.models import build_model
 from resnet_flax.weights.guard import SEVERAL, doubt
+from resnet_flax.weights.load import load_pretrained
 from tests.parity.fingerprints.networks import patches
 from tests.resnet_flax.training import small
 
@@ -24,7 +26,7 @@ IMAGENET = (Preprocessing().mean, Preprocessing().std)
 
 def network(name="resnet18", constants=IMAGENET, channels=3, **options):
     """One whose first norm has the statistics of photographs with these constants."""
-    model = build_model(name, num_classes=10, in_channels=channels, rngs=nnx.Rngs(0), **options)
+    model = build_model(name, num_classes=2, in_channels=channels, rngs=nnx.Rngs(0), **options)
     calibrate(model, normalize(patches(256, 32, 1)[..., :channels], *constants))
     return model
 
@@ -88,26 +90,28 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("expected", [IMAGENET, PIXELS], ids=["as assumed", "pixels"])
-def test_predict_with_an_assumed_preprocessing(expected, folder, capsys):
-    write_checkpoint("w.safetensors", parity.to_torch(network(constants=expected)), {})
-    assert main(["predict", str(folder), "--weights", "w.safetensors", "--crop", "32", "--resize", "32"]) == 0
-    assert capsys.readouterr().err.count("warning: the first norm sees") == (expected == PIXELS)
+@pytest.mark.parametrize(
+    ("expected", "metadata", "warns"),
+    [
+        (IMAGENET, {}, False),
+        (PIXELS, {}, True),
+        (PIXELS, Preprocessing().to_metadata(), False),  # it came with the weights, and nothing was assumed
+    ],
+)
+def test_images_with_an_assumed_preprocessing(expected, metadata, warns, folder, capsys):
+    """Once, however many batches there are."""
+    write_checkpoint("w.safetensors", parity.to_torch(network(constants=expected)), metadata)
+    pretrained = load_pretrained(None, "w.safetensors")
+    assert len(list(run_on_images(find_images([str(folder)]), 8, pretrained, lambda images: {}))) == 2
+    assert capsys.readouterr().err.count("warning: the first norm sees") == warns
 
 
-def test_predict_with_a_preprocessing_that_came_with_the_weights(folder, capsys):
-    write_checkpoint("w.safetensors", parity.to_torch(network(constants=PIXELS)), Preprocessing().to_metadata())
-    assert main(["predict", str(folder), "--weights", "w.safetensors", "--crop", "32", "--resize", "32"]) == 0
-    assert "the first norm" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("expected", [IMAGENET, PIXELS], ids=["as assumed", "pixels"])
-def test_evaluation(expected, folder, capsys):
-    write_checkpoint("w.safetensors", parity.to_torch(network(constants=expected)), {})
-    options = ["--weights", "w.safetensors", "--data", "synthetic:32x32x3:16", "--image-size", "32"]
+def test_evaluation(folder, capsys):
+    write_checkpoint("w.safetensors", parity.to_torch(network(constants=PIXELS)), {})
+    options = ["--weights", "w.safetensors", "--data", f"folder:{folder}", "--image-size", "32"]
     mean, std = ([str(value) for value in values] for values in IMAGENET)
     assert command.main(["--evaluate", *options, "--mean", *mean, "--std", *std, "--batch-size", "16"]) == 0
-    assert capsys.readouterr().out.count("warning: the first norm sees") == (expected == PIXELS)
+    assert capsys.readouterr().out.count("warning: the first norm sees") == 1
 
 
 @pytest.mark.parametrize("expected", [UNIT, PIXELS], ids=["as given", "pixels"])
