@@ -3,7 +3,7 @@
     python benchmarks/fingerprint_trained.py --json fingerprints.json
 
 Handwritten digits in front of photographs (both scikit-learn's; the absolute difference of the two, in the manner of
-MNIST-M, arXiv:1505.07818, under a light of random colour) are written as PNG files, 48 pixels a side. Networks learn to
+MNIST-M, arXiv:1505.07818, under a light of random colour) are written as PNG files, 32 pixels a side. Networks learn to
 read them, each with another preprocessing or another option; the fingerprint is given their parameters and statistics,
 nothing else, and 32 images of digits and places in the photographs that were not trained on. It exits with 1 if a right
 candidate is told to be wrong, or a wrong one told to be right.
@@ -36,7 +36,7 @@ from resnet_flax.training.metrics import read_metrics
 from resnet_flax.training.workdir import Workdir
 from resnet_flax.weights.arithmetic import model_options
 
-SIZE = 48
+SIZE = 32
 HELD_OUT = 32
 COLOUR = {(known.channels, known.name): known for known in preprocessings(3)}
 IMAGENET, PIXELS, BGR = (
@@ -63,7 +63,7 @@ class Case:
 CASES = (
     Case("plain"),
     Case("BGR", preprocessing=BGR),
-    Case("stride in the first 1x1", "resnet26", options={"stride_in_first_1x1": True}),
+    Case("stride in the first 1x1", "resnet14t", options={"stride_in_first_1x1": True}),
     Case("SiLU", options={"activation": "silu"}),
     Case("averaged strides", options={"aa_layer": "avg"}),
     Case("[0, 255]", preprocessing=PIXELS),

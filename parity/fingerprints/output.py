@@ -39,7 +39,7 @@ def _cells(report: Fingerprint, row: Row) -> list[str]:
     if row.difference is None:
         return [*cells, "", "", "best"]
     apart = f"{row.difference.value:+.3f} ± {row.difference.margin:.3f}"
-    return [*cells, apart, row.first_departure or "", "" if row.is_told else "cannot be told apart"]
+    return [*cells, apart, row.first_departure or "", "" if row.is_told else "not told apart"]
 
 
 def as_text(report: Fingerprint) -> str:
@@ -61,7 +61,7 @@ def write_json(report: Fingerprint, path: Path) -> None:
 def write_plot(report: Fingerprint, path: Path) -> None:
     """The discrepancy along the network, of the best candidate and the nearest others, in the format of the ending.
 
-    A line is dashed where the candidate cannot be told apart, and a circle is the first norm that tells it apart.
+    Those that are told apart come first. A line is dashed where the candidate cannot be told apart, and a circle is the first norm that tells it apart.
 
     Raises:
         ParityError: if it cannot be written.
@@ -85,7 +85,7 @@ def write_html(report: Fingerprint, path: Path) -> None:
     rows = [[html.escape(cell) for cell in _cells(report, row)] for row in report.rows]
     body = [
         f"<h1>{html.escape(report.title)}: what its weights expect</h1>",
-        f"<p>{html.escape(report.verdict)}</p>",
+        f"<p>{html.escape(report.verdict[0].upper() + report.verdict[1:])}.</p>",
         f"<h2>Discrepancy along the network</h2><figure>{svg[svg.index('<svg') :]}</figure><p>{CAPTION}</p>",
         "<h2>Candidates</h2>" + table(HEADINGS, rows, (1, 2, 3)),
     ]
@@ -100,7 +100,8 @@ def _drawn(report: Fingerprint) -> Any:
     picture = Figure(figsize=(12, 5), layout="constrained")
     axes = picture.subplots()
     places = {name: place for place, name in enumerate(report.best.curve)}
-    shown = [row for row in report.rows if row.curve][: 1 + LINES]
+    others = sorted((row for row in report.rows[1:] if row.curve), key=lambda row: not row.is_told)
+    shown = [report.best, *others[:LINES]]
     for number, row in reversed(list(enumerate(shown))):
         positions, values = [places[name] for name in row.curve], list(row.curve.values())
         label = str(row.candidate) if row is report.best else report.name(row)

@@ -42,8 +42,8 @@ class Row:
 
     @property
     def first_departure(self) -> str | None:
-        """The first norm that is told to be worse than with the best candidate."""
-        return self.difference.first if self.difference else None
+        """The first norm that is told to be worse than with the best candidate; None if the two are not told apart."""
+        return self.difference.first if self.difference and self.is_told else None
 
     @property
     def is_told(self) -> bool:
@@ -116,13 +116,13 @@ class Fingerprint:
             value, margin = difference.value, difference.margin
             apart = {"value": value, "low": value - margin, "high": value + margin, "told_apart": difference.is_told}
         return {
-            "name": str(row.candidate),
             **row.candidate.preprocessing.as_dict(self.channels),
             "options": dict(row.candidate.options),
             "discrepancy": row.discrepancy,
             "low": low,
             "high": high,
             "first_departure": row.first_departure,
+            "name": str(row.candidate),
             "difference": apart,
             "norms": dict(row.curve),
         }
