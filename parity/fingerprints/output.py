@@ -61,7 +61,7 @@ def write_json(report: Fingerprint, path: Path) -> None:
 def write_plot(report: Fingerprint, path: Path) -> None:
     """The discrepancy along the network, of the best candidate and the nearest others, in the format of the ending.
 
-    Those that are told apart come first. A line is dashed where the candidate cannot be told apart, and a circle is the first norm that tells it apart.
+    Those that are told apart come first; the others' lines are dashed. A circle is the first norm that tells two apart.
 
     Raises:
         ParityError: if it cannot be written.
