@@ -11,6 +11,7 @@ candidate is told to be wrong, or a wrong one told to be right.
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -106,7 +107,7 @@ def write_folders(root: Path) -> list[np.ndarray]:
 
 def trained(case: Case, root: Path, epochs: int) -> tuple[dict[str, np.ndarray], float]:
     """The network's state_dict and its accuracy, of images from a folder of `write_folders`."""
-    known, workdir = case.preprocessing, root / "runs" / case.name.replace(" ", "-")
+    known, workdir = case.preprocessing, root / "runs" / re.sub(r"\W+", "-", case.name)
     if (workdir / "best.safetensors").exists():
         return load_checkpoint(workdir / "best.safetensors"), _accuracy(read_metrics(Workdir(workdir)))
     scale = known.range[1] - known.range[0]  # what pixels in [0, 1] are multiplied with
