@@ -12,6 +12,7 @@ without_torch = (
         "coming-from-pytorch.md",
         "differ.md",
         "differences.md",
+        "fingerprints.md",
         "getting-started.md",
         "index.md",
         "parity-for-your-own-model.md",

@@ -20,7 +20,7 @@ from parity.conversion.convert import as_numpy
 from parity.errors import needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.layers import Conv
-from resnet_flax.models import ARCHITECTURES, get_architecture
+from resnet_flax.models import ARCHITECTURES, ResNet, get_architecture
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.weights.arithmetic import alternatives, model_options
 from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
@@ -118,29 +118,37 @@ class IdentifiedWeights:
         return alternatives(self.weights.identity.architecture)
 
     @cached_property
+    def _model(self) -> ResNet:
+        """Raises unless every entry fits."""
+        with jax.enable_x64(True):  # float64 weights stay so
+            return self.weights.to_model()
+
+    @cached_property
     def _states(self) -> list[Any]:
         """Of each link, in float32, which the images have."""
-        with jax.enable_x64(True):  # float64 weights are narrowed here, and not by JAX
-            states = [nnx.state(module) for _, module in self.weights.to_model().links()]
-            host = jax.tree.map(lambda a: np.asarray(a, np.float32) if a.dtype.kind == "f" else np.asarray(a), states)
-        return jax.tree.map(jnp.asarray, host)
+
+        def narrowed(array: jax.Array) -> jax.Array:
+            wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype != jnp.float32
+            return jnp.asarray(np.asarray(array, np.float32)) if wide else array
+
+        return [jax.tree.map(narrowed, nnx.state(module)) for _, module in self._model.links()]
 
     def links(self, options: Mapping[str, Any]) -> list[tuple[str, nnx.Module]]:
         unset = partial(Conv, kernel_init=lambda key, shape, dtype: np.zeros(shape, dtype))  # takes no time
         plan = self.weights.identity.build(
             nnx.Rngs(0), **{"conv_layer": unset, "num_classes": 0, **model_options(options, {})}
         )
-        return [
-            (prefix, nnx.merge(nnx.graphdef(module), state))
-            for (prefix, module), state in zip(plan.links(), self._states, strict=True)
-        ]
+        links = plan.links()
+        for (_, module), state in zip(links, self._states, strict=True):
+            nnx.update(module, state)
+        return links
 
     def describe(self) -> str:
         return str(self.weights.identity)
 
     def rows(self) -> list[tuple[str, str]]:
         weights, identity = self.weights, self.weights.identity
-        weights.to_model()  # raises unless every entry fits
+        stem = self._stem()  # raises unless every entry fits
         parameters = sum(a.size for n, a in weights.state_dict.items() if n.endswith((".weight", ".bias")))
         dtypes = Counter(array.dtype.name for array in weights.state_dict.values())
         layout, before = weights.layout
@@ -150,7 +158,7 @@ class IdentifiedWeights:
             ("architecture", identity.architecture),
             ("classes", str(identity.num_classes) if identity.num_classes else "none (no head)"),
             ("input channels", f"{identity.in_channels}"),
-            ("stem", self._stem()),
+            ("stem", stem),
             ("parameters", f"{parameters:,}"),
             ("entries", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())),
             ("names", f"{layout.name}{prefix}"),
@@ -159,7 +167,7 @@ class IdentifiedWeights:
         ]
 
     def _stem(self) -> str:
-        stem = self.weights.identity.build_abstract().stem
+        stem = self._model.stem
         sizes = ", ".join([f"{stem.kernel_size}x{stem.kernel_size}"] * (1 + len(stem.hidden)))
         if not stem.has_pool:
             return f"{sizes}, no max-pool"
@@ -173,7 +181,7 @@ class IdentifiedWeights:
         return IdentifiedWeights(Use(**given).kept_with(self.weights))
 
     def write(self, path: Path, *, original_names: bool) -> None:
-        write_weights(path, self.weights.to_model(), self.weights, original_names=original_names)
+        write_weights(path, self._model, self.weights, original_names=original_names)
 
 
 class ResNets:

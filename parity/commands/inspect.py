@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False, markup=False)
     console.print(table)
     for note in weights.notes:
-        console.print(printable(note))
+        console.print(printable(note), soft_wrap=True)
     console.print(f"every entry fits {weights.describe().partition(',')[0]}")
     if args.images is not None:
         _find_out(args, args.images, weights, console)
@@ -75,7 +75,7 @@ def _find_out(args: Arguments, folder: Path, weights: Weights, console: Console)
 
     images, notes = read_folder(folder, weights.in_channels)
     for note in notes:
-        console.print(printable(note))
+        console.print(printable(note), soft_wrap=True)
     report = of_weights(weights, images, size=args.size)
     width = None if sys.stdout.isatty() else 160
     Console(width=width, highlight=False, markup=False, emoji=False).print(output.as_renderable(report))

@@ -27,13 +27,18 @@ class Candidate:
         return hash((self.preprocessing, str(sorted(self.options.items()))))
 
     def __str__(self) -> str:
-        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        options = ", ".join(in_words(name, value) for name, value in self.options.items())
         return f"{self.preprocessing}" + (f"; {options}" if options else "")
 
     def having(self, option: str, value: Any) -> "Candidate":
         """The same with this option, or with None without it."""
         others = {name: own for name, own in self.options.items() if name != option}
         return replace(self, options=others if value is None else others | {option: value})
+
+
+def in_words(option: str, value: Any) -> str:
+    """An option of a network, such as "activation silu" or "max_pool_ceil"."""
+    return option if value is True else f"no {option}" if value is False else f"{option} {value}"
 
 
 Links = Callable[[Mapping[str, Any]], Sequence[Link]]
@@ -43,10 +48,16 @@ Links = Callable[[Mapping[str, Any]], Sequence[Link]]
 class Chain:
     """A network, or what the same weights make with other options.
 
-    The activations between the links are kept of one candidate, the reference, from which the others part.
+    Of one candidate, the reference, activations are kept at the places where others part from it.
+
+    Args:
+        links: of each network.
+        images: that go through them.
+        reference: the first one.
 
     Attributes:
         depth: the number of links.
+        places: links whose inputs are kept.
     """
 
     def __init__(self, links: Links, images: Photographs, reference: Candidate):
@@ -54,8 +65,12 @@ class Chain:
         self._links: dict[str, Sequence[Link] | UsageError] = {}
         self._profiles: dict[Candidate, list[Profile]] = {}  # a profile for each link
         self._reference = reference
-        self._inputs: list[list[Any]] = [images.batches(reference.preprocessing)]  # of its links, as far as it was run
+        self._inputs: dict[int, list[Any]] = {}  # of the reference's links
+        self._reached: tuple[Candidate, int, list[Any]] | None = (
+            None  # the last other one, and the input of its next link
+        )
         self.depth = len(self._network(reference))
+        self.places: set[int] = set()
 
     def _network(self, candidate: Candidate) -> Sequence[Link]:
         key = str(sorted(candidate.options.items()))
@@ -80,7 +95,7 @@ class Chain:
     def refer_to(self, reference: Candidate) -> None:
         """Makes a candidate the one whose activations are kept."""
         shared = self.parting(reference, self._reference)
-        self._inputs = self._inputs[: shared + 1] if shared else [self._images.batches(reference.preprocessing)]
+        self._inputs = {place: inputs for place, inputs in self._inputs.items() if place <= shared} if shared else {}
         self._reference = reference
 
     def parting(self, one: Candidate, other: Candidate) -> int:
@@ -98,17 +113,23 @@ class Chain:
         return {name: moments for part in known[start:stop] for name, moments in part.items()}
 
     def _run(self, candidate: Candidate, known: list[Profile], stop: int) -> None:
-        is_reference = candidate == self._reference
         shared = self.parting(candidate, self._reference)
-        if shared and not is_reference:
+        if shared and candidate != self._reference:
             self.profile(self._reference, 0, min(shared, stop))
             known += self._profiles[self._reference][len(known) : min(shared, stop)]
-        start = min(shared, len(self._inputs) - 1)
-        batches = self._inputs[start] if shared else self._images.batches(candidate.preprocessing)
+        start, batches = self._nearest(candidate, min(shared, len(known)), len(known))
         for number, link in enumerate(self._network(candidate)[start:stop], start):
             results = [link(batch) for batch in batches]
             batches = [output for output, _ in results]
-            if is_reference and number + 1 == len(self._inputs):
-                self._inputs.append(batches)
             if number == len(known):
                 known.append(joined([profile for _, profile in results]))
+            if candidate == self._reference and number + 1 in self.places:
+                self._inputs[number + 1] = batches
+        self._reached = candidate, stop, batches
+
+    def _nearest(self, candidate: Candidate, shared: int, known: int) -> tuple[int, list[Any]]:
+        """The last link that has been reached, not after `known`, and its input; `shared` links are the reference's."""
+        place = max((place for place in self._inputs if place <= shared), default=0)
+        if self._reached and self._reached[0] == candidate and place < self._reached[1] <= known:
+            return self._reached[1:]
+        return place, self._inputs[place] if place else self._images.batches(candidate.preprocessing)

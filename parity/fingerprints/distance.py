@@ -1,12 +1,11 @@
 """How far what the norms were given is from what they were trained with, and how sure that is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from parity.fingerprints.moments import Moments, Profile
+from parity.fingerprints.moments import Moments
 
 DRAWS = 200
 
@@ -18,7 +17,8 @@ def distance(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     sqrt(2) |mean| for a small mean and variance 1, and the logarithm of either where it is far off.
     """
     scale = np.sqrt(variance)
-    return 2 * np.arccosh(1 + (np.square(mean) / 2 + np.square(scale - 1)) / (2 * scale))
+    apart = (np.square(mean) / 2 + np.square(scale - 1)) / (2 * scale)
+    return 2 * np.log1p(apart + np.sqrt(apart * (apart + 2)))  # arccosh(1 + apart), which in float32 would be 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Resampling:
 
     images: int
     seed: int = 0
+    _channels: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -43,18 +44,33 @@ class Resampling:
 
     def discrepancy(self, name: str, moments: Moments) -> np.ndarray:
         """(1 + DRAWS,): the mean over a norm's channels of `distance`, first of the images themselves."""
-        mean = self._weights @ moments.mean
-        variance = self._weights @ moments.square - np.square(mean)
-        apart = distance(mean, np.maximum(variance, 0) + np.maximum(moments.epsilon, _SMALLEST))
+        apart = distance(*_parameters(moments, self._weights))
         apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
-        channels = apart.shape[1]
-        random = np.random.default_rng([self.seed, *name.encode()])
-        drawn = random.integers(0, channels, (DRAWS, channels))
-        return np.concatenate([apart[:1].mean(1), np.take_along_axis(apart[1:], drawn, 1).mean(1)])
+        return np.concatenate([apart[:1].mean(1), apart.take(self._drawn(name, apart.shape[1])).mean(1)])
 
-    def along(self, profile: Profile, names: Sequence[str]) -> np.ndarray:
-        """(norms, 1 + DRAWS): of each of these norms."""
-        return np.stack([self.discrepancy(name, profile[name]) for name in names])
+    def _drawn(self, name: str, channels: int) -> np.ndarray:
+        """int32 (DRAWS, channels): where in (1 + DRAWS, channels) the channels of each draw are."""
+        if name not in self._channels:
+            random = np.random.default_rng([self.seed, *name.encode()])
+            drawn = random.integers(0, channels, (DRAWS, channels), np.int32)
+            self._channels[name] = drawn + channels * np.arange(1, DRAWS + 1, dtype=np.int32)[:, None]
+        return self._channels[name]
+
+
+def change(one: Moments, other: Moments) -> float:
+    """The mean over a norm's channels of the distance between what two candidates give it, on all images."""
+    (mean, variance), (its_mean, its_variance) = (_parameters(moments) for moments in (one, other))
+    apart = distance((mean - its_mean) / np.sqrt(its_variance), variance / its_variance)
+    return float(np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST).mean())
+
+
+def _parameters(moments: Moments, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over images that have these weights, or all the same one."""
+    if weights is None:
+        mean, square = moments.mean.mean(0), moments.square.mean(0)
+    else:
+        mean, square = weights @ moments.mean, weights @ moments.square
+    return mean, np.maximum(square - np.square(mean), 0) + np.maximum(moments.epsilon, _SMALLEST)
 
 
 _SMALLEST = np.float32(1e-12)  # what a variance of 0 counts as where the norm has no epsilon

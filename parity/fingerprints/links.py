@@ -81,46 +81,47 @@ class FlaxLink:
     def __init__(self, module: nnx.Module, *, prefix: str = "", first: bool = False):
         self.graph, self.state = nnx.split(module)
         self._prefix, self._first = prefix, first
+        self._norms = {name: (norm.mean[...], norm.var[...], norm.epsilon) for name, norm in _flax_norms(module)}
 
     def __call__(self, x: Any) -> tuple[Any, Profile]:
-        output, moments = _program(self.graph, self._first)(self.state, jnp.asarray(x))
-        profile = {
-            f"{self._prefix}.{name}" if self._prefix else name: Moments(*map(np.asarray, parts))
-            for name, parts in moments.items()
-        }
+        output, inputs = _program(self.graph, self._first)(self.state, jnp.asarray(x))
+        profile = {}
+        for name, given in inputs.items():
+            moments = _flax_moments(given, *self._norms[name.partition("#")[0]])
+            profile[f"{self._prefix}.{name}" if self._prefix else name] = Moments(*map(np.asarray, moments))
         return x if self._first else output, profile
 
     def statistics(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        norms = _flax_norms(nnx.merge(self.graph, self.state))
-        return [(np.asarray(norm.mean[...]), np.asarray(norm.var[...])) for _, norm in norms]
+        return [(np.asarray(mean), np.asarray(var)) for mean, var, _ in self._norms.values()]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FlaxLink) and (self.graph, self._prefix) == (other.graph, other._prefix)
 
 
-_PROGRAMS: list[tuple[tuple[Any, bool], Any]] = []  # graphs can be compared and not hashed
+_PROGRAMS: list[tuple[tuple[Any, bool], Any]] = []  # the last ones; graphs can be compared and not hashed
+_MOST = 32
 
 
 def _program(graph: Any, first: bool) -> Any:
-    """A compiled function (state, x) -> (output, moments by norm); equal graphs share one."""
+    """A compiled function (state, x) -> (output, what each norm was given); equal graphs share one."""
     for known, program in _PROGRAMS:
         if known == (graph, first):
             return program
+    del _PROGRAMS[: -_MOST + 1]
     _PROGRAMS.append(((graph, first), _compiled(graph, first)))
     return _PROGRAMS[-1][1]
 
 
 def _compiled(graph: Any, first: bool) -> Any:
     @jax.jit
-    def run(state: Any, x: jax.Array) -> tuple[Any, dict[str, Any]]:
+    def run(state: Any, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         module = nnx.merge(graph, state)
         module.eval()
         norms = dict(_flax_norms(module))
         with recording_flax(module) as recorder:
             output = module(x)
         calls = [name for name in recorder.arguments if name.partition("#")[0] in norms][: 1 if first else None]
-        moments = {name: _flax_moments(recorder.arguments[name][0], norms[name.partition("#")[0]]) for name in calls}
-        return None if first else output, moments
+        return None if first else output, {name: recorder.arguments[name][0] for name in calls}
 
     return run
 
@@ -133,14 +134,16 @@ def _flax_norms(module: nnx.Module) -> Iterator[tuple[str, Any]]:
             yield path, child
 
 
-def _flax_moments(x: jax.Array, norm: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    mean, var = norm.mean[...].astype(jnp.float32), norm.var[...].astype(jnp.float32)
+@jax.jit  # by itself: in the programs above it would be compiled again for each of them
+def _flax_moments(
+    x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     pixels = tuple(range(1, x.ndim - 1))
-    whole = jnp.maximum(var + norm.epsilon, TINY)
-    z = (x.astype(jnp.float32) - jnp.expand_dims(mean, range(x.ndim - 1))) * jnp.expand_dims(
+    whole = jnp.maximum(var.astype(jnp.float32) + epsilon, TINY)
+    z = (x.astype(jnp.float32) - jnp.expand_dims(mean.astype(jnp.float32), range(x.ndim - 1))) * jnp.expand_dims(
         jax.lax.rsqrt(whole), range(x.ndim - 1)
     )
-    return z.mean(pixels), jnp.square(z).mean(pixels), norm.epsilon / whole
+    return z.mean(pixels), jnp.square(z).mean(pixels), epsilon / whole
 
 
 # PyTorch

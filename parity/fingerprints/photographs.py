@@ -11,7 +11,7 @@ from parity.conversion.files import open_regular
 from parity.errors import ParityError
 from parity.fingerprints.preprocessing import Preprocessing
 
-BATCH = 16
+BATCH = 4
 """Images that go through a network at a time."""
 MOST = 32
 """Images that are taken of a folder."""

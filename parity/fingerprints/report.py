@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.fingerprints.chain import Candidate
+from parity.fingerprints.chain import Candidate, in_words
 from parity.fingerprints.search import Difference
 
 INTERVAL = (2.5, 97.5)  # percentiles of a row's own interval
@@ -42,8 +42,8 @@ class Row:
 
     @property
     def first_departure(self) -> str | None:
-        """The first norm that is told to be worse than with the best candidate."""
-        return self.difference.first if self.difference else None
+        """The first norm that is told to be worse than with the best candidate; None if the two are not told apart."""
+        return self.difference.first if self.difference and self.is_told else None
 
     @property
     def is_told(self) -> bool:
@@ -71,6 +71,10 @@ class Fingerprint:
     def best(self) -> Row:
         return self.rows[0]
 
+    def name(self, row: Row) -> str:
+        """The candidate in words, of those that are not the best what differs from it."""
+        return str(row.candidate) if row is self.best else _changes(row.candidate, self.best.candidate)
+
     @property
     def undecided(self) -> list[Row]:
         """Those that cannot be told apart from the best."""
@@ -88,7 +92,7 @@ class Fingerprint:
         if not any(row.is_told for row in self.rows):
             return "nothing can be told: no candidate is further from the weights' statistics than another"
         text = f"the weights expect {self.best.candidate} (in {self.confidence:.1%} of the bootstrap's draws)"
-        names = [_changes(row.candidate, self.best.candidate) for row in self.undecided]
+        names = [self.name(row) for row in self.undecided]
         return text + (f"; cannot be told apart: {', '.join(names)}" if names else "")
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,13 +116,13 @@ class Fingerprint:
             value, margin = difference.value, difference.margin
             apart = {"value": value, "low": value - margin, "high": value + margin, "told_apart": difference.is_told}
         return {
-            "name": str(row.candidate),
             **row.candidate.preprocessing.as_dict(self.channels),
             "options": dict(row.candidate.options),
             "discrepancy": row.discrepancy,
             "low": low,
             "high": high,
             "first_departure": row.first_departure,
+            "name": str(row.candidate),
             "difference": apart,
             "norms": dict(row.curve),
         }
@@ -135,9 +139,9 @@ def _changes(candidate: Candidate, best: Candidate) -> str:
     if own != other:
         same_constants = (own.name, own.channels) == (other.name, other.channels)
         return ("squeezed to a square" if own.crop is None else f"crop {own.crop}") if same_constants else str(own)
-    names = own_options = {**dict.fromkeys(best.options), **candidate.options}
+    options = {**dict.fromkeys(best.options), **candidate.options}
     return ", ".join(
-        f"{name} {value}" if value is not None else f"no {name}"
-        for name, value in own_options.items()
-        if value != best.options.get(name) and name in names
+        f"not {in_words(name, best.options[name])}" if value is None else in_words(name, value)
+        for name, value in options.items()
+        if value != best.options.get(name)
     )

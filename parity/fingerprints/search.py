@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from parity.fingerprints.chain import Candidate, Chain
-from parity.fingerprints.distance import DRAWS, Resampling
+from parity.fingerprints.distance import DRAWS, Resampling, change
 from parity.fingerprints.preprocessing import Preprocessing, crops
 
 LINKS = (2, 4)
 """On how many links two candidates are compared, from where they part: if the first number does not tell them apart, on
 the second. Further on, both depend more on what the images show and less on what was computed."""
+GROWTH = 4.0
+"""How many times larger the difference between two candidates may become on more links: from two links of a ResNet-50
+to four it becomes up to three times as large."""
 LEVEL = 0.05
 """The chance that some rival is told apart from the best by an accident of which images were taken."""
 PASSES = 3
@@ -28,6 +31,8 @@ class Difference:
         links: which these were: from the first to before the second.
         error: its standard error.
         margin: half the width of the interval around `value` that holds for all rivals at once.
+        change: how far what the rival gives these norms is from what the best gives them.
+        rest: the discrepancy there of the better of the two, which it leaves unexplained.
         first: the first norm that tells the two apart; None if none does by itself.
     """
 
@@ -35,6 +40,8 @@ class Difference:
     links: tuple[int, int]
     error: float
     margin: float
+    change: float
+    rest: float
     first: str | None
 
     @property
@@ -42,9 +49,18 @@ class Difference:
         return float(self.draws[0])
 
     @property
+    def is_small(self) -> bool:
+        """Whether the two differ by less than what the better of them leaves unexplained.
+
+        The interval is for other images of the same kind. That these are of another kind than the training set is part
+        of what is unexplained, and may favour any change that is smaller.
+        """
+        return self.change <= self.rest
+
+    @property
     def is_told(self) -> bool:
-        """Whether the interval excludes zero."""
-        return abs(self.value) > self.margin
+        """Whether the interval excludes zero, and the difference is not small."""
+        return abs(self.value) > self.margin and not self.is_small
 
 
 class Search:
@@ -83,6 +99,7 @@ class Search:
         """Sets `best`, and returns how far each rival is from it."""
         for number in range(PASSES):
             before = self.best
+            self._chain.places = {self._chain.parting(rival, self.best) for rival in self._of_options()}
             self._choose_constants((1,) if number == 0 else (1, *LINKS))
             self._choose_options()
             if number and self.best == before:
@@ -107,7 +124,7 @@ class Search:
         start = self._chain.parting(rival, best)
         for count in links or ((1, *LINKS) if rival.preprocessing != best.preprocessing else LINKS):
             difference = self._difference(rival, best, start, min(start + count, self._chain.depth))
-            if difference.is_told:
+            if difference.is_told or difference.change * GROWTH < difference.rest:
                 break
         return difference
 
@@ -115,11 +132,14 @@ class Search:
         theirs, own = (self.discrepancy(candidate, start, stop) for candidate in (rival, best))
         apart = {name: theirs[name] - own[name] for name in own}
         if not apart:  # they differ after the last norm only
-            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, 0.0, None)
+            return Difference(np.zeros(1 + DRAWS), (start, stop), 0.0, 0.0, 0.0, 0.0, None)
         together = np.mean(list(apart.values()), axis=0)
+        given, best_given = (self._chain.profile(candidate, start, stop) for candidate in (rival, best))
+        changed = np.mean([change(given[name], best_given[name]) for name in own])
+        rest = min(np.mean([draws[0] for draws in side.values()]) for side in (theirs, own))
         first = next((name for name, draws in apart.items() if draws[0] > self._errors * _error(draws)), None)
         error = _error(together)
-        return Difference(together, (start, stop), error, self._errors * error, first)
+        return Difference(together, (start, stop), error, self._errors * error, float(changed), float(rest), first)
 
     @property
     def _errors(self) -> float:
@@ -150,7 +170,10 @@ class Search:
         self._chain.refer_to(candidate)
 
     def _choose_constants(self, links: Sequence[int]) -> None:
-        """Takes the most usual preprocessing within a standard error of the lowest discrepancy (Breiman's rule)."""
+        """Takes the most usual preprocessing within a standard error of the lowest discrepancy (Breiman's rule).
+
+        Or the most usual that differs from the lowest by less than what that leaves unexplained.
+        """
         known = self._of_constants()
         lowest = known[0]
         for rival in known[1:]:
@@ -158,7 +181,7 @@ class Search:
                 lowest = rival
         for candidate in known:
             apart = self._compared(candidate, lowest, links)
-            if not apart.is_told and apart.value <= apart.error:
+            if not apart.is_told and (apart.value <= apart.error or apart.is_small):
                 self._become(candidate)
                 return
 

@@ -12,10 +12,12 @@ from rich.progress import track
 from parity.errors import printable
 from parity.options import PositiveInt
 from resnet_flax.data.decoding import Decoding
+from resnet_flax.data.on_device import normalize
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.inference import Outputs, read_batches
 from resnet_flax.models.options import ModelOptions
 from resnet_flax.text import PlainConsole
+from resnet_flax.weights.guard import IMAGES, doubt
 from resnet_flax.weights.load import load_pretrained
 from resnet_flax.weights.pretrained import Pretrained
 from resnet_flax.weights.use import Use
@@ -67,14 +69,24 @@ class ImageArguments(ModelArguments):
 def run_on_images(
     paths: Sequence[Path], batch_size: int, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
-    """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
+    """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many.
+
+    If the preprocessing is assumed, a doubt about the first batch is printed to stderr.
+    """
     batches = read_batches(paths, pretrained, batch_size)
     total = -(-len(paths) // batch_size)
     console = PlainConsole(stderr=True)
+    is_assumed = not pretrained.says_preprocessing
     for batch in track(batches, f"{len(paths)} images", total, console=console, transient=True, disable=total < 3):
         for message in batch.unreadable:
             console.print(message, soft_wrap=True)
         outputs = {}
         if batch.paths:
+            if is_assumed:
+                images = batch.images[: min(IMAGES, len(batch.paths))]
+                used = pretrained.preprocessing
+                if note := doubt(pretrained.model, normalize(images, used.mean, used.std)):
+                    console.print(f"warning: {note}", soft_wrap=True)
+                is_assumed = False
             outputs = {name: values[: len(batch.paths)] for name, values in apply(batch.images).items()}
         yield batch.paths, outputs, len(batch.unreadable)

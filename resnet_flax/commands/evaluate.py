@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import jax
@@ -104,7 +105,13 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
     )
     if hosts:
         agree(hosts, setup, test, test)
-    result = setup.evaluate(setup.initial_arrays(), setup.evaluation_batches(test))
+    batches = setup.evaluation_batches(test)
+    if not loaded.says_preprocessing:
+        first = next(batches)
+        if note := setup.doubt(first["image"], len(test)):
+            console.print(f"warning: {note}", highlight=False, soft_wrap=True)
+        batches = chain([first], batches)
+    result = setup.evaluate(setup.initial_arrays(), batches)
     if jax.process_index() == 0:
         workdir = Workdir(config.run.workdir or Path())
         workdir.create()

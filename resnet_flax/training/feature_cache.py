@@ -105,7 +105,11 @@ class HeadSetup(Setup):
             transient=True,
             disable=not console.is_terminal,
         )
-        features = [np.asarray(pooled(arrays, batch["image"]), np.float32) for batch in shown]
+        features = []
+        for batch in shown:
+            if not features and source.split == "train" and (note := self.doubt(batch["image"])):
+                console.print(f"warning: {note}", highlight=False, soft_wrap=True)
+            features.append(np.asarray(pooled(arrays, batch["image"]), np.float32))
         return FeatureSource(np.concatenate(features)[: len(source)], source)
 
 

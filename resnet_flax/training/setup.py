@@ -34,6 +34,7 @@ from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sh
 from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
 from resnet_flax.training.step import Prepare, make_train_step
 from resnet_flax.training.views import Crops, averaged
+from resnet_flax.weights.guard import IMAGES, doubt
 from resnet_flax.weights.load import create_model
 
 if TYPE_CHECKING:
@@ -266,6 +267,16 @@ class Setup:
         if self.config.model.weights is None and self.loaded is None:
             return initial_arrays(self.network, self.build_model)
         return self.network.arrays(self._model)
+
+    def doubt(self, images: jax.Array, count: int = IMAGES) -> str | None:
+        """`weights.guard.doubt` of the first `count` of uint8 images (N, H, W, C) on the devices.
+
+        None for a random network, and for features of images.
+        """
+        if (self.config.model.weights is None and self.loaded is None) or images.ndim != 4:
+            return None
+        data, some = self.config.data, images.addressable_data(0)[: min(count, IMAGES)]
+        return doubt(self._model, normalize(some, data.mean, data.std))
 
     def state(self, arrays: Arrays) -> TrainState:
         """The training state before the first step, on all devices."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from parity.fingerprints.distance import DRAWS, Resampling, distance
+from parity.fingerprints.distance import DRAWS, Resampling, change, distance
 from parity.fingerprints.moments import Moments
 
 
@@ -37,6 +37,18 @@ def test_the_first_draw_is_the_images_themselves():
     draws = Resampling(5).discrepancy("a", moments_of(inputs))
     assert draws.shape == (1 + DRAWS,)
     np.testing.assert_allclose(draws[0], expected, rtol=1e-4)
+
+
+def test_the_change_between_two_candidates():
+    """It does not depend on the units, which are those of what the norm was trained with, nor on the order."""
+    rng = np.random.default_rng(4)
+    one, other = rng.normal(0.3, 2, (5, 40, 7)), rng.normal(-0.2, 1, (5, 40, 7))
+    first, second = (inputs.reshape(-1, 7) for inputs in (one, other))
+    scale = second.std(0)
+    expected = distance((first.mean(0) - second.mean(0)) / scale, first.var(0) / scale**2).mean()
+    np.testing.assert_allclose(change(moments_of(one), moments_of(other)), expected, rtol=1e-4)
+    np.testing.assert_allclose(change(moments_of(other), moments_of(one)), expected, rtol=1e-4)
+    assert change(moments_of(one), moments_of(one)) == 0
 
 
 def test_draws_are_shared_by_candidates_and_not_by_norms():

@@ -69,6 +69,19 @@ def test_what_changes_nothing_cannot_be_told_apart():
     assert "nothing can be told" in report.verdict
 
 
+def test_what_images_of_another_kind_may_favour_is_not_told():
+    """Images with half the contrast of the training set's are nearer with a smaller std, and every draw agrees."""
+    network = calibrated(small(), COLOUR[0](patches(256, SIZE, 1)))
+    pale = np.uint8(128 + (held_out().astype(np.float32) - 128) / 2)
+    closer = replace(COLOUR[0], name="more contrast", std=tuple(value / 1.1 for value in COLOUR[0].std))
+    report = parity.fingerprint(network, pale, [COLOUR[0], closer])
+    difference = report.rows[1].difference
+    assert difference.value < -difference.margin  # the bootstrap alone would have it
+    assert report.best.candidate.preprocessing == COLOUR[0]
+    assert not report.rows[1].is_told
+    assert parity.fingerprint(network, pale, [COLOUR[0], COLOUR[2]]).rows[1].is_told
+
+
 def test_few_images_decide_less():
     """With two images the interval is wider, and what 32 tell apart may be left open; nothing wrong is told."""
     network = calibrated(small(), COLOUR[0](patches(256, SIZE, 1)))
