@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "parity.conversion",
         "parity.errors",
         "parity.diagnosis.diagnose",
+        "parity.diagnosis.moved_statistics",
     ),
     "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
     "parity": ("parity",),
@@ -38,7 +39,7 @@ MAY_IMPORT = {
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "figures")),
     ),
     "resnet_flax/weights": (
-        *("parity.conversion", "parity.errors", "parity.options"),
+        *("parity.conversion", "parity.errors", "parity.options", "parity.fingerprints.distance"),
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
     "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options"),

@@ -158,7 +158,7 @@ class Run:
 
     def _first_step(self, state: TrainState, batch, step: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """The first step on images of this size."""
-        if step == self.start == 0 and (note := self.setup.doubt(batch["image"])):
+        if step == 1 and (note := self.setup.doubt(batch["image"])):
             self.display.say(f"warning: {note}")
         self.display.say(f"compiling the training step on inputs of {'x'.join(map(str, batch['image'].shape[1:]))} ...")
         began = time.monotonic()
