@@ -68,7 +68,6 @@ CASES = (
     Case("SiLU", options={"activation": "silu"}),
     Case("averaged strides", options={"aa_layer": "avg"}),
     Case("[0, 255]", preprocessing=PIXELS),
-    Case("max-pool without padding", options={"max_pool_ceil": True}),
 )
 
 
