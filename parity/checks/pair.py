@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from parity.checks.given import infinite_alike, random_target, require_inputs
+from parity.checks.beside import reference_passes
+from parity.checks.given import first_not_finite, infinite_alike, is_finite, random_target, require_inputs
 from parity.checks.layout import in_agreeing_layout
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
 from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
@@ -169,6 +170,10 @@ class Pair:
             self._runs[train] = self.run_from_here(self.inputs, train=train, record=True)
         return self._runs[train]
 
+    def runs_so_far(self, *, train: bool) -> Runs | None:
+        """What `runs` has kept of this mode, if anything."""
+        return self._runs.get(train)
+
     def forget_runs(self) -> None:
         """Frees what `runs` has kept, the gradients above all: as large as the network, for each side and mode."""
         self._runs.clear()
@@ -181,20 +186,29 @@ class Pair:
         """
         loss = self.loss if self.differentiate else None
         at_step(f"{'train' if train else 'eval'} mode")
-
-        def reference_run(side: Reference, **options: Any) -> Run:
-            its_loss = loss if backward else None
-            options |= {"train": train, "record": record, "activation_gradients": of_outputs}
-            return side.run(inputs.reference, self.targets.reference, its_loss, **options)
-
         of_outputs = self.activation_gradients and record
+
+        def reference_run(side: Reference, arrangement: Arrangement) -> Run:
+            options = {"train": train, "record": record, "activation_gradients": of_outputs}
+            its_loss = loss if backward else None
+            return side.run(inputs.reference, self.targets.reference, its_loss, arrangement=arrangement, **options)
+
+        its = self.oracle, self.reference, reference_run, tuple(self._arrangements), self.profile.share
         try:
-            run, oracle = self._both(
-                lambda: self.candidate.run(
-                    inputs.candidate, self.targets.candidate, loss, train=train, activation_gradients=of_outputs
-                ),
-                lambda: reference_run(self.oracle),
-            )
+            with reference_passes(*its) as passes:
+                run, oracle = self._both(
+                    lambda: self.candidate.run(
+                        inputs.candidate, self.targets.candidate, loss, train=train, activation_gradients=of_outputs
+                    ),
+                    lambda: passes.oracle.result()[0],
+                )
+                self._require_same_structure(run, oracle)
+                run = aligned(run, oracle, self.candidate, self.oracle)
+                self._require_finite(run, oracle)
+                noise, plain = passes.oracle.result()[1], passes.plain.result()
+                noise.add(plain.groups())
+                for distances in self.arranged(lambda arrangement: passes.distances[arrangement].result()):
+                    noise.add_floors(distances)
         except OneSided as one_sided:
             try:  # a loss raises, too, where the outputs are built differently
                 ours, theirs = (
@@ -205,18 +219,10 @@ class Pair:
                 raise one_sided from one_sided.__cause__
             self._require_same_structure(ours, theirs)
             raise
-        self._require_same_structure(run, oracle)
-        run = aligned(run, oracle, self.candidate, self.oracle)
-        self._require_finite(run, oracle)
-        noise = Noise(oracle.groups(), scaled=("gradients", "activation_gradients"), share=self.profile.share)
-        reference = oracle if self.reference is self.oracle else reference_run(self.reference)
-        noise.add(reference.groups())
-        for arranged in self.arranged(lambda arrangement: reference_run(self.reference, arrangement=arrangement)):
-            noise.add(arranged.groups())
         noise.add_floors(oracle.floors)
         if self.observe is not None:
             self.observe(inputs, train, oracle, noise)
-        return Runs(run, noise, reference)
+        return Runs(run, noise, plain)
 
     def arranged(self, run: Callable[[Arrangement], Other]) -> Iterator[Other]:
         """What `run` gives in each arrangement but the plain one; one in which the network does not run is dropped."""
@@ -415,7 +421,7 @@ class Pair:
             )
 
     def _require_finite(self, run: Run, oracle: Run) -> None:
-        if _is_finite(run) or _is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
+        if is_finite(run) or is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
             return
         raise ParityError(
             f"both networks give NaN or infinite values: {self.candidate.framework} first in "
@@ -438,13 +444,3 @@ def _parameter(framework: str) -> str:
 
 def _unprefixed(outputs: Arrays) -> Arrays:
     return {name.removeprefix(f"{OUTPUT}."): array for name, array in outputs.items()}
-
-
-def _is_finite(run: Run) -> bool:
-    return all(np.isfinite(array).all() for array in run.outputs.values())
-
-
-def first_not_finite(run: Run) -> str:
-    """The first submodule whose output has NaN or infinite values; "" if none has."""
-    finite = {name: np.isfinite(value).all() for name, value in {**run.activations, **run.outputs}.items()}
-    return next((name for name, good in finite.items() if not good), "")

@@ -120,7 +120,10 @@ def batch_stats(pair: Pair) -> list[Comparison]:
         return rows
     with pair.restored():
         for step in range(BATCHES):
-            runs = pair.run_from_here(pair.batch(step), train=True, backward=False)
+            known = pair.runs_so_far(train=True) if step == 0 else None  # the first batch is that of the other checks
+            pair.forget_runs()  # a large network needs the memory
+            runs = known or pair.run_from_here(pair.batch(step), train=True, backward=False)
+            known = None
             rows += pair.judge("batch_stats", "train", "statistics", runs.candidate.statistics, runs.noise, step + 1)
             pair.load(runs.reference.statistics)
     return rows

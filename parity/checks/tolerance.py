@@ -87,8 +87,9 @@ def measure(
             framework computes there is rounding.
         share: see `relative`.
     """
+    actual, oracle = _real(actual), _real(oracle)
     distance = relative(actual, oracle, scale, share)
-    actual, oracle = _unmasked(_real(actual), _real(oracle))
+    actual, oracle = _unmasked(actual, oracle)
     if not actual.size:
         return Error(0.0, 0.0, 0.0, 1.0)
     max_abs = float(np.abs(actual - oracle).max())
@@ -96,7 +97,7 @@ def measure(
     return Error(
         max_abs=max_abs,
         relative=distance,
-        ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
+        ulp=max_abs / _spacing(_largest(oracle), precision),
         cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
     )
 
@@ -113,9 +114,21 @@ def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0, share: 
     if share < 1 and actual.ndim >= 2 and not whole > 1:
         axis = 1 if oracle.ndim >= 4 else oracle.ndim - 1
         least = share * rms([_unmasked(oracle, oracle)[1]])
-        parts = zip(np.moveaxis(actual, axis, 0), np.moveaxis(oracle, axis, 0), strict=True)
-        small = max((_relative(*_unmasked(ours, theirs), least) for ours, theirs in parts), default=0.0)
+        small = _worst_channel(np.moveaxis(actual, axis, 0), np.moveaxis(oracle, axis, 0), least)
     return float(np.maximum(whole, small))  # NaN stays NaN
+
+
+def _worst_channel(actual: np.ndarray, oracle: np.ndarray, least: float) -> float:
+    """The largest error along the first axis; all at once where there can be no mask, which is found in each."""
+    if not oracle.size:
+        return 0.0
+    if _largest(oracle) >= SMALL_MASK:
+        return max(_relative(*_unmasked(ours, theirs), least) for ours, theirs in zip(actual, oracle, strict=True))
+    ours, theirs = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (actual, oracle))
+    distances = np.linalg.norm(ours - theirs, axis=1)
+    sizes = np.maximum(np.linalg.norm(theirs, axis=1), least * math.sqrt(theirs.shape[1]))
+    errors = np.divide(distances, sizes, out=np.where(distances, np.inf, distances), where=sizes != 0)
+    return float(errors.max())
 
 
 def _relative(actual: np.ndarray, oracle: np.ndarray, scale: float) -> float:
@@ -137,17 +150,22 @@ def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.nd
     actual, oracle = np.asarray(actual), np.asarray(oracle)
     if not oracle.size:
         return actual, oracle
+    largest = _largest(oracle)
+    if not largest >= SMALL_MASK:  # NaN is none
+        return actual, oracle
     sizes = np.abs(oracle)
-    largest = sizes.max()
     if largest >= MASK:
         counts = ~((actual == oracle) & (sizes >= MASK))
-    elif largest >= SMALL_MASK:
+    else:
         counts = ~((actual == oracle) & (sizes == largest))
         if not counts.any() or sizes[counts].max() * BESIDE_MASK > largest:
             return actual, oracle
-    else:
-        return actual, oracle
     return actual[counts], oracle[counts]
+
+
+def _largest(array: np.ndarray) -> float:
+    """The largest absolute value, without an array of them where they are floats."""
+    return float(max(array.max(), -array.min()) if array.dtype.kind == "f" else np.abs(array).max())
 
 
 def _norm(array: np.ndarray) -> float:
@@ -176,13 +194,17 @@ class Noise:
         self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
 
     def add(self, arranged: Groups) -> None:
-        for group, floors in self.floors.items():
-            for name in floors:
-                error = self.distance(group, arranged[group][name], self.oracle[group][name])
-                floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
+        self.add_floors(self.distances(arranged))
+
+    def distances(self, arranged: Groups) -> dict[str, dict[str, float]]:
+        """{group: {name: relative error}} of one arrangement."""
+        return {
+            group: {name: self.distance(group, arranged[group][name], array) for name, array in arrays.items()}
+            for group, arrays in self.oracle.items()
+        }
 
     def add_floors(self, floors: Mapping[str, Mapping[str, float]]) -> None:
-        """Takes floors that were measured elsewhere, where they are larger."""
+        """Takes floors that were measured elsewhere, where they are larger; NaN stays NaN."""
         for group, values in floors.items():
             for name, floor in values.items():
                 if name in self.floors.get(group, {}):

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from parity.commands.process import keep_compiled_programs, return_freed_memory
 from parity.commands.targets import load_target
 from parity.conversion.files import require_writable
 from parity.conversion.matching import read_names
@@ -98,6 +99,8 @@ def main(arguments: list[str]) -> int:
         with needs_extra("torch", "checking against PyTorch"):
             import torch
     _choose_device(args.device, torch if args.device == "gpu" else None)
+    keep_compiled_programs()
+    return_freed_memory()
 
     from parity.reports.json import write_json
     from parity.reports.terminal import as_renderable

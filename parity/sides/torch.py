@@ -178,10 +178,11 @@ class TorchSide(AnsweredByRunning):
         if arrangement.channels_last and any(tensor.ndim == 4 for tensor in tensors.values()):
             self.module.to(memory_format=torch.channels_last)
         gradients_of_outputs: dict[str, torch.Tensor] | None = {} if differentiate and activation_gradients else None
+        recorded = self.module if record else torch.nn.Identity()
 
         try:
             with (
-                recording_torch(self.module if record else torch.nn.Identity(), gradients_of_outputs) as recorder,
+                recording_torch(recorded, gradients_of_outputs, outputs_only=True) as recorder,
                 torch.set_grad_enabled(differentiate),
             ):
                 outputs = map_output(lambda value, _: in_order(value, back), self.forward(with_arrays(inputs, tensors)))
