@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from parity.checks.tolerance import Noise
 from parity.sides.base import PLAIN, Arrangement, Reference, Run
 
-WORKERS = 2  # each holds a copy of the network, and what a pass through it gives
+WORKERS = 2  # each holds all that a pass gives
 
 Pass = Callable[[Reference, Arrangement], Run]
 
@@ -69,9 +69,8 @@ def _passes(
     They run in threads that share PyTorch's own between them, if this is its network on a CPU; elsewhere a function is
     called when its result is asked for.
     """
-    torch = sys.modules.get("torch")
-    is_torch = side.framework.startswith("PyTorch") and str(side.device) == "cpu"
-    threads = torch.get_num_threads() if torch is not None and is_torch else 1
+    torch, twin = sys.modules.get("torch"), getattr(side, "twin", None)
+    threads = torch.get_num_threads() if torch is not None and twin and str(side.device) == "cpu" else 1
     idle: queue.SimpleQueue[Reference] = queue.SimpleQueue()
     idle.put(side)
 
@@ -82,11 +81,15 @@ def _passes(
         finally:
             idle.put(one)
 
-    if torch is None or threads < WORKERS:
+    if torch is None or twin is None or threads < WORKERS:
         yield _WhenAsked, pass_of
         return
-    idle.put(side.at(side.precision))
-    pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(threads // WORKERS,))
+    workers = WORKERS
+    try:
+        idle.put(twin())
+    except RuntimeError:  # the network keeps what a pass gave, which PyTorch does not copy
+        workers = 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     try:
         yield lambda function: pool.submit(copy_context().run, function), pass_of
     finally:

@@ -1,22 +1,19 @@
 """Two sides on one batch in one precision; each run is made once and shared by the checks."""
 
 import contextlib
-import sysconfig
-import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from parity.checks.beside import reference_passes
+from parity.checks.correspondence import require_correspondence
 from parity.checks.given import first_not_finite, infinite_alike, is_finite, random_target, require_inputs
 from parity.checks.layout import in_agreeing_layout
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
-from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
-from parity.errors import ParityError
+from parity.errors import ParityError, place_of
 from parity.progress import at_step
 from parity.reports.results import Comparison
 from parity.sides.arguments import map_arrays, named_arrays
@@ -111,12 +108,13 @@ class Pair:
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _mode: str = field(default="", init=False, repr=False)
     _runs: dict[bool, Runs] = field(default_factory=dict, init=False, repr=False)
     _arrangements: list[Arrangement] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._arrangements += self.oracle.arrangements
-        self._require_correspondence()
+        require_correspondence(self.candidate, self.oracle, self.warn, by_outputs=self.by_outputs)
         require_inputs(self.inputs.candidate, takes_tokens=self.candidate.takes_tokens)
         given = self.targets
         self.targets: Both = (
@@ -133,8 +131,27 @@ class Pair:
         """The reference in float64 and, unless that is the same, in the precision under test."""
         return [self.oracle] if self.reference is self.oracle else [self.oracle, self.reference]
 
-    @cached_property
+    @property
     def modes(self) -> dict[str, bool]:
+        """{mode: train?}: all of them, or the one that `in_mode` has set."""
+        return {self._mode: self.all_modes[self._mode]} if self._mode else self.all_modes
+
+    @contextlib.contextmanager
+    def in_mode(self, mode: str) -> Generator[None]:
+        """Inside, this is the only mode."""
+        self._mode = mode
+        try:
+            yield
+        finally:
+            self._mode = ""
+
+    @property
+    def is_in_first_mode(self) -> bool:
+        """Whether what is compared once for all modes is compared now."""
+        return next(iter(self.modes), "") == next(iter(self.all_modes), "")
+
+    @cached_property
+    def all_modes(self) -> dict[str, bool]:
         """{mode: train?}: those asked for, or those in which either computes something else and a recording has."""
         modes = {"eval": False, "train": True}
         if self.wanted_modes is not None:
@@ -256,10 +273,15 @@ class Pair:
             side.load(state)
 
     @contextlib.contextmanager
-    def restored(self) -> Generator[None]:
-        """Puts every network back into the state it was in, on leaving."""
+    def restored(self, *, parameters: bool = True) -> Generator[None]:
+        """Puts every network back into the state it was in, on leaving; without `parameters` the statistics alone."""
         sides: list[Side] = [self.candidate, *self.references]
         states = [side.state() for side in sides]
+        if not parameters:
+            states = [
+                {name: array for name, array in state.items() if name not in side.parameters}
+                for side, state in zip(sides, states, strict=True)
+            ]
         try:
             yield
         finally:
@@ -334,32 +356,6 @@ class Pair:
         nothing = Error(np.inf, np.inf, np.inf, 0.0)
         return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
 
-    def _require_correspondence(self) -> None:
-        shapes, others = self.candidate.shapes(), self.oracle.shapes()
-        homeless = homeless_counters(others, shapes)
-        missing = {name: shape for name, shape in others.items() if name not in shapes and name not in homeless}
-        unexpected = {name: shape for name, shape in shapes.items() if name not in others}
-        for side, lacking in ((self.oracle, missing), (self.candidate, unexpected)):
-            if constant := sorted(lacking.keys() & side.constants):
-                listed = ", ".join(constant[:5]) + (" and more" if constant[5:] else "")
-                self.warn(
-                    f"{side.framework} keeps {listed}, which no pass changes and the other network does not have: what "
-                    "they hold shows in the outputs alone"
-                )
-                for name in constant:
-                    del lacking[name]
-        misshapen = {name: (shape, others[name]) for name, shape in shapes.items() if others.get(name, shape) != shape}
-        if missing or unexpected or misshapen:
-            source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))
-            if self.by_outputs:
-                names = ", ".join(sorted({*missing, *unexpected, *misshapen})[:5])
-                count = len({*missing, *unexpected, *misshapen})
-                self.warn(f"{count} parameters or statistics do not correspond ({names}): only values are compared")
-                return
-            raise ParityError(
-                mismatch_message(missing, unexpected, misshapen, source=source, target=target), hint=NAMES_HINT
-            )
-
     def _random_targets(self) -> Both:
         """Normal random targets of the outputs' shapes, or {name: of that output's shape} where there are several."""
         rng = np.random.default_rng(0)
@@ -401,10 +397,10 @@ class Pair:
             where = "last" if self.candidate.channels < 0 else "second"
             raise ParityError(
                 f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
-                f"and these targets; {reference}'s error{_place(errors[1])}: {errors[1]}"
+                f"and these targets; {reference}'s error{place_of(errors[1])}: {errors[1]}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
-        what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", str(errors[0]).rstrip(". ")
+        what, words = f"{type(errors[0]).__name__}{place_of(errors[0])}", str(errors[0]).rstrip(". ")
         raise OneSided(f"{raising} raises {what}: {words}; {other} gives a result") from errors[0]
 
     def _require_same_structure(self, run: Run, oracle: Run) -> None:
@@ -428,14 +424,6 @@ class Pair:
             f"{first_not_finite(run)}, {self.oracle.framework} first in {first_not_finite(oracle)}; there is "
             "nothing to compare"
         )
-
-
-def _place(error: Exception) -> str:
-    """The last line of the caller's own code on the way to the error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
-    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
-    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def _parameter(framework: str) -> str:

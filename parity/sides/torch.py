@@ -61,6 +61,16 @@ class TorchSide(AnsweredByRunning):
         """The same network, with the values that it has now, in another precision."""
         return TorchSide(self.module, precision, str(self.device))
 
+    def twin(self) -> "TorchSide":
+        """The same network for passes at the same time as this one's: it shares the parameters' memory."""
+        shared = {
+            id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
+            for parameter in self.module.parameters()
+        }
+        twin = copy.copy(self)
+        twin.module = copy.deepcopy(self.module, shared)
+        return twin
+
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floats and complex values in the run's precision, anything else as it is."""
         if tensor.is_complex():

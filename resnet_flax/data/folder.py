@@ -10,6 +10,7 @@ import numpy as np
 from parity.conversion.files import read_regular
 from resnet_flax.data.class_list import read_class_list
 from resnet_flax.data.decoding import CorruptImage, decode_rgb
+from resnet_flax.data.folder_index import indexed
 from resnet_flax.data.layout import (
     EXTENSIONS,
     class_folders,
@@ -48,7 +49,10 @@ class FolderSource(Source):
     channels = 3
 
     def __init__(self, directory: str, split: str = "train", *, options: SourceOptions | None = None):
-        options = options or SourceOptions()
+        with indexed(Path(directory).expanduser()):
+            self._open(directory, split, options or SourceOptions())
+
+    def _open(self, directory: str, split: str, options: SourceOptions) -> None:
         self.spec, self._decoding = f"folder:{directory}", options.decoding
         given = Path(directory).expanduser()
         if not given.is_dir():

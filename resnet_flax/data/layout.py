@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parity.errors import printable
+from resnet_flax.data.folder_index import Entry, entries_of
 from resnet_flax.data.splits import SPLITS, split_of
 from resnet_flax.errors import UserError
 
@@ -28,14 +29,11 @@ def _kernels() -> dict[int, str]:
     return {os.stat(path).st_dev: path for path in ("/proc", "/sys") if os.path.ismount(path)}  # noqa: PTH116
 
 
-def _entries(directory: str | Path) -> list[os.DirEntry]:
+def _entries(directory: str | Path) -> list[Entry]:
     try:
         if kernel := _kernels().get(os.stat(directory).st_dev):  # noqa: PTH116
             raise UserError(f"cannot list {directory}: it is of the kernel's {kernel}, which has no images")
-        with os.scandir(directory) as entries:
-            return sorted(
-                (entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: os.fsencode(entry.name)
-            )
+        return [entry for entry in entries_of(directory) if not _is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"cannot list {directory}: {(error.strerror or str(error)).lower()}") from error
 
@@ -46,13 +44,6 @@ def _inode(path: str | Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
 
 
 def class_folders(directory: Path) -> tuple[str, ...]:
@@ -67,7 +58,7 @@ def class_folders(directory: Path) -> tuple[str, ...]:
     names = [
         entry.name
         for entry in _entries(directory)
-        if _is_folder(entry) and not (entry.is_symlink() and _inode(entry.path) in above)
+        if entry.is_folder and not (entry.is_link and _inode(entry.path) in above)
     ]
     for name in names:
         if not name.isprintable() and any(0xDC80 <= ord(character) <= 0xDCFF for character in name):
@@ -88,9 +79,9 @@ def visible_files(directory: str | Path) -> list[str]:
             continue
         seen.add(inode)
         entries = _entries(folder)
-        inner = [entry.path for entry in entries if _is_folder(entry)]
+        inner = [entry.path for entry in entries if entry.is_folder]
         folders += reversed(inner)
-        rows.append((folder, [entry.name for entry in entries if not _is_folder(entry)]))
+        rows.append((folder, [entry.name for entry in entries if not entry.is_folder]))
     return [os.path.join(folder, name) for folder, names in sorted(rows) for name in sorted(names)]  # noqa: PTH118
 
 
@@ -106,7 +97,7 @@ def image_files(directory: Path) -> list[str]:
 
 def images_directly_in(directory: Path) -> int:
     """The number of image files that are in `directory` itself."""
-    return sum(is_image(entry.name) and not _is_folder(entry) for entry in _entries(directory))
+    return sum(is_image(entry.name) and not entry.is_folder for entry in _entries(directory))
 
 
 def unwrapped(directory: Path, *, is_split: bool = False, classes: Collection[str] = ()) -> tuple[Path, list[str]]:

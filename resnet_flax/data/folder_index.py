@@ -1,0 +1,158 @@
+"""What the folders of a data set hold, kept in the cache directory: a folder is listed again only when it has changed.
+
+A folder's times change whenever an entry is added, removed, renamed or replaced by another file. What a file contains
+is not kept, and neither is a folder that holds links, whose targets change without it, nor one that has changed within
+the last minute, in which a second change might leave the same times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parity.conversion.files import write_text
+from parity.errors import printable
+from resnet_flax.cache import cache_directory
+
+SETTLED = 60.0  # seconds; the clock of a file server may be another
+SHOWN_AFTER, SHOWN_EVERY = 2.0, 0.2  # seconds
+
+
+class Entry(NamedTuple):
+    """Of a folder: a file or a folder, which may be reached by a link."""
+
+    name: str
+    path: str
+    is_folder: bool
+    is_link: bool
+
+
+class Index:
+    """The folders below a root.
+
+    Attributes:
+        known: {folder: [its times and inode, names of folders, names of files]}.
+        listed: files found by listing, which takes time.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.listed, self._began, self._shown = root, 0, time.monotonic(), 0.0
+        self.known = _read(_file_of(root))
+        self._seen: dict[str, tuple[list[int], list[Entry]]] = {}
+
+    def entries(self, directory: str, state: os.stat_result) -> list[Entry]:
+        """The entries of a folder, of which `state` was read before; the same ones again while it has not changed.
+
+        Raises:
+            OSError: if it cannot be listed.
+        """
+        stamp = [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        if directory in self._seen and self._seen[directory][0] == stamp:
+            return self._seen[directory][1]
+        known = self.known.get(directory)
+        if known is not None and known[0] == stamp:
+            entries = [
+                Entry(name, f"{directory.rstrip(os.sep)}{os.sep}{name}", is_folder, False)
+                for is_folder, names in zip((True, False), known[1:], strict=True)
+                for name in names
+            ]
+        else:
+            entries = listed(directory)
+            self._show(len(entries))
+        self._seen[directory] = stamp, entries
+        return entries
+
+    def save(self) -> None:
+        """Keeps what was seen, if that is not what was read; where it cannot, the next run lists the folders again."""
+        self._end()
+        settled = (time.time() - SETTLED) * 1e9
+        known = self.known | {
+            directory: [stamp, *([one.name for one in entries if one.is_folder is kind] for kind in (True, False))]
+            for directory, (stamp, entries) in self._seen.items()
+            if max(stamp[:2]) < settled and not any(one.is_link for one in entries)
+        }
+        if known != self.known:
+            text = json.dumps(known)
+            with contextlib.suppress(OSError, RuntimeError):
+                write_text(_file_of(self.root), f"{_digest(text)}\n{text}")
+
+    def _show(self, files: int) -> None:
+        self.listed += files
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._began > SHOWN_AFTER and now - self._shown > SHOWN_EVERY:
+            self._shown = now
+            print(f"\r{printable(str(self.root))}: {self.listed:,} files", end="", file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif (seconds := time.monotonic() - self._began) > SHOWN_AFTER and self.listed:
+            print(f"{printable(str(self.root))}: {self.listed:,} files listed in {seconds:.0f} s", file=sys.stderr)
+
+
+def listed(directory: str) -> list[Entry]:
+    """The entries of a folder as they are, sorted by name, folders first.
+
+    Raises:
+        OSError: if it cannot be listed.
+    """
+    with os.scandir(directory) as entries:
+        found = [Entry(one.name, one.path, _is_folder(one), one.is_symlink()) for one in entries]
+    return sorted(found, key=lambda entry: (not entry.is_folder, os.fsencode(entry.name)))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+_index: ContextVar[Index | None] = ContextVar("_index", default=None)
+
+
+@contextlib.contextmanager
+def indexed(root: Path) -> Generator[Index]:
+    """Inside, folders are listed with the help of the root's index, which is saved on leaving."""
+    token = _index.set(index := Index(root))
+    try:
+        yield index
+    finally:
+        _index.reset(token)
+        index.save()
+
+
+def entries_of(directory: str | Path) -> list[Entry]:
+    """The entries of a folder, from the index if one is open and knows it.
+
+    Raises:
+        OSError: if it cannot be listed.
+    """
+    path, index = os.fspath(directory), _index.get()
+    return listed(path) if index is None else index.entries(path, os.stat(path))  # noqa: PTH116
+
+
+def _file_of(root: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
+    return cache_directory("folders") / f"{name}.json"
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    """What is in the file; nothing where it is missing, damaged, or cannot be read."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        digest, text = file.read_text(encoding="utf-8").split("\n", 1)
+        if digest == _digest(text):
+            return json.loads(text)
+    return {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
