@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 ABSENT = (
+    "cykooz_resizer",
     "grain",
     "importlib_resources",
     "matplotlib",

@@ -31,9 +31,9 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Folder: the extras that its modules may import from, beside the base.
 FOLDERS = {
     "parity": ("torch", "train", "onnx", "test"),  # test for its pytest plugin
-    "resnet_flax": ("torch", "train", "onnx"),
-    "tests": ("test", "onnx"),
-    "benchmarks": ("test",),
+    "resnet_flax": ("torch", "train", "onnx", "fast"),
+    "tests": ("test", "onnx", "fast"),
+    "benchmarks": ("test", "fast"),
     "docs/examples": ("test", "onnx"),
 }
 BROUGHT_BY_THE_BASE = {
@@ -88,7 +88,7 @@ def test_every_import_is_declared(folder):
 
 
 def test_all_that_the_extras_add_is_taken_away_below():
-    added = distributions(["resnet-flax[train,torch,onnx]"]) - distributions(PROJECT["dependencies"])
+    added = distributions(["resnet-flax[train,torch,onnx,fast]"]) - distributions(PROJECT["dependencies"])
     absent = set().union(*map(providers, ABSENT))
     assert added - BROUGHT_BY_THE_BASE <= absent
     assert not absent & distributions(PROJECT["dependencies"])

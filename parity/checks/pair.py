@@ -12,6 +12,7 @@ from parity.checks.beside import reference_passes
 from parity.checks.correspondence import require_correspondence
 from parity.checks.given import first_not_finite, infinite_alike, is_finite, random_target, require_inputs
 from parity.checks.layout import in_agreeing_layout
+from parity.checks.memory import give_back_freed_memory
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
 from parity.errors import ParityError, place_of
 from parity.progress import at_step
@@ -194,6 +195,7 @@ class Pair:
     def forget_runs(self) -> None:
         """Frees what `runs` has kept, the gradients above all: as large as the network, for each side and mode."""
         self._runs.clear()
+        give_back_freed_memory()
 
     def run_from_here(self, inputs: Both, *, train: bool, record: bool = False, backward: bool = True) -> Runs:
         """A run of every network from the state it is in; without `backward`, the reference's go forward only.

@@ -45,7 +45,7 @@ class Index:
 
     def __init__(self, root: Path):
         self.root, self.listed, self._began, self._shown = root, 0, time.monotonic(), 0.0
-        self.known = _read(_file_of(root))
+        self.known = _read(root)
         self._seen: dict[str, tuple[list[int], list[Entry]]] = {}
 
     def entries(self, directory: str, state: os.stat_result) -> list[Entry]:
@@ -145,10 +145,10 @@ def _file_of(root: Path) -> Path:
     return cache_directory("folders") / f"{name}.json"
 
 
-def _read(file: Path) -> dict[str, list[Any]]:
-    """What is in the file; nothing where it is missing, damaged, or cannot be read."""
+def _read(root: Path) -> dict[str, list[Any]]:
+    """What is known of the root; nothing where the file is missing, damaged, or cannot be read."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
-        digest, text = file.read_text(encoding="utf-8").split("\n", 1)
+        digest, text = _file_of(root).read_text(encoding="utf-8").split("\n", 1)
         if digest == _digest(text):
             return json.loads(text)
     return {}

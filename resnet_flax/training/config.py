@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from parity.options import Fraction, NonNegative, NonNegativeInt, Pixels, PositiveInt, Range, Seed, option_group
+from resnet_flax.data.fast_resize import Resize
 from resnet_flax.data.on_device import IMAGENET_MEAN, IMAGENET_STD
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.specs import FORMS
@@ -69,6 +70,9 @@ class DataConfig:
     image_size: Pixels | None = None
     """Shorthand: the side of training and evaluation images in pixels, set in both transforms. Where one resizes and
     then crops, its resize-size is scaled in proportion: 500 and 224 become 143 and 64."""
+    resize: Resize = "exact"
+    """Shorthand for the training transform's: exact gives torchvision's pixels; fast is about four times as fast and a
+    grey level off in some (docs/data.md), and needs the extra fast. Evaluation is always exact."""
     mean: Annotated[tuple[float, ...], Range()] = IMAGENET_MEAN
     """Per-channel mean, subtracted from images in [0, 1]; one value is used for all channels."""
     std: Annotated[tuple[float, ...], Range(gt=0)] = IMAGENET_STD

@@ -1,15 +1,11 @@
-"""What a command changes of its own process, for good."""
+"""The programs that checks compile, kept for the next one."""
 
 import contextlib
-import ctypes
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
-
-LARGE = 1 << 20  # bytes
 
 
 def keep_compiled_programs() -> None:
@@ -24,14 +20,3 @@ def keep_compiled_programs() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             jax.config.update("jax_compilation_cache_dir", str(directory))
-
-
-def return_freed_memory() -> None:
-    """Makes glibc give large blocks back when they are freed, which it otherwise keeps up to 32 MB each.
-
-    A check frees whole networks and all their activations, in several threads: what each thread keeps adds up.
-    """
-    mmap_threshold = -3  # of mallopt(3); once it is set, glibc no longer raises it
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(mmap_threshold, LARGE)
