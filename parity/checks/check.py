@@ -204,7 +204,8 @@ def _compare(pair: Pair, checks: Sequence[str], report: Report) -> None:
     rows: dict[str, list[Comparison]] = {name: [] for name in checks}
 
     def run(name: str, mode: str) -> None:
-        at_check(f"{name}{f' in {mode} mode' if mode else ''}, {checks.index(name) + 1} of {len(checks)}")
+        several = bool(mode) and len(pair.all_modes) > 1
+        at_check(f"{name}{f' in {mode} mode' if several else ''}, {checks.index(name) + 1} of {len(checks)}")
         started = time.perf_counter()
         try:
             rows[name] += CHECKS[name](pair)

@@ -109,7 +109,8 @@ class FolderSource(Source):
         for folder, number in sorted(numbers.items(), key=lambda item: (item[1], item[0])):
             files = visible_files(directory / folder) if folder in here else []
             images = [path for path in files if is_image(path)]
-            endings.update(Path(path).suffix or "no extension" for path in files if not is_image(path))
+            if len(images) < len(files):
+                endings.update(Path(path).suffix or "no extension" for path in files if not is_image(path))
             if not images and (folder in here or not may_lack_classes):
                 empty.append(folder)
             paths += images

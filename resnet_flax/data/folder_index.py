@@ -26,13 +26,21 @@ SETTLED = 60.0  # seconds; the clock of a file server may be another
 SHOWN_AFTER, SHOWN_EVERY = 2.0, 0.2  # seconds
 
 
-class Entry(NamedTuple):
-    """Of a folder: a file or a folder, which may be reached by a link."""
+NO_DATA = ("__MACOSX",)  # what archive programs add
 
-    name: str
-    path: str
-    is_folder: bool
-    is_link: bool
+
+class Listing(NamedTuple):
+    """What is in a folder, without what is hidden.
+
+    Attributes:
+        folders: names, sorted by their bytes.
+        files: names of everything else, sorted.
+        links: those of either that are links.
+    """
+
+    folders: list[str]
+    files: list[str]
+    links: frozenset[str] = frozenset()
 
 
 class Index:
@@ -46,10 +54,10 @@ class Index:
     def __init__(self, root: Path):
         self.root, self.listed, self._began, self._shown = root, 0, time.monotonic(), 0.0
         self.known = _read(root)
-        self._seen: dict[str, tuple[list[int], list[Entry]]] = {}
+        self._seen: dict[str, tuple[list[int], Listing]] = {}
 
-    def entries(self, directory: str, state: os.stat_result) -> list[Entry]:
-        """The entries of a folder, of which `state` was read before; the same ones again while it has not changed.
+    def listing(self, directory: str, state: os.stat_result) -> Listing:
+        """What is in a folder, of which `state` was read before; the same again while it has not changed.
 
         Raises:
             OSError: if it cannot be listed.
@@ -59,25 +67,21 @@ class Index:
             return self._seen[directory][1]
         known = self.known.get(directory)
         if known is not None and known[0] == stamp:
-            entries = [
-                Entry(name, f"{directory.rstrip(os.sep)}{os.sep}{name}", is_folder, False)
-                for is_folder, names in zip((True, False), known[1:], strict=True)
-                for name in names
-            ]
+            listing = Listing(*known[1:])
         else:
-            entries = listed(directory)
-            self._show(len(entries))
-        self._seen[directory] = stamp, entries
-        return entries
+            listing = listed(directory)
+            self._show(len(listing.files))
+        self._seen[directory] = stamp, listing
+        return listing
 
     def save(self) -> None:
         """Keeps what was seen, if that is not what was read; where it cannot, the next run lists the folders again."""
         self._end()
         settled = (time.time() - SETTLED) * 1e9
         known = self.known | {
-            directory: [stamp, *([one.name for one in entries if one.is_folder is kind] for kind in (True, False))]
-            for directory, (stamp, entries) in self._seen.items()
-            if max(stamp[:2]) < settled and not any(one.is_link for one in entries)
+            directory: [stamp, listing.folders, listing.files]
+            for directory, (stamp, listing) in self._seen.items()
+            if max(stamp[:2]) < settled and not listing.links
         }
         if known != self.known:
             text = json.dumps(known)
@@ -98,15 +102,22 @@ class Index:
             print(f"{printable(str(self.root))}: {self.listed:,} files listed in {seconds:.0f} s", file=sys.stderr)
 
 
-def listed(directory: str) -> list[Entry]:
-    """The entries of a folder as they are, sorted by name, folders first.
+def listed(directory: str) -> Listing:
+    """What is in a folder now.
 
     Raises:
         OSError: if it cannot be listed.
     """
+    folders, files, links = [], [], []
     with os.scandir(directory) as entries:
-        found = [Entry(one.name, one.path, _is_folder(one), one.is_symlink()) for one in entries]
-    return sorted(found, key=lambda entry: (not entry.is_folder, os.fsencode(entry.name)))
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name in NO_DATA:
+                continue
+            (folders if _is_folder(entry) else files).append(name)
+            if entry.is_symlink():
+                links.append(name)
+    return Listing(sorted(folders, key=os.fsencode), sorted(files), frozenset(links))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -130,14 +141,14 @@ def indexed(root: Path) -> Generator[Index]:
         index.save()
 
 
-def entries_of(directory: str | Path) -> list[Entry]:
-    """The entries of a folder, from the index if one is open and knows it.
+def listing_of(directory: str | Path) -> Listing:
+    """What is in a folder, from the index if one is open and knows it.
 
     Raises:
         OSError: if it cannot be listed.
     """
     path, index = os.fspath(directory), _index.get()
-    return listed(path) if index is None else index.entries(path, os.stat(path))  # noqa: PTH116
+    return listed(path) if index is None else index.listing(path, os.stat(path))  # noqa: PTH116
 
 
 def _file_of(root: Path) -> Path:

@@ -139,10 +139,10 @@ def test_names_that_are_not_utf8_are_kept(tmp_path, cache):
     folder.mkdir()
     (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
     with indexed(folder) as index:
-        first = index.entries(str(folder), folder.stat())
+        first = index.listing(str(folder), folder.stat())
     with indexed(folder) as index:
         assert index.known
-        assert index.entries(str(folder), folder.stat()) == first
+        assert index.listing(str(folder), folder.stat()) == first
     (file,) = cache.iterdir()
     json.loads(file.read_text().split("\n", 1)[1])
 
@@ -153,7 +153,7 @@ def test_long_listings_are_shown_on_stderr(data, monkeypatch, capsys, is_termina
     monkeypatch.setattr(folder_index, "SHOWN_EVERY", -1.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     index = Index(data)
-    index.entries(str(data / "a"), (data / "a").stat())
+    index.listing(str(data / "a"), (data / "a").stat())
     index.save()
     out, err = capsys.readouterr()
     assert not out
