@@ -11,6 +11,7 @@ from rich.progress import track
 
 from parity.errors import printable
 from parity.options import Pixels, PositiveInt, Range
+from resnet_flax.cache import use_compilation_cache
 from resnet_flax.data.class_list import read_class_names
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.preprocessing import Preprocessing
@@ -85,6 +86,7 @@ def run_on_images(
     paths: Sequence[Path], batch_size: int, pretrained: Pretrained, apply: Callable[..., Outputs]
 ) -> Iterator[tuple[list[Path], Outputs, int]]:
     """Yields (paths, their outputs, number of unreadable images) for each batch, with a progress bar for many."""
+    use_compilation_cache()
     batches = read_batches(paths, pretrained, batch_size)
     total = -(-len(paths) // batch_size)
     console = PlainConsole(stderr=True)
