@@ -1,7 +1,6 @@
-"""Pillow's resize up to rounding, in about a quarter of its time: by cykooz-resizer, with SIMD instructions.
+"""Pillow's resize up to rounding, in a third of its time: by cykooz-resizer, with SIMD instructions.
 
-Off by default, because pixels are no longer torchvision's (docs/data.md has how far they are off). Pillow rounds its
-weights to 22 bits and what it has after the first axis to whole grey levels; this rounds the weights to 15 bits or so.
+Off by default, because pixels are no longer torchvision's; benchmarks/fast_resize.py measures how far they are off.
 """
 
 from __future__ import annotations
