@@ -84,7 +84,9 @@ def rate(batches, batch_size: int, warm_up: int, measured: int) -> float:
 def ours(spec: str, workers: int, options: argparse.Namespace, data_dir: Path | None = None) -> float:
     source = open_source(spec, data_dir=data_dir)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    host = training_batches(source, TrainingTransform(CROP), batch_size=options.batch_size, seed=0, workers=workers)
+    host = training_batches(
+        source, TrainingTransform(CROP, resize=options.resize), batch_size=options.batch_size, seed=0, workers=workers
+    )
     try:
         return rate(prefetch_to_device(host, sharding), options.batch_size, options.warm_up, options.batches)
     finally:
@@ -133,6 +135,9 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=12, help="batches before them")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--per-photograph", type=int, default=100)
+    parser.add_argument(
+        "--resize", choices=("exact", "fast"), default="exact", help="of ours; fast needs the extra fast"
+    )
     options = parser.parse_args()
     # JAX warns that its threads and torch's fork may not mix; the forked workers never call JAX.
     warnings.filterwarnings("ignore", message=".*os.fork.*")
@@ -161,7 +166,8 @@ def main() -> None:
                 "ours": round(statistics.median(a for a, _ in rounds), 1),
                 "peer": round(statistics.median(b for _, b in rounds), 1),
                 "ratio": round(statistics.median(a / b for a, b in rounds), 2),
-                "settings": f"batch {options.batch_size}, {options.batches} batches a round, {options.rounds} rounds",
+                "settings": f"batch {options.batch_size}, {options.batches} batches a round, {options.rounds} rounds, "
+                f"{options.resize} resize",
                 "versions": versions,
             }
             rows.append(row)

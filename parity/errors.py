@@ -13,10 +13,13 @@ import logging
 import os
 import signal
 import sys
+import sysconfig
+import traceback
 import unicodedata
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 
@@ -197,3 +200,16 @@ def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr, flush=True)
     gc.collect()  # frees what the command held, now that its frames are gone, and with it ends its worker processes
     os._exit(130)  # the usual way out waits for the threads of JAX, PyTorch and Orbax, or crashes under them
+
+
+def first_line(error: Exception) -> str:
+    """What it says first; JAX's errors go on with programs and advice."""
+    return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+
+
+def place_of(error: Exception) -> str:
+    """The last line of the caller's own code on the way to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (str(Path(__file__).parent), *sysconfig.get_paths().values())
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 ABSENT = (
+    "cykooz_resizer",
     "datasets",
     "grain",
     "importlib_resources",

@@ -32,9 +32,9 @@ TRACKERS = ("trackio", "wandb", "mlflow")
 # Folder: the extras that its modules may import from, beside the base.
 FOLDERS = {
     "parity": ("torch", "train", "onnx", "test"),  # test for its pytest plugin
-    "resnet_flax": ("torch", "train", "onnx", "hf", *TRACKERS),
-    "tests": ("test", "onnx", *TRACKERS),
-    "benchmarks": ("test",),
+    "resnet_flax": ("torch", "train", "onnx", "hf", "fast", *TRACKERS),
+    "tests": ("test", "onnx", "fast", *TRACKERS),
+    "benchmarks": ("test", "fast"),
     "docs/examples": ("test", "onnx"),
 }
 BROUGHT_BY_THE_BASE = {
@@ -89,7 +89,7 @@ def test_every_import_is_declared(folder):
 
 
 def test_all_that_the_extras_add_is_taken_away_below():
-    added = distributions(["resnet-flax[train,torch,onnx,hf]"]) - distributions(PROJECT["dependencies"])
+    added = distributions(["resnet-flax[train,torch,onnx,hf,fast]"]) - distributions(PROJECT["dependencies"])
     absent = set().union(*map(providers, ABSENT))
     assert added - BROUGHT_BY_THE_BASE <= absent
     assert not absent & distributions(PROJECT["dependencies"])

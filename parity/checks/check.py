@@ -55,6 +55,7 @@ CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "optimizer": optimizer_steps,
     "trajectory": trajectory,
 }
+OF_PASSES = {"forward", "activations", "gradients", "activation_gradients"}  # of those that `Pair.runs` makes
 DEFAULT = ("forward", "activations", "gradients", "batch_stats", "optimizer")
 _WITHOUT_GRADIENTS = {"weights", "initialization", "forward", "activations", "layers", "batch_stats"}
 
@@ -176,16 +177,7 @@ def check(
         if recording is not None:
             pair.notes += recording.notes(pair.candidate.state())
         report = Report(settings(pair, switches), curves=pair.curves, notes=pair.notes, warnings=pair.warnings)
-        for number, name in enumerate(checks, 1):
-            at_check(f"{name}, {number} of {len(checks)}")
-            started = time.perf_counter()
-            try:
-                report.comparisons += CHECKS[name](pair)
-            except OneSided as error:  # that is a difference, too
-                report.comparisons.append(
-                    Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error))
-                )
-            report.seconds[name] = time.perf_counter() - started
+        _compare(pair, checks, report)
         report.comparisons, notes = located(report.comparisons)
         report.notes += notes
         caveats.of_networks(pair, checks)
@@ -196,6 +188,36 @@ def check(
         elif not report.passed:
             report.findings = _findings(pair, report)
     return report
+
+
+def _compare(pair: Pair, checks: Sequence[str], report: Report) -> None:
+    """Adds every check's comparisons to the report, in order.
+
+    Those of single passes are made mode by mode: of a large network, what one pass gives fills gigabytes.
+    """
+    rows: dict[str, list[Comparison]] = {name: [] for name in checks}
+
+    def run(name: str, mode: str) -> None:
+        several = bool(mode) and len(pair.all_modes) > 1
+        at_check(f"{name}{f' in {mode} mode' if several else ''}, {checks.index(name) + 1} of {len(checks)}")
+        started = time.perf_counter()
+        try:
+            rows[name] += CHECKS[name](pair)
+        except OneSided as error:  # that is a difference, too
+            rows[name].append(Comparison(name, "", OUTPUT, Error(np.inf, np.inf, np.inf, 0.0), note=str(error)))
+        report.seconds[name] = report.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    of_passes = [name for name in checks if name in OF_PASSES]
+    for name in checks:
+        if name not in of_passes:
+            run(name, "")
+        elif name == of_passes[0]:
+            for mode in pair.all_modes:
+                pair.forget_runs()
+                with pair.in_mode(mode):
+                    for one in of_passes:
+                        run(one, mode)
+    report.comparisons += [row for name in checks for row in rows[name]]
 
 
 def _of_onnx(

@@ -6,7 +6,7 @@ import numpy as np
 
 from parity.errors import ParityError
 from parity.sides.arguments import named_arrays
-from parity.sides.base import Arrays
+from parity.sides.base import Arrays, Run
 
 
 def require_inputs(inputs: Any, *, takes_tokens: bool) -> None:
@@ -47,3 +47,14 @@ def infinite_alike(outputs: Arrays, others: Arrays) -> bool:
         and np.array_equal(np.where(np.isinf(ours), ours, 0), np.where(np.isinf(theirs), theirs, 0))
         for ours, theirs in pairs
     )
+
+
+def is_finite(run: Run) -> bool:
+    """Whether its outputs are; what lies inside may be infinite."""
+    return all(np.isfinite(array).all() for array in run.outputs.values())
+
+
+def first_not_finite(run: Run) -> str:
+    """The first submodule whose output has NaN or infinite values; "" if none has."""
+    finite = {name: np.isfinite(value).all() for name, value in {**run.activations, **run.outputs}.items()}
+    return next((name for name, good in finite.items() if not good), "")

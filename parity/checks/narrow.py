@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from parity.checks.pair import Pair, first_not_finite
+from parity.checks.given import first_not_finite
+from parity.checks.pair import Pair
 from parity.checks.tolerance import Error, relative
 from parity.reports.results import Comparison
 from parity.sides.base import aligned

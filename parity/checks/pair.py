@@ -1,21 +1,20 @@
 """Two sides on one batch in one precision; each run is made once and shared by the checks."""
 
 import contextlib
-import sysconfig
-import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from parity.checks.given import infinite_alike, random_target, require_inputs
+from parity.checks.beside import reference_passes
+from parity.checks.correspondence import require_correspondence
+from parity.checks.given import first_not_finite, infinite_alike, is_finite, random_target, require_inputs
 from parity.checks.layout import in_agreeing_layout
+from parity.checks.memory import give_back_freed_memory
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
-from parity.conversion.naming import NAMES_HINT, homeless_counters, mismatch_message
-from parity.errors import ParityError
+from parity.errors import ParityError, first_line, place_of
 from parity.progress import at_step
 from parity.reports.results import Comparison
 from parity.sides.arguments import map_arrays, named_arrays
@@ -110,12 +109,13 @@ class Pair:
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _mode: str = field(default="", init=False, repr=False)
     _runs: dict[bool, Runs] = field(default_factory=dict, init=False, repr=False)
     _arrangements: list[Arrangement] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._arrangements += self.oracle.arrangements
-        self._require_correspondence()
+        require_correspondence(self.candidate, self.oracle, self.warn, by_outputs=self.by_outputs)
         require_inputs(self.inputs.candidate, takes_tokens=self.candidate.takes_tokens)
         given = self.targets
         self.targets: Both = (
@@ -132,8 +132,27 @@ class Pair:
         """The reference in float64 and, unless that is the same, in the precision under test."""
         return [self.oracle] if self.reference is self.oracle else [self.oracle, self.reference]
 
-    @cached_property
+    @property
     def modes(self) -> dict[str, bool]:
+        """{mode: train?}: all of them, or the one that `in_mode` has set."""
+        return {self._mode: self.all_modes[self._mode]} if self._mode else self.all_modes
+
+    @contextlib.contextmanager
+    def in_mode(self, mode: str) -> Generator[None]:
+        """Inside, this is the only mode."""
+        self._mode = mode
+        try:
+            yield
+        finally:
+            self._mode = ""
+
+    @property
+    def is_in_first_mode(self) -> bool:
+        """Whether what is compared once for all modes is compared now."""
+        return next(iter(self.modes), "") == next(iter(self.all_modes), "")
+
+    @cached_property
+    def all_modes(self) -> dict[str, bool]:
         """{mode: train?}: those asked for, or those in which either computes something else and a recording has."""
         modes = {"eval": False, "train": True}
         if self.wanted_modes is not None:
@@ -169,9 +188,14 @@ class Pair:
             self._runs[train] = self.run_from_here(self.inputs, train=train, record=True)
         return self._runs[train]
 
+    def runs_so_far(self, *, train: bool) -> Runs | None:
+        """What `runs` has kept of this mode, if anything."""
+        return self._runs.get(train)
+
     def forget_runs(self) -> None:
         """Frees what `runs` has kept, the gradients above all: as large as the network, for each side and mode."""
         self._runs.clear()
+        give_back_freed_memory()
 
     def run_from_here(self, inputs: Both, *, train: bool, record: bool = False, backward: bool = True) -> Runs:
         """A run of every network from the state it is in; without `backward`, the reference's go forward only.
@@ -181,20 +205,29 @@ class Pair:
         """
         loss = self.loss if self.differentiate else None
         at_step(f"{'train' if train else 'eval'} mode")
-
-        def reference_run(side: Reference, **options: Any) -> Run:
-            its_loss = loss if backward else None
-            options |= {"train": train, "record": record, "activation_gradients": of_outputs}
-            return side.run(inputs.reference, self.targets.reference, its_loss, **options)
-
         of_outputs = self.activation_gradients and record
+
+        def reference_run(side: Reference, arrangement: Arrangement) -> Run:
+            options = {"train": train, "record": record, "activation_gradients": of_outputs}
+            its_loss = loss if backward else None
+            return side.run(inputs.reference, self.targets.reference, its_loss, arrangement=arrangement, **options)
+
+        its = self.oracle, self.reference, reference_run, tuple(self._arrangements), self.profile.share
         try:
-            run, oracle = self._both(
-                lambda: self.candidate.run(
-                    inputs.candidate, self.targets.candidate, loss, train=train, activation_gradients=of_outputs
-                ),
-                lambda: reference_run(self.oracle),
-            )
+            with reference_passes(*its) as passes:
+                run, oracle = self._both(
+                    lambda: self.candidate.run(
+                        inputs.candidate, self.targets.candidate, loss, train=train, activation_gradients=of_outputs
+                    ),
+                    lambda: passes.oracle.result()[0],
+                )
+                self._require_same_structure(run, oracle)
+                run = aligned(run, oracle, self.candidate, self.oracle)
+                self._require_finite(run, oracle)
+                noise, plain = passes.oracle.result()[1], passes.plain.result()
+                noise.add(plain.groups())
+                for distances in self.arranged(lambda arrangement: passes.distances[arrangement].result()):
+                    noise.add_floors(distances)
         except OneSided as one_sided:
             try:  # a loss raises, too, where the outputs are built differently
                 ours, theirs = (
@@ -205,18 +238,10 @@ class Pair:
                 raise one_sided from one_sided.__cause__
             self._require_same_structure(ours, theirs)
             raise
-        self._require_same_structure(run, oracle)
-        run = aligned(run, oracle, self.candidate, self.oracle)
-        self._require_finite(run, oracle)
-        noise = Noise(oracle.groups(), scaled=("gradients", "activation_gradients"), share=self.profile.share)
-        reference = oracle if self.reference is self.oracle else reference_run(self.reference)
-        noise.add(reference.groups())
-        for arranged in self.arranged(lambda arrangement: reference_run(self.reference, arrangement=arrangement)):
-            noise.add(arranged.groups())
         noise.add_floors(oracle.floors)
         if self.observe is not None:
             self.observe(inputs, train, oracle, noise)
-        return Runs(run, noise, reference)
+        return Runs(run, noise, plain)
 
     def arranged(self, run: Callable[[Arrangement], Other]) -> Iterator[Other]:
         """What `run` gives in each arrangement but the plain one; one in which the network does not run is dropped."""
@@ -250,10 +275,15 @@ class Pair:
             side.load(state)
 
     @contextlib.contextmanager
-    def restored(self) -> Generator[None]:
-        """Puts every network back into the state it was in, on leaving."""
+    def restored(self, *, parameters: bool = True) -> Generator[None]:
+        """Puts every network back into the state it was in, on leaving; without `parameters` the statistics alone."""
         sides: list[Side] = [self.candidate, *self.references]
         states = [side.state() for side in sides]
+        if not parameters:
+            states = [
+                {name: array for name, array in state.items() if name not in side.parameters}
+                for side, state in zip(sides, states, strict=True)
+            ]
         try:
             yield
         finally:
@@ -328,32 +358,6 @@ class Pair:
         nothing = Error(np.inf, np.inf, np.inf, 0.0)
         return [Comparison(check, "", name, nothing, note=note) for name, note in sorted(notes.items())]
 
-    def _require_correspondence(self) -> None:
-        shapes, others = self.candidate.shapes(), self.oracle.shapes()
-        homeless = homeless_counters(others, shapes)
-        missing = {name: shape for name, shape in others.items() if name not in shapes and name not in homeless}
-        unexpected = {name: shape for name, shape in shapes.items() if name not in others}
-        for side, lacking in ((self.oracle, missing), (self.candidate, unexpected)):
-            if constant := sorted(lacking.keys() & side.constants):
-                listed = ", ".join(constant[:5]) + (" and more" if constant[5:] else "")
-                self.warn(
-                    f"{side.framework} keeps {listed}, which no pass changes and the other network does not have: what "
-                    "they hold shows in the outputs alone"
-                )
-                for name in constant:
-                    del lacking[name]
-        misshapen = {name: (shape, others[name]) for name, shape in shapes.items() if others.get(name, shape) != shape}
-        if missing or unexpected or misshapen:
-            source, target = (f"the {side.framework} network" for side in (self.candidate, self.oracle))
-            if self.by_outputs:
-                names = ", ".join(sorted({*missing, *unexpected, *misshapen})[:5])
-                count = len({*missing, *unexpected, *misshapen})
-                self.warn(f"{count} parameters or statistics do not correspond ({names}): only values are compared")
-                return
-            raise ParityError(
-                mismatch_message(missing, unexpected, misshapen, source=source, target=target), hint=NAMES_HINT
-            )
-
     def _random_targets(self) -> Both:
         """Normal random targets of the outputs' shapes, or {name: of that output's shape} where there are several."""
         rng = np.random.default_rng(0)
@@ -395,10 +399,10 @@ class Pair:
             where = "last" if self.candidate.channels < 0 else "second"
             raise ParityError(
                 f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
-                f"and these targets; {reference}'s error{_place(errors[1])}: {_first_line(errors[1])}"
+                f"and these targets; {reference}'s error{place_of(errors[1])}: {first_line(errors[1])}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
-        what, words = f"{type(errors[0]).__name__}{_place(errors[0])}", _first_line(errors[0])
+        what, words = f"{type(errors[0]).__name__}{place_of(errors[0])}", first_line(errors[0])
         raise OneSided(f"{raising} raises {what}: {words}; {other} gives a result") from errors[0]
 
     def _require_same_structure(self, run: Run, oracle: Run) -> None:
@@ -415,7 +419,7 @@ class Pair:
             )
 
     def _require_finite(self, run: Run, oracle: Run) -> None:
-        if _is_finite(run) or _is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
+        if is_finite(run) or is_finite(oracle) or infinite_alike(run.outputs, oracle.outputs):
             return
         raise ParityError(
             f"both networks give NaN or infinite values: {self.candidate.framework} first in "
@@ -424,32 +428,9 @@ class Pair:
         )
 
 
-def _first_line(error: Exception) -> str:
-    """What it says first; JAX's errors go on with programs and advice."""
-    return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
-
-
-def _place(error: Exception) -> str:
-    """The last line of the caller's own code on the way to the error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
-    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
-    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-
-
 def _parameter(framework: str) -> str:
     return "an nnx.Param" if framework.startswith("Flax") else "a parameter"
 
 
 def _unprefixed(outputs: Arrays) -> Arrays:
     return {name.removeprefix(f"{OUTPUT}."): array for name, array in outputs.items()}
-
-
-def _is_finite(run: Run) -> bool:
-    return all(np.isfinite(array).all() for array in run.outputs.values())
-
-
-def first_not_finite(run: Run) -> str:
-    """The first submodule whose output has NaN or infinite values; "" if none has."""
-    finite = {name: np.isfinite(value).all() for name, value in {**run.activations, **run.outputs}.items()}
-    return next((name for name, good in finite.items() if not good), "")

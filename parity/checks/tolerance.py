@@ -7,6 +7,7 @@ test, over several arrangements of the same computation that round differently. 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -87,40 +88,85 @@ def measure(
             framework computes there is rounding.
         share: see `relative`.
     """
-    distance = relative(actual, oracle, scale, share)
-    actual, oracle = _unmasked(_real(actual), _real(oracle))
-    if not actual.size:
+    expected, actual = Expected(oracle), _real(actual)
+    distance = relative(actual, expected, scale, share)
+    ours, theirs = expected.unmasked(actual)
+    if not ours.size:
         return Error(0.0, 0.0, 0.0, 1.0)
-    max_abs = float(np.abs(actual - oracle).max())
-    norms = _norm(actual) * _norm(oracle)
+    max_abs = float(np.abs(ours - theirs).max())
+    norms = _norm(ours) * _norm(theirs)
     return Error(
         max_abs=max_abs,
         relative=distance,
-        ulp=max_abs / _spacing(float(np.abs(oracle).max()), precision),
-        cosine=float(np.vdot(actual, oracle)) / norms if norms else float(max_abs == 0),
+        ulp=max_abs / _spacing(_largest(theirs), precision),
+        cosine=float(np.vdot(ours, theirs)) / norms if norms else float(max_abs == 0),
     )
 
 
-def relative(actual: np.ndarray, oracle: np.ndarray, scale: float = 0.0, share: float = 1.0) -> float:
+class Expected:
+    """An oracle's tensor with what every distance from it needs, computed once."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = _real(array)
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest absolute value; 0 if there is none."""
+        return _largest(self.array) if self.array.size else 0.0
+
+    @cached_property
+    def norm(self) -> float:
+        return _norm(self.array)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether any value may be a mask's."""
+        return self.largest >= SMALL_MASK
+
+    def unmasked(self, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both without the values of a mask that are equal."""
+        return _unmasked(actual, self.array) if self.has_mask else (actual, self.array)
+
+
+def relative(actual: np.ndarray, oracle: np.ndarray | Expected, scale: float = 0.0, share: float = 1.0) -> float:
     """`measure(...).relative` alone.
 
     Args:
         share: below 1, the largest of the errors of each channel alone too (the second of four axes and more, else the
             last), none of which counts as smaller than this share of the whole.
     """
-    actual, oracle = _real(actual), _real(oracle)
-    whole, small = _relative(*_unmasked(actual, oracle), scale), 0.0
+    expected = oracle if isinstance(oracle, Expected) else Expected(oracle)
+    actual, array = _real(actual), expected.array
+    ours, theirs = expected.unmasked(actual)
+    whole, small = _relative(ours, theirs, scale, None if expected.has_mask else expected.norm), 0.0
     if share < 1 and actual.ndim >= 2 and not whole > 1:
-        axis = 1 if oracle.ndim >= 4 else oracle.ndim - 1
-        least = share * rms([_unmasked(oracle, oracle)[1]])
-        parts = zip(np.moveaxis(actual, axis, 0), np.moveaxis(oracle, axis, 0), strict=True)
-        small = max((_relative(*_unmasked(ours, theirs), least) for ours, theirs in parts), default=0.0)
+        axis = 1 if array.ndim >= 4 else array.ndim - 1
+        least = share * rms([expected.unmasked(array)[1]])
+        small = _worst_channel(np.moveaxis(actual, axis, 0), np.moveaxis(array, axis, 0), least, expected.has_mask)
     return float(np.maximum(whole, small))  # NaN stays NaN
 
 
-def _relative(actual: np.ndarray, oracle: np.ndarray, scale: float) -> float:
+def _worst_channel(actual: np.ndarray, oracle: np.ndarray, least: float, has_mask: bool) -> float:
+    """The largest error along the first axis; all at once where there can be no mask, which is sought in each."""
+    if not oracle.size:
+        return 0.0
+    if has_mask:
+        return max(_relative(*_unmasked(ours, theirs), least) for ours, theirs in zip(actual, oracle, strict=True))
+    ours, theirs = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (actual, oracle))
+    distances = np.linalg.norm(ours - theirs, axis=1)
+    sizes = np.maximum(np.linalg.norm(theirs, axis=1), least * math.sqrt(theirs.shape[1]))
+    errors = np.divide(distances, sizes, out=np.where(distances, np.inf, distances), where=sizes != 0)
+    return float(errors.max())
+
+
+def _relative(actual: np.ndarray, oracle: np.ndarray, scale: float, norm: float | None = None) -> float:
+    """The relative error.
+
+    Args:
+        norm: that of the oracle, if it is known.
+    """
     distance = _norm(np.subtract(actual, oracle, dtype=np.float64))
-    size = max(_norm(oracle), scale * math.sqrt(np.size(oracle)))
+    size = max(_norm(oracle) if norm is None else norm, scale * math.sqrt(np.size(oracle)))
     return distance / size if size else (math.inf if distance else distance)
 
 
@@ -137,21 +183,28 @@ def _unmasked(actual: np.ndarray, oracle: np.ndarray) -> tuple[np.ndarray, np.nd
     actual, oracle = np.asarray(actual), np.asarray(oracle)
     if not oracle.size:
         return actual, oracle
+    largest = _largest(oracle)
+    if not largest >= SMALL_MASK:  # NaN is none
+        return actual, oracle
     sizes = np.abs(oracle)
-    largest = sizes.max()
     if largest >= MASK:
         counts = ~((actual == oracle) & (sizes >= MASK))
-    elif largest >= SMALL_MASK:
+    else:
         counts = ~((actual == oracle) & (sizes == largest))
         if not counts.any() or sizes[counts].max() * BESIDE_MASK > largest:
             return actual, oracle
-    else:
-        return actual, oracle
     return actual[counts], oracle[counts]
 
 
+def _largest(array: np.ndarray) -> float:
+    """The largest absolute value, without an array of them where they are floats."""
+    return float(max(array.max(), -array.min()) if array.dtype.kind == "f" else np.abs(array).max())
+
+
 def _norm(array: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(array, np.float64)))
+    """The L2 norm; not by BLAS, whose threads wait for each other at a length that is a matter of memory alone."""
+    flat = np.asarray(array, np.float64).ravel(order="K")
+    return math.sqrt(np.einsum("i,i->", flat, flat))
 
 
 class Noise:
@@ -171,24 +224,31 @@ class Noise:
         Outputs are measured channel by channel, see `relative`.
         """
         self.oracle = oracle
+        self._expected = {
+            group: {name: Expected(array) for name, array in arrays.items()} for group, arrays in oracle.items()
+        }
         self.scales = {group: share * rms(arrays.values()) for group, arrays in oracle.items() if group in scaled}
         self.shares = {"outputs": share}
         self.floors = {group: dict.fromkeys(arrays, 0.0) for group, arrays in oracle.items()}
 
     def add(self, arranged: Groups) -> None:
-        for group, floors in self.floors.items():
-            for name in floors:
-                error = self.distance(group, arranged[group][name], self.oracle[group][name])
-                floors[name] = float(np.maximum(floors[name], error))  # NaN stays NaN
+        self.add_floors(self.distances(arranged))
+
+    def distances(self, arranged: Groups) -> dict[str, dict[str, float]]:
+        """{group: {name: relative error}} of one arrangement."""
+        return {
+            group: {name: self.distance(group, arranged[group][name], array) for name, array in arrays.items()}
+            for group, arrays in self._expected.items()
+        }
 
     def add_floors(self, floors: Mapping[str, Mapping[str, float]]) -> None:
-        """Takes floors that were measured elsewhere, where they are larger."""
+        """Takes floors that were measured elsewhere, where they are larger; NaN stays NaN."""
         for group, values in floors.items():
             for name, floor in values.items():
                 if name in self.floors.get(group, {}):
                     self.floors[group][name] = float(np.maximum(self.floors[group][name], floor))
 
-    def distance(self, group: str, actual: np.ndarray, oracle: np.ndarray) -> float:
+    def distance(self, group: str, actual: np.ndarray, oracle: np.ndarray | Expected) -> float:
         """The relative error of a tensor of this group."""
         return relative(actual, oracle, self.scales.get(group, 0.0), self.shares.get(group, 1.0))
 

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from parity.checks.memory import keep_little_freed_memory
+from parity.commands.compiled import keep_compiled_programs
 from parity.commands.targets import load_target
 from parity.conversion.files import require_writable
 from parity.conversion.matching import read_names
@@ -98,6 +100,8 @@ def main(arguments: list[str]) -> int:
         with needs_extra("torch", "checking against PyTorch"):
             import torch
     _choose_device(args.device, torch if args.device == "gpu" else None)
+    keep_compiled_programs()
+    keep_little_freed_memory()
 
     from parity.reports.json import write_json
     from parity.reports.terminal import as_renderable

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from parity.checks.given import first_not_finite
 from parity.checks.isolation import can_be_taken_apart, isolate, record
-from parity.checks.pair import Pair, first_not_finite
+from parity.checks.pair import Pair
 from parity.checks.tolerance import relative
 from parity.diagnosis import losses, optimizers
 from parity.diagnosis.causes import causes

@@ -319,4 +319,5 @@ def in_layout_of(array: np.ndarray, reference: np.ndarray, side: Side, other: Si
     if array.ndim < 3 or side.channels == other.channels:
         return array
     moved = np.moveaxis(array, side.channels, other.channels)
-    return moved if moved.shape == reference.shape and (array.ndim >= 4 or array.shape != reference.shape) else array
+    is_moved = moved.shape == reference.shape and (array.ndim >= 4 or array.shape != reference.shape)
+    return np.ascontiguousarray(moved) if is_moved else array  # it is read several times

@@ -130,7 +130,7 @@ class FlaxSide:
         """Parameters, or anything shaped like them, in Flax's layout and this network's precision, by copies."""
         return {
             name: jax.tree.map(
-                lambda part, value: jnp.array(part, dtype=value.dtype),
+                lambda part, value: on_device(part, value.dtype),
                 self.leaves[name].rule.to_flax(array),
                 self.values[name],
             )
@@ -142,7 +142,7 @@ class FlaxSide:
         """`values` (by default this network's own) in PyTorch's layout."""
         values = self.values if values is None else values
         return {
-            name: np.array(self.leaves[name].rule.to_torch(jax.tree.map(np.asarray, value)))
+            name: np.array(self.leaves[name].rule.to_torch(jax.tree.map(np.asarray, value)), order="C")
             for name, value in values.items()
         }
 
@@ -150,7 +150,7 @@ class FlaxSide:
         def converted(value: Any) -> jax.Array:
             value = np.asarray(value)
             kinds = {"f": self.dtype, "c": jnp.result_type(self.dtype, jnp.complex64)}
-            return jnp.array(value, dtype=kinds.get(value.dtype.kind))
+            return on_device(value, kinds.get(value.dtype.kind, jax.dtypes.canonicalize_dtype(value.dtype)))
 
         return map_arrays(converted, array)
 
@@ -242,8 +242,7 @@ class FlaxSide:
             (value, (outputs, activations, after)), gradients = self._pass(inputs, train, loss and loss.jax)(
                 *arguments, added
             )
-            # Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows.
-            parameters, of_inputs, of_outputs = jax.tree.map(jnp.conj, gradients)
+            parameters, of_inputs, of_outputs = jax.tree.map(_as_in_torch, gradients)
         wide = lambda arrays: {name: _wide(array) for name, array in arrays.items()}  # noqa: E731
         ordered = lambda arrays: {name: in_order(array, back) for name, array in wide(arrays).items()}  # noqa: E731
         return Run(
@@ -326,10 +325,21 @@ def _is_float(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating)
 
 
-def _wide(array: jax.Array) -> np.ndarray:
+def _wide(array: jax.Array | np.ndarray) -> np.ndarray:
+    """In float64; what is so already is not copied."""
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        return np.asarray(array).astype(np.complex128)
-    return np.asarray(array).astype(np.float64) if _is_float(array.dtype) else np.array(array)
+        return np.asarray(array).astype(np.complex128, copy=False)
+    return np.asarray(array).astype(np.float64, copy=False) if _is_float(array.dtype) else np.array(array)
+
+
+def _as_in_torch(gradient: jax.Array) -> np.ndarray:
+    """Of a complex value JAX gives the conjugate of PyTorch's gradient, along which the loss grows."""
+    return np.conj(gradient) if np.iscomplexobj(gradient) else np.asarray(gradient)
+
+
+def on_device(array: Any, dtype: Any) -> jax.Array:
+    """A copy. NumPy makes it: JAX would compile a program for every shape, and those of a network are many."""
+    return jax.device_put(np.array(array, dtype))
 
 
 def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
@@ -348,7 +358,7 @@ def at_precision(model: nnx.Module, precision: str) -> nnx.Module:
             continue
         for kind, wanted in kinds.items():
             if jnp.issubdtype(variable.dtype, kind):
-                variable.set_value(jnp.array(variable.get_value(), wanted))
+                variable.set_value(on_device(variable.get_value(), wanted))
     return model
 
 

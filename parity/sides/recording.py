@@ -170,11 +170,12 @@ def recording_flax(
 
 @contextlib.contextmanager
 def recording_torch(
-    module: "torch.nn.Module", gradients: "dict[str, torch.Tensor] | None" = None
+    module: "torch.nn.Module", gradients: "dict[str, torch.Tensor] | None" = None, *, outputs_only: bool = False
 ) -> Generator[Recorder]:
     """Records the calls of `module`'s submodules.
 
     Args:
+        outputs_only: whether what they took is not recorded, which costs as much memory as what they gave.
         gradients: where a backward pass leaves the gradient of every recorded output that has one.
     """
     import torch
@@ -196,7 +197,7 @@ def recording_torch(
 
     def after(path: str) -> Callable:
         def hook(_module: Any, _args: Any, output: Any) -> Any:
-            key = recorder.add(path, inputs.pop(path), map_output(copied, output))
+            key = recorder.add(path, inputs.pop(path, ()), map_output(copied, output))
             return output if gradients is None or not path else _watched(output, key, gradients)
 
         return hook
@@ -205,7 +206,9 @@ def recording_torch(
     paths = _first_names(module.named_modules(remove_duplicate=False))
     for child in module.modules():
         path = paths[id(child)]
-        handles += [child.register_forward_pre_hook(before(path)), child.register_forward_hook(after(path))]
+        handles.append(child.register_forward_hook(after(path)))
+        if not outputs_only:
+            handles.append(child.register_forward_pre_hook(before(path)))
     try:
         yield recorder
     finally:

@@ -61,6 +61,16 @@ class TorchSide(AnsweredByRunning):
         """The same network, with the values that it has now, in another precision."""
         return TorchSide(self.module, precision, str(self.device))
 
+    def twin(self) -> "TorchSide":
+        """The same network for passes at the same time as this one's: it shares the parameters' memory."""
+        shared = {
+            id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
+            for parameter in self.module.parameters()
+        }
+        twin = copy.copy(self)
+        twin.module = copy.deepcopy(self.module, shared)
+        return twin
+
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floats and complex values in the run's precision, anything else as it is."""
         if tensor.is_complex():
@@ -178,10 +188,11 @@ class TorchSide(AnsweredByRunning):
         if arrangement.channels_last and any(tensor.ndim == 4 for tensor in tensors.values()):
             self.module.to(memory_format=torch.channels_last)
         gradients_of_outputs: dict[str, torch.Tensor] | None = {} if differentiate and activation_gradients else None
+        recorded = self.module if record else torch.nn.Identity()
 
         try:
             with (
-                recording_torch(self.module if record else torch.nn.Identity(), gradients_of_outputs) as recorder,
+                recording_torch(recorded, gradients_of_outputs, outputs_only=True) as recorder,
                 torch.set_grad_enabled(differentiate),
             ):
                 outputs = map_output(lambda value, _: in_order(value, back), self.forward(with_arrays(inputs, tensors)))

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from parity.errors import printable
 from parity.options import PositiveInt
+from resnet_flax.cache import use_compilation_cache
 from resnet_flax.data.decoding import Decoding
 from resnet_flax.data.on_device import normalize
 from resnet_flax.data.preprocessing import Preprocessing
@@ -73,6 +74,7 @@ def run_on_images(
 
     If the preprocessing is assumed, a doubt about the first batch is printed to stderr.
     """
+    use_compilation_cache()
     batches = read_batches(paths, pretrained, batch_size)
     total = -(-len(paths) // batch_size)
     console = PlainConsole(stderr=True)

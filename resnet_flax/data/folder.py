@@ -10,6 +10,7 @@ import numpy as np
 from parity.conversion.files import read_regular
 from resnet_flax.data.class_list import read_class_list
 from resnet_flax.data.decoding import CorruptImage, decode_rgb
+from resnet_flax.data.folder_index import indexed
 from resnet_flax.data.layout import (
     EXTENSIONS,
     Layout,
@@ -62,7 +63,10 @@ class FolderSource(Source):
     scheme = "folder"
 
     def __init__(self, directory: str, split: str = "train", *, options: SourceOptions | None = None):
-        options = options or SourceOptions()
+        with indexed(Path(directory).expanduser()):
+            self._open(directory, split, options or SourceOptions())
+
+    def _open(self, directory: str, split: str, options: SourceOptions) -> None:
         self.spec, self._decoding = f"{self.scheme}:{directory}", options.decoding
         given = Path(directory).expanduser()
         if not given.is_dir():
@@ -124,7 +128,8 @@ class FolderSource(Source):
         for folder, number in sorted(numbers.items(), key=lambda item: (item[1], item[0])):
             files = visible_files(directory / folder) if folder in here else []
             images = [path for path in files if is_image(path)]
-            endings.update(Path(path).suffix or "no extension" for path in files if not is_image(path))
+            if len(images) < len(files):
+                endings.update(Path(path).suffix or "no extension" for path in files if not is_image(path))
             if not images and (folder in here or not may_lack_classes):
                 empty.append(folder)
             paths += images

@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parity.errors import printable
+from resnet_flax.data.folder_index import Listing, listing_of
 from resnet_flax.data.splits import SPLITS, split_of
 from resnet_flax.errors import UserError
 
 # The files that torchvision's ImageFolder treats as images; others are ignored.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-NO_DATA = ("__MACOSX",)  # what archive programs add
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in NO_DATA
 
 
 @functools.cache
@@ -28,14 +23,11 @@ def _kernels() -> dict[int, str]:
     return {os.stat(path).st_dev: path for path in ("/proc", "/sys") if os.path.ismount(path)}  # noqa: PTH116
 
 
-def _entries(directory: str | Path) -> list[os.DirEntry]:
+def _listing(directory: str | Path) -> Listing:
     try:
         if kernel := _kernels().get(os.stat(directory).st_dev):  # noqa: PTH116
             raise UserError(f"cannot list {directory}: it is of the kernel's {kernel}, which has no images")
-        with os.scandir(directory) as entries:
-            return sorted(
-                (entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: os.fsencode(entry.name)
-            )
+        return listing_of(directory)
     except OSError as error:
         raise UserError(f"cannot list {directory}: {(error.strerror or str(error)).lower()}") from error
 
@@ -48,13 +40,6 @@ def _inode(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
-
-
 def class_folders(directory: Path) -> tuple[str, ...]:
     """Names of the folders in `directory`, sorted as strings ("10" before "2"): their indices are the class numbers.
 
@@ -63,12 +48,11 @@ def class_folders(directory: Path) -> tuple[str, ...]:
     Raises:
         UserError: if a name is not UTF-8, or the directory cannot be listed.
     """
-    above = {_inode(parent) for parent in (directory, *directory.absolute().parents)}
-    names = [
-        entry.name
-        for entry in _entries(directory)
-        if _is_folder(entry) and not (entry.is_symlink() and _inode(entry.path) in above)
-    ]
+    listing = _listing(directory)
+    names = listing.folders
+    if listing.links:
+        above = {_inode(parent) for parent in (directory, *directory.absolute().parents)}
+        names = [name for name in names if not (name in listing.links and _inode(directory / name) in above)]
     for name in names:
         if not name.isprintable() and any(0xDC80 <= ord(character) <= 0xDCFF for character in name):
             raise UserError(f"the name of the folder {name!r} in {directory} is not UTF-8; rename it")
@@ -87,11 +71,10 @@ def visible_files(directory: str | Path) -> list[str]:
         if (inode := _inode(folder)) in seen:
             continue
         seen.add(inode)
-        entries = _entries(folder)
-        inner = [entry.path for entry in entries if _is_folder(entry)]
-        folders += reversed(inner)
-        rows.append((folder, [entry.name for entry in entries if not _is_folder(entry)]))
-    return [os.path.join(folder, name) for folder, names in sorted(rows) for name in sorted(names)]  # noqa: PTH118
+        listing = _listing(folder)
+        folders += reversed([f"{folder}{os.sep}{name}" for name in listing.folders])
+        rows.append((folder, listing.files))
+    return [f"{folder}{os.sep}{name}" for folder, names in sorted(rows) for name in names]
 
 
 def is_image(path: str) -> bool:
@@ -106,7 +89,7 @@ def image_files(directory: Path) -> list[str]:
 
 def images_directly_in(directory: Path) -> int:
     """The number of image files that are in `directory` itself."""
-    return sum(is_image(entry.name) and not _is_folder(entry) for entry in _entries(directory))
+    return sum(map(is_image, _listing(directory).files))
 
 
 def unwrapped(directory: Path, *, is_split: bool = False, classes: Collection[str] = ()) -> tuple[Path, list[str]]:

@@ -18,7 +18,8 @@ from parity.conversion.files import open_regular, read_regular, write_text
 from parity.errors import ParityError
 from resnet_flax.cache import cache_directory
 from resnet_flax.data.columns import LABEL_NAMES
-from resnet_flax.data.layout import EXTENSIONS, NO_DATA
+from resnet_flax.data.folder_index import NO_DATA
+from resnet_flax.data.layout import EXTENSIONS
 from resnet_flax.errors import UserError
 
 FORMAT = 1  # of the index; another number makes new ones

@@ -16,6 +16,7 @@ from PIL import Image
 
 from parity.options import Fraction, NonNegativeInt, Pixels, Range
 from resnet_flax.data.augment import BINS, rand_augment, trivial_augment_wide
+from resnet_flax.data.fast_resize import FILTERS, Resize, fast_resize
 from resnet_flax.errors import UserError
 
 if TYPE_CHECKING:
@@ -208,6 +209,8 @@ class TrainingTransform:
     rand_augment_ops: NonNegativeInt = 2
     rand_augment_magnitude: Annotated[int, Range(ge=0, le=BINS - 1)] = 9
     interpolation: Interpolation = "bilinear"
+    resize: Resize = "exact"
+    """exact: torchvision's pixels. fast: up to rounding, see docs/data.md; needs the extra fast."""
 
     is_random = True
 
@@ -238,7 +241,11 @@ class TrainingTransform:
         else:
             region = to_pil(image).crop((left, top, left + width, top + height))
         if region.size != (self.crop_size, self.crop_size):
-            region = region.resize((self.crop_size, self.crop_size), RESAMPLING[self.interpolation])
+            size = self.crop_size, self.crop_size
+            if self.resize == "fast" and self.interpolation in FILTERS:
+                region = fast_resize(region, size, self.interpolation)
+            else:
+                region = region.resize(size, RESAMPLING[self.interpolation])
         return region.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else region
 
 

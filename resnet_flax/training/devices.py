@@ -10,13 +10,12 @@ import contextlib
 import ctypes
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from resnet_flax.cache import cache_directory
+from resnet_flax.cache import use_compilation_cache
 from resnet_flax.errors import UserError
 from resnet_flax.training.config import RunConfig
 from resnet_flax.training.sharding import data_mesh
@@ -67,16 +66,6 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             for parameter, value in ((trim_threshold, -1), (mmap_max, 0), (arena_max, 1)):
                 mallopt(parameter, value)
-
-
-def use_compilation_cache() -> None:
-    """Caches compiled programs in `cache_directory("jax")`, unless JAX_COMPILATION_CACHE_DIR is set."""
-    if jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
-        return
-    with contextlib.suppress(OSError, RuntimeError):  # no writable home directory: runs compile every time
-        directory = cache_directory("jax")
-        with tempfile.TemporaryFile(dir=directory):
-            jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def describe(mesh: Mesh) -> str:

@@ -19,7 +19,9 @@ from jax.stages import Wrapped
 from parity.options import check_ranges
 from resnet_flax.compiled.fold import Fold, known_card
 from resnet_flax.data import Source, evaluation_batches, prefetch_to_device, steps_per_epoch, training_batches
+from resnet_flax.data.fast_resize import require_fast_resize
 from resnet_flax.data.on_device import normalize
+from resnet_flax.data.transforms import TrainingTransform
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm
 from resnet_flax.models import ResNet, get_architecture
@@ -45,7 +47,7 @@ ALL_BUT_HEAD = f"(?!{re.escape(HEAD)})"  # matches every path that does not star
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The configuration with `--image-size` applied to its transforms.
+    """The configuration with `--image-size` and `--resize` applied to its transforms.
 
     Raises:
         UsageError: for a setting out of range, or settings that contradict each other.
@@ -84,6 +86,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
                 "the same"
             )
         data = replace(data, train_transform=data.train_transform.resized(sizes[-1]))
+    if data.resize == "fast":
+        if not isinstance(data.train_transform, TrainingTransform):
+            kind = type(data.train_transform).__name__
+            raise UserError(f"--resize fast is for random resized crops; this run's transform is a {kind}: remove it")
+        require_fast_resize()
+        data = replace(data, train_transform=replace(data.train_transform, resize="fast"), resize="exact")
     return replace(config, data=data)
 
 
