@@ -100,7 +100,8 @@ def load_pretrained(
     names = tuple(class_names) if class_names is not None else None if "fc" in changes else names
     identity = loaded.identity
     if names is not None and len(names) != identity.num_classes:
-        raise UserError(f"{len(names):,} class names are given, but {weights} has {identity.num_classes:,} classes")
+        came = "came with it; give its own (--class-names)" if class_names is None else "are given"
+        raise UserError(f"{weights} has {identity.num_classes:,} classes, but {len(names):,} class names {came}")
     if preprocessing and len(preprocessing.mean) not in (1, 3, identity.in_channels):
         raise UserError(
             f"{weights} comes with a mean of {len(preprocessing.mean)} channels for images of {identity.in_channels}"
@@ -148,12 +149,7 @@ def _find(
     kept = Metadata(loaded.metadata)
     preprocessing, class_names = preprocessing or kept.preprocessing, kept.class_names
     classes = loaded.identity.num_classes
-    if class_names is not None and classes and len(class_names) != classes:
-        notes.append(
-            f"{len(class_names)} class names came with {weights}, which has {classes} classes; they are not used"
-        )
-        class_names = None
-    elif class_names is None and classes == 1000:
+    if class_names is None and classes == 1000:
         class_names = imagenet_classes()
         notes.append(f"no class names came with {weights}, which has 1000 classes; assumed: ImageNet's")
     return loaded, preprocessing, class_names, notes

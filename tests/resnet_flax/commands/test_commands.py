@@ -215,7 +215,7 @@ def test_own_class_names_and_preprocessing_are_kept(weights, tmp_path, capsys):
     assert kept.preprocessing == expected
     names.write_text("one\ntwo\n")
     assert command("export", "--weights", weights, "--class-names", names, "--out", tmp_path / "no.pth") == 2
-    assert f"error: 2 class names are given, but {weights} has 1,000 classes" in capsys.readouterr().err
+    assert f"error: {weights} has 1,000 classes, but 2 class names are given" in capsys.readouterr().err
 
 
 def test_stablehlo_artifact_runs_without_this_package(weights, original, tmp_path):
