@@ -209,7 +209,7 @@ def test_metadata_of_a_file_is_used(tmp_path, original):
     with pytest.raises(ParityError, match="the class_names in the metadata .* cannot be read"):
         load_pretrained(None, tmp_path / "b.safetensors")
     write_checkpoint(tmp_path / "c.safetensors", tensors, metadata_of("resnet18", preprocessing, names[:2]))
-    with pytest.raises(UserError, match="has 1,000 classes, but 2 class names came with it"):
+    with pytest.raises(resnet_flax.UserError, match="has 1,000 classes, but 2 class names came with it"):
         load_pretrained(None, tmp_path / "c.safetensors")
     assert load_pretrained(None, tmp_path / "c.safetensors", class_names=names).class_names == tuple(names)
     assert load_pretrained(None, tmp_path / "c.safetensors", num_classes=7).class_names is None
