@@ -3,7 +3,7 @@
 Read from the caller's own networks, whose copies are recast, put in a mode and rid of dropout before they are compared.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from parity.checks.isolation import can_be_taken_apart
 from parity.checks.pair import Pair
 from parity.conversion.naming import named_modules
 from parity.conversion.trees import is_tree
+from parity.reports.results import Finding
 from parity.sides import dropout
 from parity.sides.arguments import batch_size, named_arrays
 from parity.sides.base import Side
@@ -24,8 +25,11 @@ Modules = Mapping[str, Any]
 SHOWN = 5
 
 
-def of_networks(pair: Pair, checks: Collection[str]) -> None:
-    """Warns of everything that may differ between the two networks without showing in these checks."""
+def of_networks(pair: Pair, checks: Collection[str], findings: Sequence[Finding]) -> None:
+    """Warns of everything that may differ between the two networks without showing in these checks.
+
+    `findings` are the differences that did show.
+    """
     _inputs(pair)
     _zeros(pair)
     ours = _modules(pair, pair.candidate, pair.given.candidate)
@@ -34,7 +38,7 @@ def of_networks(pair: Pair, checks: Collection[str]) -> None:
     for side, network, modules in zip((pair.candidate, pair.oracle), pair.given, (ours, theirs), strict=True):
         _declared_dtypes(pair, side, network, modules or {})
     if ours and theirs and can_be_taken_apart(pair):
-        _hyperparameters(pair, ours, theirs, checks)
+        _hyperparameters(pair, ours, theirs, checks, " ".join(finding.cause for finding in findings))
         _same_padding(pair, ours)
 
 
@@ -143,8 +147,11 @@ def _zeros(pair: Pair) -> None:
         )
 
 
-def _hyperparameters(pair: Pair, ours: Modules, theirs: Modules, checks: Collection[str]) -> None:
-    """Settings of the norms that differ although nothing that was run depends on them, or shows it."""
+def _hyperparameters(pair: Pair, ours: Modules, theirs: Modules, checks: Collection[str], found: str) -> None:
+    """Settings of the norms that differ although nothing that was run depends on them, or shows it.
+
+    What is `found` to be the cause in one layer may be in the others, too: a cause is given for some of them only.
+    """
     trains = pair.wanted_modes is None or "train" in pair.wanted_modes
     exercised = trains and bool({"batch_stats", "optimizer", "trajectory"} & set(checks))
     different, unread = [], []
@@ -153,14 +160,18 @@ def _hyperparameters(pair: Pair, ours: Modules, theirs: Modules, checks: Collect
         if mine is None:
             continue
         eps, epsilon = getattr(module, "eps", None), getattr(mine, "epsilon", None)
-        if _is_number(eps) and _is_number(epsilon) and not np.isclose(epsilon, eps, rtol=1e-6, atol=0):
+        is_other = _is_number(eps) and _is_number(epsilon) and not np.isclose(epsilon, eps, rtol=1e-6, atol=0)
+        if is_other and f"is {epsilon:g}, PyTorch's is {eps:g}" not in found:
             different.append(f"epsilon of {where} is {epsilon:g}, PyTorch's {eps:g}")
         if exercised or getattr(module, "running_mean", None) is None:
             continue
         if not isinstance(mine, nnx.BatchNorm):  # whose momentum may mean either
             unread.append(where)
         elif module.momentum is None or not np.isclose(mine.momentum, 1 - module.momentum, rtol=1e-6, atol=0):
-            different.append(f"momentum of {where} is {mine.momentum:g}, PyTorch's 1 - {module.momentum}")
+            theirs_is = (
+                "None" if module.momentum is None else f"{module.momentum:g}, which is {1 - module.momentum:g} here"
+            )
+            different.append(f"momentum of {where} is {mine.momentum:g}, PyTorch's {theirs_is}")
     if different:
         pair.warn(f"settings differ that made no difference here: {_listed(different)}")
     if unread:

@@ -180,13 +180,13 @@ def check(
         _compare(pair, checks, report)
         report.comparisons, notes = located(report.comparisons)
         report.notes += notes
-        caveats.of_networks(pair, checks)
         if optimizer is not None and not {"optimizer", "trajectory"} & set(checks):
             pair.warn("an optimiser was given, but neither optimizer nor trajectory is among the checks")
         if not report.comparisons:
             pair.note("nothing was compared")
         elif not report.passed:
             report.findings = _findings(pair, report)
+        caveats.of_networks(pair, checks, report.findings)
     return report
 
 

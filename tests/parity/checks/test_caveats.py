@@ -173,9 +173,16 @@ def test_hyperparameters_that_no_check_exercised():
     def norms(momentum):
         return nnx.BatchNorm(6, momentum=momentum, epsilon=1e-5, rngs=nnx.Rngs(0)), nn.BatchNorm1d(6)
 
-    warns(checked(norms(0.99)), "momentum of the network is 0.99, PyTorch's 1 - 0.1")
+    warns(checked(norms(0.99)), "momentum of the network is 0.99, PyTorch's 0.1, which is 0.9 here")
     assert not checked(norms(0.9)).warnings
     warns(checked(dense(), optimizer="adam"), "an optimiser was given")
+
+
+def test_a_setting_that_is_found_to_be_the_cause_made_a_difference():
+    ours, theirs = nnx.BatchNorm(6, momentum=0.9, epsilon=1e-3, rngs=nnx.Rngs(0)), nn.BatchNorm1d(6)
+    report = checked((ours, theirs), checks=("forward",))
+    assert "epsilon" in report.findings[0].cause
+    assert not report.warnings
 
 
 def test_overflow_that_only_float32_shows():
