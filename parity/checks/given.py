@@ -58,3 +58,11 @@ def first_not_finite(run: Run) -> str:
     """The first submodule whose output has NaN or infinite values; "" if none has."""
     finite = {name: np.isfinite(value).all() for name, value in {**run.activations, **run.outputs}.items()}
     return next((name for name, good in finite.items() if not good), "")
+
+
+def looks_channels_first(inputs: Any) -> str:
+    """What to do about images that seem to lie as PyTorch takes them; "" if they do not."""
+    shape = getattr(inputs, "shape", ())
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[-1] not in (1, 3, 4):
+        return f"; {shape} looks like PyTorch's (N, C, H, W): pass inputs.transpose(0, 2, 3, 1)"
+    return ""

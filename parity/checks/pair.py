@@ -10,7 +10,14 @@ import numpy as np
 
 from parity.checks.beside import reference_passes
 from parity.checks.correspondence import require_correspondence
-from parity.checks.given import first_not_finite, infinite_alike, is_finite, random_target, require_inputs
+from parity.checks.given import (
+    first_not_finite,
+    infinite_alike,
+    is_finite,
+    looks_channels_first,
+    random_target,
+    require_inputs,
+)
 from parity.checks.layout import in_agreeing_layout
 from parity.checks.memory import give_back_freed_memory
 from parity.checks.tolerance import PROFILES, Error, Noise, Profile, measure
@@ -400,6 +407,7 @@ class Pair:
             raise ParityError(
                 f"neither network runs on these inputs (as {candidate} takes them: channels {where}), with this loss "
                 f"and these targets; {reference}'s error{place_of(errors[1])}: {first_line(errors[1])}"
+                f"{looks_channels_first(self.inputs.candidate) if where == 'last' else ''}"
             ) from errors[0]
         raising, other = (candidate, reference) if results[0] is None else (reference, candidate)
         what, words = f"{type(errors[0]).__name__}{place_of(errors[0])}", first_line(errors[0])

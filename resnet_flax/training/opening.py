@@ -32,8 +32,7 @@ def headline(setup: Setup, source: Source, test: Source, start: int) -> str:
     return (
         f"{setup.config.recipe}: {setup.config.model.name} on {setup.config.data.data} ({data}), {steps}, "
         f"batch {setup.config.batch_size:,}, {describe(setup.mesh)}{resumed}\n"
-        f"train is {source.origin}; {test.split}, by which the best weights are chosen, is "
-        f"{test.origin}{notes}"
+        f"train: {source.origin}\n{test.split}, which chooses the best weights: {test.origin}{notes}"
     )
 
 

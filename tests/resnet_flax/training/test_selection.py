@@ -49,7 +49,7 @@ def test_a_run_with_three_splits_never_opens_the_test_set(monkeypatch, capsys):
     assert run("digits", *IMAGES, "--epochs", "1") == 0
     text = capsys.readouterr().out
     assert "16 training and 16 val images" in text
-    assert f"val, by which the best weights are chosen, is {Path('images/val').absolute()}" in text
+    assert f"val, which chooses the best weights: {Path('images/val').absolute()}" in text
     assert "val accuracy" in text
     assert "test" not in text.replace(str(Path.cwd()), "")
     assert [row["split"] for row in evaluations()] == ["val"]
