@@ -43,8 +43,10 @@ _KEPT = "\n\t\u200c\u200d"
 
 
 class _PrintableFormatter(logging.Formatter):
+    """Levels in lower case, as this program's own messages have them."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(f"{record.levelname.lower()}: {super().format(record)}")
 
 
 def _show_warning(
@@ -74,7 +76,7 @@ def _prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
-    handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(handlers=[handler])  # warnings and errors, on stderr
     if not warnings.filters or warnings.filters[0][0] != "error":  # who has made them errors gets them as errors
         warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]

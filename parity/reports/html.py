@@ -38,9 +38,8 @@ def _tolerance(settings: dict) -> str:
     if "k" not in settings:  # pixels and class names have no noise
         return ""
     return (
-        f" The oracle is PyTorch in float64. An error may be {settings['k']:g} times the largest that PyTorch itself "
-        "makes when it computes the same thing in another arrangement, or "
-        f"{settings['least tolerance']:.1e}, whichever is larger."
+        f" The oracle is PyTorch in float64. Allowed is {settings['k']:g} times PyTorch's own rounding error, and "
+        f"at least {settings['least tolerance']:.1e}."
     )
 
 

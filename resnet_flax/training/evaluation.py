@@ -43,8 +43,9 @@ class Evaluation:
     predicted: np.ndarray | None = None
 
     def __str__(self) -> str:
+        top5 = f"  top-5 {self.top5:.2%}" if len(self.confusion) > 5 else ""
         return (
-            f"top-1 {self.accuracy:.2%}  top-5 {self.top5:.2%}  loss {self.loss:.4f}  macro-F1 {self.macro_f1:.4f}  "
+            f"top-1 {self.accuracy:.2%}{top5}  loss {self.loss:.4f}  macro-F1 {self.macro_f1:.4f}  "
             f"over {self.count:,} images"
         )
 

@@ -40,7 +40,7 @@ class Recipe:
 
 
 LINEAR = "learning rate proportional to the batch size (arXiv:1706.02677)"
-UNSCALED = "no known rule: the settings are for this batch size"
+UNSCALED = "none is known; its learning rate is for its own batch size"
 
 IMAGENET = (1_281_167, 3, 1000)
 FASHION_MNIST = (60_000, 1, 10)

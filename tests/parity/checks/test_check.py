@@ -201,7 +201,7 @@ class Bare(nnx.Module):
         (lambda: (pair()[0], norm_pair(3)[1], parity.random_inputs(EVEN)), "do not correspond"),
         (
             lambda: (*pair(), parity.random_inputs((2, 3, 16, 16))),
-            "neither network runs on these inputs .*channels last",
+            "neither network runs on these inputs .*channels last.*looks like PyTorch's",
         ),
         (
             lambda: (*reversed(pair()), parity.random_inputs(EVEN)),
