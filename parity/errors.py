@@ -205,7 +205,7 @@ def dispatch(package: str, commands: Commands, arguments: list[str]) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """What it says first; JAX's errors go on with programs and advice."""
+    """What it says first; JAX's errors continue with programs and advice."""
     return (str(error).strip().splitlines() or [""])[0].rstrip(". ")
 
 

@@ -19,6 +19,7 @@ class Norm(flax.linen.Module):
     momentum: float = 0.9
     is_biased: bool = False
     is_frozen: bool = False
+    drift: float = 0.0
 
     @flax.linen.compact
     def __call__(self, x, train=False):
@@ -35,7 +36,7 @@ class Norm(flax.linen.Module):
                 n = x.size // x.shape[-1]
                 unbiased = of_batch[1] * (1 if self.is_biased else n / (n - 1))
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * of_batch[0]
-                var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+                var.value = (1 + self.drift) * (self.momentum * var.value + (1 - self.momentum) * unbiased)
         center, spread = (value.reshape(1, 1, 1, -1) for value in of_batch)
         scale, bias = (value.reshape(1, 1, 1, -1) for value in (scale, bias))
         return (x - center) * jax.lax.rsqrt(spread + 1e-5) * scale + bias
@@ -96,6 +97,13 @@ def test_causes_are_read_off_the_values(norm, momentum, cause):
     assert not report.passed
     assert not [row for row in report.failures if row.check != "batch_stats"]
     assert cause in report.findings[0].cause
+
+
+@pytest.mark.parametrize("drift", [1e-9, 1e-7, 1e-2])
+def test_a_difference_of_any_size_that_no_hypothesis_explains_has_no_cause(drift):
+    report = report_of(Norm(drift=drift))
+    assert not report.passed
+    assert "is the first statistic to differ" in report.findings[0].cause
 
 
 def test_another_update_has_no_cause():
