@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from resnet_flax.errors import UserError
-from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.progressive import described, stages
 from resnet_flax.training.setup import Setup
-from resnet_flax.training.workdir import Workdir
 from tests.resnet_flax.training.small import OPTIONS, run, use_small_network
 from tests.resnet_flax.training.test_loop import assert_same_state, final_state
 
@@ -55,16 +53,17 @@ def shapes(monkeypatch, tmp_path):
     return taken
 
 
-def stopping_at(step):
-    """`Journal.write` of a process that is told to stop when it writes the row of that step."""
-    written = Journal.write
+def stopping_after(steps):
+    """`Setup.training_batches` of a process that is told to stop during that step."""
+    batches = Setup.training_batches
 
-    def write(self, kind, row_step, **values):
-        if (kind, row_step) == ("train", step):
-            signal.raise_signal(signal.SIGTERM)
-        written(self, kind, row_step, **values)
+    def stopping(self, source, start_step):
+        for step, batch in enumerate(batches(self, source, start_step), start_step + 1):
+            if step == steps:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
 
-    return write
+    return stopping
 
 
 def test_each_epoch_has_its_size_and_a_resumed_run_continues(shapes, capsys, monkeypatch):
@@ -78,10 +77,9 @@ def test_each_epoch_has_its_size_and_a_resumed_run_continues(shapes, capsys, mon
     ]
     shapes.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", stopping_at(6))
+        patch.setattr(Setup, "training_batches", stopping_after(6))
         assert run("digits", *options, "--workdir", "parts") == 143
-    assert shapes[-1] == 7
-    del shapes[sum(row["kind"] == "train" for row in read_metrics(Workdir("parts"))) :]
+    assert shapes == [6] * 4 + [7] * 2
     assert run("--resume", "--workdir", "parts") == 0
     assert shapes == [6] * 4 + [7] * 4 + [8] * 4
     assert_same_state(final_state(Path("parts")), final_state(Path("whole")))
