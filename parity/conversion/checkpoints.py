@@ -107,7 +107,7 @@ def _read_arrays(path: Path) -> Checkpoint:
     if path.suffix == ".npz":
         _require_stored(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load may not close it
                 content: Any = {name: file[name] for name in file.files}
         except MemoryError as error:
             raise no_memory(path, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def main(workdirs: Sequence[str], console: Console) -> int:
         raise UserError(f"--compare needs at least two workdirs; got {len(workdirs)}")
     runs, places = {}, {}
     for workdir in workdirs:
-        if (same := places.setdefault(Path(workdir).resolve(), workdir)) in runs:
+        if (same := places.setdefault(os.path.realpath(workdir), workdir)) in runs:
             raise UserError(f"--compare got the same run twice: {same}" + f" and {workdir}" * (workdir != same))
         rows = read_metrics(Workdir(workdir))
         if not any(row["kind"] == "evaluation" and row["weights"] == "model" for row in rows):

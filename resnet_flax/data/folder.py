@@ -135,9 +135,11 @@ class FolderSource(Source):
             paths += images
             labels += [number] * len(images)
         if empty and not options.allow_empty:
+            missing = ", ".join(name[:80] for name in empty[:10])
+            listed = f" (listed in {options.classes})" if options.classes else ""
             raise UserError(
-                f"{directory} has no images of class {', '.join(empty[:10])}; remove the folder, add files like "
-                f"{', '.join(EXTENSIONS)}, or allow it with --allow-empty"
+                f"{directory} has no images of class {missing}{listed}; remove the {'line' if listed else 'folder'}, "
+                f"add files like {', '.join(EXTENSIONS)}, or allow it with --allow-empty"
             )
         self._notes += [f"without images: {', '.join(empty[:10])}"] if empty else []
         if loose := images_directly_in(directory):
