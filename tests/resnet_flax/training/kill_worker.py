@@ -19,13 +19,14 @@ import threading
 import traceback
 from pathlib import Path
 
-from parity.errors import dispatch
-from resnet_flax.training import loop, setup  # noqa: F401
-from tests.resnet_flax.training.moments import inject
-from tests.resnet_flax.training.small import create
+if __name__ == "__main__":  # and not again in each process that a run starts to read its data
+    from parity.errors import dispatch
+    from resnet_flax.training import loop, setup  # noqa: F401
+    from tests.resnet_flax.training.moments import inject
+    from tests.resnet_flax.training.small import create
 
-for library in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX.event_file_writer"):
-    importlib.import_module(library)
+    for library in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX.event_file_writer"):
+        importlib.import_module(library)
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
