@@ -29,6 +29,7 @@ from parity.progress import at_check
 from parity.reports.results import Comparison, Finding, Report
 from parity.sides.arguments import map_arrays, named_arrays
 from parity.sides.base import OUTPUT, Loss, Train, relaid
+from parity.sides.flax import FlaxSide
 from parity.sides.networks import (
     as_side,
     is_torch,
@@ -261,6 +262,13 @@ def _findings(pair: Pair, report: Report) -> list[Finding]:
             )
         except Exception as error:  # looking for the cause must never cost the verdict
             pair.note(f"no cause was found: looking for it raised {type(error).__name__}")
+    elif isinstance(pair.candidate, FlaxSide) and isinstance(pair.oracle, FlaxSide):
+        from parity.diagnosis.in_jax import causes_in_jax
+
+        failed = [row for row in report.failures if row.check in ("forward", "activations")]
+        if True:
+            if failed and (findings := causes_in_jax(pair, train=failed[0].mode == "train")):
+                return findings
     return [_first_difference(pair, report)]
 
 

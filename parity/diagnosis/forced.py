@@ -37,7 +37,7 @@ class Forced:
             raise ParityError("only a Flax network is taken apart")
         self._side, self._inputs = pair.candidate, pair.candidate.array(pair.inputs.candidate)
         self._arguments, self._outputs = arguments, outputs
-        self._train = train
+        self._train, self._channels = train, pair.oracle.channels
         self._graphdef, self._state = nnx.split(self._side.model(train=train))
         self.replaced: set[Event] = set()
         self._compiled = jax.jit(self._pass)
@@ -82,7 +82,7 @@ class Forced:
             if not isinstance(own, jax.Array):
                 return own
             seen.setdefault(" ".join(event), {})[name] = own
-            theirs = _in_layout_of(theirs, own.shape)
+            theirs = _in_layout_of(theirs, own.shape, self._channels)
             if theirs is None:
                 return own
             self.replaced.add(event)
@@ -135,11 +135,11 @@ def _by_event(result: Mapping[str, Mapping[str, jax.Array]]) -> Tensors:
     return {_event(key): {name: np.asarray(array) for name, array in arrays.items()} for key, arrays in result.items()}
 
 
-def _in_layout_of(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The reference's array in the candidate's layout; None if it fits in none."""
+def _in_layout_of(array: np.ndarray | None, shape: tuple[int, ...], channels: int) -> np.ndarray | None:
+    """The reference's array, whose channels are on that axis, in the candidate's layout; None if it fits in none."""
     if array is None:
         return None
-    moved = np.moveaxis(array, 1, -1) if array.ndim >= 3 else array
+    moved = np.moveaxis(array, channels, -1) if array.ndim >= 3 else array
     if moved.shape == shape and (array.ndim >= 4 or array.shape != shape):
         return moved
     return array if array.shape == shape else None

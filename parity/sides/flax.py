@@ -1,6 +1,7 @@
 """A network in JAX, as a compiled function of its parameters and statistics."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -190,8 +191,10 @@ class FlaxSide:
             if is_tree(model):  # Flax's bridge puts Linen's new statistics into new variables
                 ours = {leaf.torch_name: leaf for leaf in leaves(model, names)}
             after = {name: ours[name].value() for name in statistics}
-            taken = {name: value for name, value in recorder.inputs.items() if isinstance(value, jax.Array)}
-            activations = {name: in_order(value, back) for name, value in recorder.outputs.items()}
+            taken = OrderedDict((name, tuple(value if isinstance(value, jax.Array) else None for value in arguments))
+                                for name, arguments in recorder.arguments.items())  # fmt: skip
+            # A plain dict would come out of the compiled function in the alphabet's order.
+            activations = OrderedDict((name, in_order(value, back)) for name, value in recorder.outputs.items())
             return value, (flatten_output(outputs, OUTPUT), activations, taken, after)
 
         return forward
@@ -248,9 +251,9 @@ class FlaxSide:
         return Run(
             outputs=wide(outputs),
             activations=wide(activations if record else {}),
-            statistics=self.state(after),
+            statistics=self.state({name: after[name] for name in self.values if name in after}),
             loss=float(value) if loss else float("nan"),
-            gradients=self.state(parameters)
+            gradients=self.state({name: parameters[name] for name in self.parameters if name in parameters})
             | {f"{INPUTS}.{name}" if name else INPUTS: array for name, array in ordered(of_inputs).items()},
             activation_gradients=ordered(of_outputs),
         )
@@ -258,11 +261,11 @@ class FlaxSide:
     def _zeros(self, inputs: Any, arguments: tuple, train: bool) -> dict[str, jax.Array]:
         """One for each output of a submodule that has a gradient: what is added to it."""
         shapes = jax.eval_shape(self._forward(inputs, train, None), *arguments, {})[1][1]
-        return {
-            name: jnp.zeros(value.shape, value.dtype)
+        return OrderedDict(
+            (name, jnp.zeros(value.shape, value.dtype))
             for name, value in shapes.items()
             if jnp.issubdtype(value.dtype, jnp.inexact)
-        }
+        )
 
     def computes_alike_in_both_modes(self, inputs: Any) -> bool:
         """Whether both modes trace to one program; nothing is computed."""
@@ -273,25 +276,33 @@ class FlaxSide:
         constants = [program.consts for program in programs]
         return len(texts) == 1 and all(map(np.array_equal, *constants))
 
-    def submodule_inputs(self, inputs: Any, *, train: bool) -> Arrays:
-        """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
+    def submodule_calls(self, inputs: Any, *, train: bool) -> tuple[dict[str, tuple], Arrays]:
+        """What every submodule took (None for what is no array) and gave, by PyTorch's path, in order of the calls."""
         forward = self._forward(inputs, train, None)
         with self.arithmetic():
-            taken = jax.jit(lambda *arguments: forward(*arguments, {})[1][2])(*self._arguments(inputs))
-        return {name: _wide(array) for name, array in taken.items()}
+            calls = jax.jit(lambda *arguments: forward(*arguments, {})[1][1:3])(*self._arguments(inputs))
+        given, taken = calls
+        arguments = {name: tuple(value if value is None else _wide(value) for value in values)
+                     for name, values in taken.items()}  # fmt: skip
+        return arguments, {name: _wide(array) for name, array in given.items()}
+
+    def submodule_inputs(self, inputs: Any, *, train: bool) -> Arrays:
+        """The input of every submodule that takes one array, in a forward pass, by PyTorch's path, in Flax's layout."""
+        taken, _ = self.submodule_calls(inputs, train=train)
+        return {name: values[0] for name, values in taken.items() if len(values) == 1 and values[0] is not None}
 
     def submodule_input_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the same in eval mode; nothing is computed."""
-        return self._shapes(inputs, 2)
+        taken = self._shapes(inputs)[2]
+        return {name: values[0].shape for name, values in taken.items() if len(values) == 1 and values[0] is not None}
 
     def output_shapes(self, inputs: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the outputs in eval mode; nothing is computed."""
-        return self._shapes(inputs, 0)
+        return {name: array.shape for name, array in self._shapes(inputs)[0].items()}
 
-    def _shapes(self, inputs: Any, part: int) -> dict[str, tuple[int, ...]]:
+    def _shapes(self, inputs: Any) -> tuple:
         with self.arithmetic():
-            traced = jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})
-        return {name: array.shape for name, array in traced[1][part].items()}
+            return jax.eval_shape(self._forward(inputs, False, None), *self._arguments(inputs), {})[1]
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters, and everything else."""
