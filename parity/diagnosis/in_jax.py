@@ -17,7 +17,7 @@ from parity.checks.tolerance import relative
 from parity.conversion.naming import named_modules
 from parity.diagnosis.forced import Event, Forced, Tensors
 from parity.diagnosis.relation import described
-from parity.reports.results import Finding
+from parity.reports.results import Finding, Report
 from parity.sides.base import OUTPUT
 from parity.sides.flax import FlaxSide
 from parity.sides.recording import Record, flatten_output
@@ -82,10 +82,19 @@ class _Site:
         return error <= max(self.limit, 0.0 if np.isinf(self.error) else 1e-3 * self.error)
 
 
-def causes_in_jax(pair: Pair, *, train: bool) -> list[Finding]:
-    """A finding for each place where the candidate parts from the reference on the reference's own tensors."""
+def causes_in_jax(pair: Pair, report: Report) -> list[Finding]:
+    """A finding for each place where the candidate parts from the reference on the reference's own tensors.
+
+    [] where weights differ from the start, or nothing did in the forward pass.
+    """
     assert isinstance(pair.candidate, FlaxSide)
     assert isinstance(pair.oracle, FlaxSide)
+    modes = [row.mode for row in report.failures if row.check in ("forward", "activations")]
+    others = pair.oracle.state()
+    state = {name: value for name, value in pair.candidate.state().items() if name in others}
+    if not modes or any(not np.array_equal(value, others[name]) for name, value in state.items()):
+        return []
+    train = modes[0] == "train"
     places = _Places(pair, pair.candidate, pair.oracle, train)
     findings, passed_on = [], False
     for site in places.sites[:MOST]:
@@ -94,11 +103,17 @@ def causes_in_jax(pair: Pair, *, train: bool) -> list[Finding]:
             continue  # what no layer was handed, such as a residual branch's input, may have come from an earlier place
         words = words or _unexplained(site)
         if all(finding.cause != words for finding in findings):
-            findings.append(Finding(site.event[1] or OUTPUT, words, f"relative error {site.error:.1e}"))
+            findings.append(Finding(site.event[1] or OUTPUT, words, _evidence(site)))
         if site.ours.shape != site.theirs.shape:
             break  # the reference's could not take its place
         passed_on |= not site.in_layer
     return findings
+
+
+def _evidence(site: _Site) -> str:
+    if site.ours.shape != site.theirs.shape:
+        return f"shape {site.ours.shape}, the reference's is {site.theirs.shape}"
+    return f"relative error {site.error:.1e} on the reference's own tensors"
 
 
 def _unexplained(site: _Site) -> str:
