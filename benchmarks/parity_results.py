@@ -1,4 +1,4 @@
-"""Ours and PyTorch's own noise, side by side, for every architecture: the table in docs/parity-results.md.
+"""Ours and PyTorch's own noise, side by side, for torchvision's architectures and the Residual ones: the table in docs/parity-results.md.
 
 Each architecture and size runs in a process of its own and is kept in the JSON file as soon as it is done; a second run
 does only what is missing. The optimiser's steps hold some twenty copies of the parameters in float64: resnet50 needs
@@ -23,12 +23,16 @@ import tyro
 from parity import Optimizer, check, random_inputs
 from parity.networks import named_pair
 from parity.reports.terminal import worst
-from resnet_flax.models import ARCHITECTURES
 
 # At 0.05, five steps of residual18_3x3 from random weights explode, and biases before a norm are all rounding.
 SGD = Optimizer("sgd", 1e-2)
 ADAMW = Optimizer("adamw", 1e-3)
 STEPS = 5
+NETWORKS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
+    *("resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2", "residual18", "residual18_3x3", "residual18_xavier"),
+)
+"""torchvision's and the Residual ones; docs/timm-family.md has the others."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Arguments:
     """Where the rows go, and where those already measured are taken from."""
     markdown: Path | None = None
     """Where to write the table."""
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    architectures: tuple[str, ...] = NETWORKS
     sizes: tuple[int, ...] = (64, 33)
     """Height and width of the images: one even, one odd."""
     batch: int = 4
@@ -136,7 +140,7 @@ def markdown(rows: list[dict]) -> str:
                 f"{row['ours']:.0e} / {row['peer']:.0e}" + (f" **{row['failed']} fail**" if row["failed"] else "")
             )
         lines.append(f"| {name} | {size} | " + " | ".join(texts) + " |")
-    if missing := [name for name in ARCHITECTURES if not any(row["architecture"] == name for row in rows)]:
+    if missing := [name for name in NETWORKS if not any(row["architecture"] == name for row in rows)]:
         lines += ["", f"Not measured yet: {', '.join(missing)}. The same command adds them."]
     tensors = sum(row["tensors"] for row in rows)
     failed = sum(row["failed"] for row in rows)
