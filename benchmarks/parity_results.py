@@ -1,4 +1,4 @@
-"""Ours and PyTorch's own noise, side by side, for torchvision's architectures and the Residual ones: the table in docs/parity-results.md.
+"""Ours and PyTorch's own noise, side by side: the table in docs/parity-results.md.
 
 Each architecture and size runs in a process of its own and is kept in the JSON file as soon as it is done; a second run
 does only what is missing. The optimiser's steps hold some twenty copies of the parameters in float64: resnet50 needs
