@@ -140,6 +140,8 @@ def family_of(name: str) -> Family:
     known = [known for family in found.families.values() for known in family.names()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
     hints = [f"did you mean {', '.join(near)}?"] if near else ["no networks are registered here"]
+    if Path(name).exists():
+        hints = [f"it is a file: give a network's name, and the file with --weights {name}"]
     raise ParityError("; ".join([f"no network named {name!r}", *hints, *found.failures]))
 
 

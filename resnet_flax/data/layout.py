@@ -170,8 +170,8 @@ def find_layout(directory: Path, *, classes_are_given: bool = False) -> Layout:
             )
     elif siblings and not others:
         raise UserError(
-            f"{root} holds {_listed(names)} and no training split; to use one of them as a set of its own, give its "
-            f"folder: {root / siblings[0]}"
+            f"{root} holds {_listed(names)} and no training split; evaluate all of one with --data "
+            f"whole:{root / siblings[0]}, or train on it with --data folder:{root / siblings[0]}"
         )
     if not classes_are_given:
         _require_classes(root, names)

@@ -206,6 +206,7 @@ def test_class_numbers():
     ("arguments", "message"),
     [
         (["resnet19"], "no network named 'resnet19'"),
+        (["two.pth"], "it is a file: give a network's name, and the file with --weights two.pth"),
         (["resnet18", "--batch", "0"], "--batch must be at least 1; got 0"),
         (["resnet18", "--checks", "forwards"], "no check named forwards"),
         (["resnet18", "--json", "/nowhere/report.json"], "is not a directory"),
