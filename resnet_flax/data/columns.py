@@ -82,6 +82,8 @@ def _label(
         )
     if not candidates and plain:
         raise UserError(f"{spec} has no column that is the label by its type or name; it has {found}; name it: --label")
+    if not candidates and any(column.kind not in (IMAGE, BYTES, "null") for column in columns):
+        raise UserError(f"{spec} has no labels: it has {found}; class labels, integers or strings can be labels")
     if not candidates:
         return None, ()
     note = f"the classes of {spec} are the values of its column {candidates[0]}, which is no class label by its type"

@@ -122,6 +122,15 @@ def class_numbers(
     return numbers
 
 
+def _absent(records: Records, count: int) -> list[str]:
+    """A note on the classes without training images, which only integers can leave."""
+    labels = records.labels
+    if labels is None or labels.dtype.kind != "i" or not len(absent := np.setdiff1d(np.arange(count), labels)):
+        return []
+    shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+    return [f"labels are class numbers, and {len(absent):,} of the {count:,} classes have no training images: {shown}"]
+
+
 def _has_labels(records: Records) -> bool:
     labels = records.labels
     return labels is not None and len(labels) > 0 and not (labels.dtype.kind == "i" and int(labels.max()) < 0)
@@ -156,6 +165,7 @@ class EncodedSource(Source):
         self._records.prepare()
         self.class_names = classes_of(spec, train)
         are_numbers = train.labels is not None and train.labels.dtype.kind == "i"
+        notes = (*notes, *_absent(train, len(self.class_names)))
         labels = class_numbers(spec, choice.stored, self._records, self.class_names, are_numbers=are_numbers)
         self._kept = choice.indices(labels)
         self._labels = labels[self._kept]

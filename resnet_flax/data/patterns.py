@@ -66,7 +66,11 @@ def _files(spec: str, name: str, ending: str) -> list[str]:
     if os.path.isdir(name):  # noqa: PTH112
         inside = sorted(path for path in glob.glob(f"{glob.escape(name)}/*") if path.endswith(ending))  # noqa: PTH207
         if not inside:
-            raise UserError(f"{spec}: the directory {name} has no {ending} files; give a pattern such as *{ending}")
+            others = sorted({path.name.partition(".")[2] for path in Path(name).iterdir()} - {""})[:5]
+            found = f"its files are .{', .'.join(others)}" if others else "it is empty"
+            raise UserError(
+                f"{spec}: the directory {name} has no {ending} files ({found}); give a pattern such as *{ending}"
+            )
         return inside
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]

@@ -123,6 +123,9 @@ def read_index(path: Path, image: str | None, label: str | None) -> Index:
     if not found:
         endings = sorted({ending for files in samples.values() for ending in files})[:10]
         raise UserError(f"{path} has no images; its samples have {', '.join(endings) or 'no files'}")
+    for (key, files), row in zip(samples.items(), rows, strict=True):
+        if row is None and (label or "cls").lower() in files:
+            raise UserError(f"{key} in {path} has a label and no image; its files are {', '.join(sorted(files))}")
     labels = [row.label for row in found if row.label is not None]
     if labels and len(labels) < len(found):
         lacking = next(row.key for row in found if row.label is None)

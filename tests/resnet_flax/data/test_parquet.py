@@ -62,6 +62,14 @@ def test_columns_of_bytes_and_integers_or_strings(tmp_path):
     assert (source.class_names, len(source)) == (("a", "b"), 1)
 
 
+def test_class_numbers_without_images_are_told(tmp_path):
+    write(tmp_path / "train.parquet", photo=images(5, 6, 7), label=[1, 3, 1])
+    write(tmp_path / "test.parquet", photo=images(8), label=[3])
+    note = "labels are class numbers, and 2 of the 4 classes have no training images: 0, 2"
+    for split in ("train", "test"):
+        assert note in opened(tmp_path, split).notes()
+
+
 def test_columns_as_hugging_face_has_them(tmp_path):
     features = hf(image={"_type": "Image"}, label=CLASSES, id={"dtype": "int64", "_type": "Value"})
     write(tmp_path / "train.parquet", features, image=files(1, 2), label=[0, 1], id=[7, 8])
@@ -135,7 +143,7 @@ TABLES = {
     ),
     "missing label": ({"image": images(0, 1), "label": [1, None]}, "no label in 1 of 2 rows"),
     "no rows": ({"image": images(), "label": pa.array([], pa.int64())}, "has no images|has no labels"),
-    "a float": ({"image": images(0), "label": [1.5]}, "has no labels"),
+    "a float": ({"image": images(0), "label": [1.5]}, r"has no labels: it has image \(image\), label \(double\)"),
 }
 
 

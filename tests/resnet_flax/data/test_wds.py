@@ -159,6 +159,7 @@ BAD = {
     "no files": (lambda path: make_tar(path, []), "has no images; its samples have no files"),
     "no labels": (lambda path: make_tar(path, [("0.png", png())]), "has no labels"),
     "one without": (with_files(("9.png", png())), "3 images and 2 labels: 9 has none"),
+    "no image": (with_files(("9.cls", b"0")), "9 in .* has a label and no image; its files are cls"),
     "two kinds": (with_files(("9.png", png()), ("9.cls", b"cat")), "are integers and strings"),
     "two labels": (with_files(("0000.json", b'{"label": 1}')), "two labels: 0 in .cls and 1 in .json; give --label"),
     "other names": (
