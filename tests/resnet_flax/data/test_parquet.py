@@ -143,7 +143,7 @@ TABLES = {
     ),
     "missing label": ({"image": images(0, 1), "label": [1, None]}, "no label in 1 of 2 rows"),
     "no rows": ({"image": images(), "label": pa.array([], pa.int64())}, "has no images|has no labels"),
-    "a float": ({"image": images(0), "label": [1.5]}, r"has no labels: it has image \(image\), label \(double\)"),
+    "a float": ({"image": images(0), "label": [1.5]}, r"has no labels: it has image \(bytes\), label \(double\)"),
 }
 
 
