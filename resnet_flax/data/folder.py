@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -124,7 +125,7 @@ class FolderSource(Source):
         here = class_folders(directory)
         if unknown := sorted(set(here) - set(known) - set(numbers)):
             raise UserError(f"{directory} has classes that are not in the training set: {', '.join(unknown[:10])}")
-        paths, labels, empty, endings = [], [], [], Counter()
+        paths, labels, empty, endings, nested = [], [], [], Counter(), []
         for folder, number in sorted(numbers.items(), key=lambda item: (item[1], item[0])):
             files = visible_files(directory / folder) if folder in here else []
             images = [path for path in files if is_image(path)]
@@ -132,8 +133,12 @@ class FolderSource(Source):
                 endings.update(Path(path).suffix or "no extension" for path in files if not is_image(path))
             if not images and (folder in here or not may_lack_classes):
                 empty.append(folder)
+            if len(inner := _folders_of(images, directory / folder)) > 1:
+                nested.append(f"{folder} ({', '.join(inner[:4])}{', ...' if len(inner) > 4 else ''})")
             paths += images
             labels += [number] * len(images)
+        if nested:
+            self._notes.append(f"each one class, with all folders in it: {', '.join(nested[:4])}")
         if empty and not options.allow_empty:
             missing = ", ".join(name[:80] for name in empty[:10])
             listed = f" (listed in {options.classes})" if options.classes else ""
@@ -185,3 +190,9 @@ class WholeFolder(FolderSource):
                 "--split"
             )
         return Choice("test", "train", "all", 0.0, None, ("test",))
+
+
+def _folders_of(images: list[str], directory: Path) -> list[str]:
+    """The folders directly in `directory` that hold some of these images, which are below it."""
+    start = len(str(directory)) + 1
+    return sorted({first for path in images for first, inner, _ in [path[start:].partition(os.sep)] if inner})

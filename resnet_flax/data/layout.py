@@ -62,9 +62,10 @@ def class_folders(directory: Path) -> tuple[str, ...]:
 def visible_files(directory: str | Path) -> list[str]:
     """Paths of all files below `directory`, in torchvision's order, without hidden ones, such as macOS's ._1.jpg.
 
-    Links to folders are followed, to each folder once: links may form circles.
+    Links to folders are followed, to each folder once and to none that `directory` is in: links may form circles.
     """
-    seen: set[tuple[int, int] | None] = set()
+    above = (*Path(directory).absolute().parents, *Path(os.path.realpath(directory)).parents)
+    seen = {_inode(parent) for parent in above}
     folders, rows = [str(directory)], []
     while folders:
         folder = folders.pop()

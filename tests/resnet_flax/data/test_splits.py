@@ -160,6 +160,7 @@ def test_links_in_circles(tmp_path):
     root = fill(tmp_path / "data", "ant", "bee")
     (root / "loop").symlink_to(root)
     (root / "ant" / "up").symlink_to(root / "ant")
+    (root / "ant" / "whole").symlink_to(root)
     (root / "ant" / "more").mkdir()
     (root / "ant" / "more" / "back").symlink_to(root / "ant" / "more")
     (root / "self").symlink_to(root / "self")
@@ -225,3 +226,12 @@ def test_choices_need_no_disk():
     assert asked == ["val"]
     with pytest.raises(UserError, match="--split-by test needs a test split"):
         choose("val", ("train", "val"), "test", name="x")
+
+
+def test_folders_in_a_class_are_told(tmp_path):
+    for path in ("animal/cat/0.png", "animal/dog/1.png", "thing/images/2.png", "thing/3.png"):
+        (tmp_path / "train" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "train" / path)
+    source = open_source(f"folder:{tmp_path}", options=SourceOptions(split_by=0.5))
+    assert source.class_names == ("animal", "thing")
+    assert "each one class, with all folders in it: animal (cat, dog)" in source.notes()
