@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Collection
@@ -162,6 +163,11 @@ def find_layout(directory: Path, *, classes_are_given: bool = False) -> Layout:
         if holds_classes:
             ignored = [f"ignored beside the splits in {root}: {_listed(others)}"] if others else []
             folders = {split: [root / name for name in found[split]] for split in SPLITS if found[split]}
+            layout = Layout(root, folders, ())
+            for split, several in folders.items():
+                with contextlib.suppress(UserError):  # nobody may ask for it
+                    unused = [folder.name for folder in several if folder != layout.path(split)]
+                    ignored += [f"ignored beside {layout.path(split)}: {_listed(unused)}"] if unused else []
             return Layout(root, folders, (*notes, *ignored))
         if not classes:
             raise UserError(

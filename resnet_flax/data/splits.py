@@ -137,7 +137,7 @@ def choose(
         return _held_out_of_training(split, stored, split_by, usable)
     own = ("train", *(other for other in ("val", "test") if other in stored))
     if split_by is None and "val" in stored and split != "test":
-        if split == "train" or usable("val"):
+        if usable("val"):  # also where training is asked for: what is held out must be out of it
             return Choice(split, split, "all", 0.0, None, own)
         if "test" in stored:
             raise UserError(
@@ -149,7 +149,13 @@ def choose(
         raise UserError(f"--split-by test needs a test split with labels, which {name} lacks")
     if not present:
         part = "rest" if split == "train" else "held out"
-        return Choice("train" if split == "train" else "test", "train", part, HELD_OUT, None, ("train", "test"))
+        unusable = [_long(other) for other in ("val", "test") if other in stored]
+        note = (
+            f"the {' and '.join(unusable)} split of {name} has no labels or class folders; {HELD_OUT:.0%} of each "
+            "class of the training set is held out instead"
+        )
+        name_of = "train" if split == "train" else "test"
+        return Choice(name_of, "train", part, HELD_OUT, note if unusable else None, ("train", "test"))
     used = "train" if split == "train" else present[0]
     assumed = used != split and split_by is None
     note = f"{name} has no {_long(split)} split with labels; its {_long(used)} split is used" if assumed else None

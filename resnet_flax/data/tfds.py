@@ -139,7 +139,10 @@ class TfdsSource(Source):
                     f"{self.spec}: the smallest {self._label} is {training.min()}; class numbers start at 0"
                 )
             self.class_names = tuple(map(str, range(int(training.max()) + 1)))
-        self.split, self.splits, self._note = choice.split, choice.splits, choice.note
+        ignored = sorted(set(builder.info.splits) - set(stored.values()))
+        self._notes = [f"ignored splits of {self.spec}: {', '.join(ignored)}"] if ignored else []
+        self._notes += [choice.note] if choice.note else []
+        self.split, self.splits = choice.split, choice.splits
         self.origin = choice.origin(f"split {stored[choice.stored]} of {self.spec} in {builder.data_dir}")
         if not len(self):
             raise UserError(f"no images for split {split!r} in {self.spec}")
@@ -218,7 +221,7 @@ class TfdsSource(Source):
         return np.array([int(records[i][self._label]) for i in range(len(records))], np.int64)
 
     def notes(self) -> list[str]:
-        return [self._note] if self._note else []
+        return self._notes
 
     def __len__(self) -> int:
         return len(self._records) if self._kept is None else len(self._kept)
