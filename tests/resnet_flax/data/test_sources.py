@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from resnet_flax.__main__ import main
 from resnet_flax.data import CorruptImage, evaluation_batches, evaluation_transform, open_source
+from resnet_flax.data.arrays import read_digits
 from resnet_flax.data.decoding import decode_grey, decode_rgb
 from resnet_flax.data.prepare import write_tfds
 from resnet_flax.data.splits import held_out
@@ -56,6 +58,16 @@ def make_folder(root, classes=("10", "2", "a"), splits=("train", "val"), count=3
             for i in range(count):
                 Image.fromarray(noise(5 + i, 7)).save(root / split / name / f"{i}.png")
     return root
+
+
+def test_digits_are_those_of_scikit_learn():
+    """Where they lie in its wheel is not documented."""
+    images, labels = read_digits()
+    theirs = load_digits()
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, theirs.images)
+    np.testing.assert_array_equal(labels, theirs.target)
+    assert open_source("digits").class_names == tuple(map(str, theirs.target_names))
 
 
 def test_digits_have_a_fixed_stratified_split():

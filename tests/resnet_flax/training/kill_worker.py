@@ -24,7 +24,12 @@ from resnet_flax.training import loop, setup  # noqa: F401
 from tests.resnet_flax.training.moments import inject
 from tests.resnet_flax.training.small import create
 
-for library in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX.event_file_writer"):
+for library in (
+    "grain",
+    "matplotlib.backends.backend_agg",
+    "orbax.checkpoint",
+    "tensorboard.summary.writer.record_writer",
+):
     importlib.import_module(library)
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open")
