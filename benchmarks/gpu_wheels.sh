@@ -12,7 +12,7 @@ packages=(
     tensorflow-datasets tensorflow-metadata googleapis-common-protos dm-tree immutabledict promise simple-parsing
     six termcolor toml tqdm wrapt attrs importlib_resources etils fsspec zipp
     tyro docstring_parser typeguard rich markdown-it-py mdurl pygments
-    safetensors tensorboardX
+    safetensors tensorboard
     matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil packaging
 )
 mkdir -p "$directory"

@@ -23,7 +23,6 @@ ABSENT = (
     "pyarrow",
     "sklearn",
     "tensorboard",
-    "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
     "timm",

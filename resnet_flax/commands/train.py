@@ -96,7 +96,7 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
 def _require_libraries(what: str) -> None:
     """All of them at the start, rather than each when a run first uses it."""
     with needs_extra("train", what), quits_on_interrupt():
-        for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboardX"):
+        for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboard"):
             importlib.import_module(module)
 
 

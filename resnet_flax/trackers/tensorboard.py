@@ -1,13 +1,15 @@
 """TensorBoard's event files.
 
-The one module that uses tensorboardX. Its `SummaryWriter` writes in a thread, which dies of a full disk and leaves the
-run waiting for it, so this uses the `EventsWriter` behind it, which is not part of its documented interface. Read from
-version 2.6.5; `test_tensorboard_interface` in tests/resnet_flax/trackers/test_trackers.py fails first if it changes.
+The one module that uses TensorBoard's own classes for its files, as `torch.utils.tensorboard` does: they are not
+documented. Read from version 2.21; `test_tensorboard_interface` in tests/resnet_flax/trackers/test_trackers.py fails
+first if they change. A `SummaryWriter` (tensorboardX's, PyTorch's) writes in a thread, which dies of a full disk and
+leaves the run waiting for it, and tensorboardX imports PyTorch where there is one, which takes longer than JAX.
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +18,11 @@ from parity.errors import needs_extra
 from resnet_flax.trackers.base import TrackedRun
 
 with needs_extra("train", "TensorBoard's event files"):
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto import event_pb2
-    from tensorboardX.summary import scalar
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-_proto: Any = event_pb2
+_event: Any = event_pb2
+_summary: Any = summary_pb2
 
 
 class TensorBoard:
@@ -35,20 +37,23 @@ class TensorBoard:
         directory = run.workdir / "tensorboard"
         directory.mkdir(exist_ok=True)
         self.where = f"tensorboard --logdir {directory}"
-        self._writer = EventsWriter(str(directory / "events"))
+        file = directory / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._records = RecordWriter(file.open("ab"))
+        self._write(0, file_version="brain.Event:2")
         if run.step:  # what is hidden begins with the step of this record
-            self._write(run.step + 1, session_log=_proto.SessionLog(status=_proto.SessionLog.START))
+            self._write(run.step + 1, session_log=_event.SessionLog(status=_event.SessionLog.START))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._write(step, summary=scalar(name, value))
+            scalar = _summary.Summary.Value(tag=name, simple_value=value)
+            self._write(step, summary=_summary.Summary(value=[scalar]))
         if any(name.startswith("evaluation") for name in values):  # not for every row: it waits for the disk
-            self._writer.flush()
+            self._records.flush()
 
     def _write(self, step: int, **content: Any) -> None:
-        self._writer.write_event(_proto.Event(wall_time=time.time(), step=step, **content))
+        self._records.write(_event.Event(wall_time=time.time(), step=step, **content).SerializeToString())
 
     def close(self, *, finished: bool) -> None:
         """Closes the file; on a full disk the last events are lost, without an error."""
         with contextlib.suppress(OSError):
-            self._writer.close()
+            self._records.close()

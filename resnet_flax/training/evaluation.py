@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from resnet_flax.errors import UserError
@@ -98,7 +98,8 @@ def make_evaluate(
         mesh: as for the training step; the batches are split over it.
     """
     wide = mesh is not None and mesh.size > 1
-    everywhere = replicated(mesh) if mesh is not None and wide else None
+    # On one device, too, where the sums of the first batch lie: with theirs elsewhere `add` would be compiled twice.
+    place = None if mesh is None else replicated(mesh) if wide else SingleDeviceSharding(mesh.devices.flat[0])
 
     def counts(arrays: Arrays, batch: Mapping[str, jax.Array]) -> tuple[Totals, jax.Array]:
         logits = forward(network.model(arrays), batch["image"])
@@ -136,7 +137,7 @@ def make_evaluate(
             "loss": np.zeros((), jnp.promote_types(arrays[network.parameters[0]].dtype, jnp.float32)),
             **{name: np.zeros((), np.int32) for name in ("count", "top1", "top5")},
         }
-        totals: Totals = jax.device_put(zeros, everywhere)
+        totals: Totals = jax.device_put(zeros, place)
         predicted: list[jax.Array] = []
         for batch in batches:
             totals, classes = add(totals, arrays, batch)

@@ -33,7 +33,7 @@ from resnet_flax.training.loss import make_loss, make_prepare
 from resnet_flax.training.optimizers import Schedule, make_optimizer, make_schedule
 from resnet_flax.training.progressive import stages
 from resnet_flax.training.sharding import AXIS, check_batch_size, replicated, sharded
-from resnet_flax.training.state import Arrays, Network, TrainState, create_state, initial_arrays
+from resnet_flax.training.state import Arrays, Network, TrainState, create_state
 from resnet_flax.training.step import Prepare, make_train_step
 from resnet_flax.training.views import Crops, averaged
 from resnet_flax.weights.guard import IMAGES, doubt
@@ -194,11 +194,16 @@ class Setup:
         return network
 
     @cached_property
+    def _drawn(self) -> Wrapped:
+        """The random initial model as (structure, variables): one program, traced once for both."""
+        return jax.jit(lambda: nnx.split(self.build_model()))
+
+    @cached_property
     def _model(self) -> ResNet:
         """The model's structure, and with weights its arrays too."""
         if self.loaded is not None:
             return self.loaded
-        return nnx.eval_shape(self.build_model) if self.config.model.weights is None else self.build_model()
+        return nnx.merge(*self._drawn.eval_shape()) if self.config.model.weights is None else self.build_model()
 
     @cached_property
     def network(self) -> Network:
@@ -273,7 +278,7 @@ class Setup:
     def initial_arrays(self) -> Arrays:
         """The initial parameters and statistics."""
         if self.config.model.weights is None and self.loaded is None:
-            return initial_arrays(self.network, self.build_model)
+            return self.network.arrays(nnx.merge(*self._drawn()))
         return self.network.arrays(self._model)
 
     def doubt(self, images: jax.Array, count: int = IMAGES) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -145,8 +145,3 @@ def _evaluated(params: Arrays, optimizer_state: Any) -> Arrays:
 
 
 _averaged = jax.jit(optax.contrib.schedule_free_eval_params)  # compiled, as the arrays may lie on several hosts
-
-
-def initial_arrays(network: Network, build: Callable[[], nnx.Module]) -> Arrays:
-    """The arrays of a newly initialised model, drawn by one compiled program instead of layer by layer."""
-    return jax.jit(lambda: network.arrays(build()))()

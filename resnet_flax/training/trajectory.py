@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from parity.conversion.naming import leaves
-from parity.errors import needs_extra
+from resnet_flax.data.arrays import read_digits
 from resnet_flax.models import ResNet
 from resnet_flax.training.config import LossConfig, OptimizerConfig
 from resnet_flax.training.loss import make_loss
@@ -58,10 +58,8 @@ def train(model: ResNet, batches: Sequence[Batch], optimizer: Any) -> list[float
 
 def digit_batches(steps: int, batch: int, size: int, channels: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batches of scikit-learn's handwritten digits: float32 (batch, size, size, channels) and labels, shuffled."""
-    with needs_extra("train", "a trajectory on scikit-learn's digits"):
-        from sklearn.datasets import load_digits
-    digits = load_digits()
-    images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)
+    levels, labels = read_digits()
+    images = jnp.asarray(levels[..., None] / 16, jnp.float32)
     rng = np.random.default_rng(0)
     order = np.concatenate([rng.permutation(len(images)) for _ in range(1 + steps * batch // len(images))])
     result = []
@@ -69,5 +67,5 @@ def digit_batches(steps: int, batch: int, size: int, channels: int) -> list[tupl
         chosen = order[step * batch : (step + 1) * batch]
         pixels = jax.image.resize(images[chosen], (batch, size, size, 1), "bilinear")
         standardised = (np.asarray(pixels) - np.float32(0.3)) / np.float32(0.38)
-        result.append((np.repeat(standardised, channels, axis=-1), digits.target[chosen]))
+        result.append((np.repeat(standardised, channels, axis=-1), labels[chosen]))
     return result

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboardX.event_file_writer import EventsWriter
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from parity.errors import MissingPackageError
 from resnet_flax.errors import UserError
@@ -178,7 +179,7 @@ def test_a_full_disk_ends_tensorboard_alone(tmp_path):
     run = TrackedRun(tmp_path, "ours", "one", {})
     trackers = Trackers(find_trackers([]), run, notes.append)
     with Path("/dev/full").open("wb", buffering=0) as device:
-        records = trackers._open["tensorboard"]._writer._py_recordio_writer
+        records = trackers._open["tensorboard"]._records
         records.close()
         records._writer = device
         trackers.log(1, {"evaluation/loss": 1.0})
@@ -189,8 +190,9 @@ def test_a_full_disk_ends_tensorboard_alone(tmp_path):
 
 
 def test_tensorboard_interface():
-    """Undocumented in tensorboardX: what resnet_flax.trackers.tensorboard uses of it."""
-    assert {"write_event", "flush", "close"} <= vars(EventsWriter).keys()
+    """Undocumented in TensorBoard: what resnet_flax.trackers.tensorboard uses of it."""
+    assert {"write", "flush", "close"} <= vars(RecordWriter).keys()
+    assert {"Event", "SessionLog"} <= vars(event_pb2).keys()
 
 
 def test_a_damaged_list_of_ids_is_as_none(tmp_path):

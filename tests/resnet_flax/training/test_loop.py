@@ -22,6 +22,7 @@ from resnet_flax.training import best, loop, memory, setup
 from resnet_flax.training.metrics import Journal, read_metrics
 from resnet_flax.training.workdir import Workdir
 from tests import ROOT
+from tests.compilation import compilations
 from tests.resnet_flax.training.small import OPTIONS, STEPS, make_folder, run, use_small_network
 
 # Where reading a damaged file fails, Orbax leaves coroutines behind that nobody waits for; gc brings it up here.
@@ -63,7 +64,9 @@ def interrupt(monkeypatch):
 
 
 def test_a_run_leaves_everything_behind(capsys):
-    assert run("digits", *OPTIONS, "--ema-decay", "0.5") == 0
+    with compilations() as programs:
+        assert run("digits", *OPTIONS, "--ema-decay", "0.5") == 0
+    assert (programs.count("jit(step)"), programs.count("jit(add)")) == (1, 1), programs  # of training, evaluation
     folder = Path("runs/digits-1")
     text = capsys.readouterr().out
     for word in ("compiling", "    3/3  ", "test accuracy", "best.safetensors", "metrics.jsonl", "curves.png"):
