@@ -268,8 +268,7 @@ def _parse(arguments: list[str], family: Family | None) -> Any:
     options = [(option.name, option.type, field(default=option.default)) for option in _options(family)]
     together = make_dataclass("Arguments", options, bases=(Arguments,), frozen=True)
     together.__doc__ = Arguments.__doc__
-    config = (tyro.conf.FlagCreatePairsOff,)
-    return parse(together, arguments, prog="python -m parity check", config=config)
+    return parse(together, arguments, prog="python -m parity check")
 
 
 def _options(family: Family | None) -> tuple[Field, ...]:

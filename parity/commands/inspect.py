@@ -15,6 +15,7 @@ from parity.conversion.files import require_writable
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
 from parity.options import Pixels, option_group, parse
+from parity.trimmed import Trimmed
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
     for heading, text in rows:
         table.add_row(Text(printable(heading)), Text(printable(text)))
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    console.print(Trimmed(table))
     for note in weights.notes:
         console.print(printable(note), soft_wrap=True)
     console.print(f"every entry fits {weights.describe().partition(',')[0]}")

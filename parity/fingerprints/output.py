@@ -13,6 +13,7 @@ from rich.text import Text
 from parity.conversion.files import write_text, write_whole
 from parity.errors import needs_extra, printable
 from parity.fingerprints.report import Fingerprint, Row
+from parity.trimmed import Trimmed
 
 HEADINGS = ("candidate", "discrepancy", "95%", "more than the best's", "first departs at", "")
 LINES = 6  # candidates in the plot
@@ -30,7 +31,7 @@ def as_renderable(report: Fingerprint) -> Group:
     for row in report.rows:
         table.add_row(*(Text(printable(cell)) for cell in _cells(report, row)))
     title = f"{report.title}: {report.images} images, {len(report.rows)} candidates"
-    return Group(Text(printable(title)), table, Text(""), Text(printable(report.verdict)))
+    return Group(Text(printable(title)), Trimmed(table), Text(""), Text(printable(report.verdict)))
 
 
 def _cells(report: Fingerprint, row: Row) -> list[str]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from parity.errors import printable
 from parity.reports.results import Comparison, Report
+from parity.trimmed import Trimmed
 
 WIDTH = 100
 FAILURES_SHOWN = 8
@@ -96,7 +97,7 @@ class _Comparisons:
     longest: int
     more: str = ""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Trimmed]:
         columns = list(zip(self.headings, *self.rows, strict=True))
         used = sum(max(map(len, column)) for index, column in enumerate(columns) if index != self.names)
         gap = 2 if used + 2 * len(columns) + self.longest <= options.max_width else 1
@@ -109,7 +110,7 @@ class _Comparisons:
             table.add_row(*row[: self.names], _shortened(str(row[self.names]), width), *row[self.names + 1 :])
         if self.more:
             table.add_row(*[""] * self.names, self.more)
-        yield table
+        yield Trimmed(table)
 
 
 def _summary(report: Report) -> _Comparisons:

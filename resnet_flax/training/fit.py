@@ -66,10 +66,12 @@ class Result:
     def __repr__(self) -> str:
         own = [row for row in self.history if row["weights"] == "model" and row["accuracy"] is not None]
         best = max(own, key=lambda row: row["accuracy"], default=None)
-        figures = f"best {best['split']} accuracy {best['accuracy']:.2%} in epoch {best['epoch']:g}" if best else ""
-        rows = [", ".join(filter(None, ("finished" if self.finished else "interrupted", figures)))]
-        rows += [f"  {name:<8} {getattr(self, name)}" for name in ("weights", "metrics", "curves")]
-        return "\n".join(rows)
+        how = "finished" if self.finished else "interrupted"
+        if best is None:
+            return f"{how} before the first evaluation: {self.workdir}"
+        return (
+            f"{how}: best {best['split']} accuracy {best['accuracy']:.2%}, in epoch {best['epoch']:g}: {self.weights}"
+        )
 
 
 def fit(

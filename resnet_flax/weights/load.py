@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import nnx
 
+from parity.conversion.files import tidied
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.models import ResNet, build_model, get_architecture
@@ -108,10 +109,15 @@ def load_pretrained(
         )
     used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
-        notes.append(f"no preprocessing came with {weights}; assumed: {used}")
+        notes.append(no_preprocessing(weights))
     model = loaded.to_model(rngs, **options)
     notes += changes.values()
     return Pretrained(model, identity.architecture, str(weights), used, preprocessing is not None, names, tuple(notes))
+
+
+def no_preprocessing(weights: str) -> str:
+    """The note about weights with which no preprocessing came; what is assumed is in `Pretrained.preprocessing`."""
+    return f"no preprocessing came with {weights}; assumed: torchvision's for ImageNet"
 
 
 def _name_of(weights: str | os.PathLike | Enum, architecture: str | None) -> str:
@@ -127,7 +133,7 @@ def _name_of(weights: str | os.PathLike | Enum, architecture: str | None) -> str
         return weights.name
     if not isinstance(weights, str | os.PathLike):
         raise UserError(f'weights= is a name such as "DEFAULT", or a file; got {weights!r}')
-    return str(weights)
+    return str(tidied(weights) if Path(weights).expanduser().exists() else weights)
 
 
 def _find(
