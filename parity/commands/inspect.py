@@ -79,7 +79,7 @@ def _find_out(args: Arguments, folder: Path, weights: Weights, console: Console)
         console.print(printable(note), soft_wrap=True)
     report = of_weights(weights, images, size=args.size)
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False, emoji=False).print(output.as_renderable(report))
+    Console(width=width, highlight=False, markup=False, emoji=False).print(Trimmed(output.as_renderable(report)))
     if args.json:
         output.write_json(report, args.json)
     if args.plot:

@@ -31,7 +31,7 @@ def as_renderable(report: Fingerprint) -> Group:
     for row in report.rows:
         table.add_row(*(Text(printable(cell)) for cell in _cells(report, row)))
     title = f"{report.title}: {report.images} images, {len(report.rows)} candidates"
-    return Group(Text(printable(title)), Trimmed(table), Text(""), Text(printable(report.verdict)))
+    return Group(Text(printable(title)), table, Text(""), Text(printable(report.verdict)))
 
 
 def _cells(report: Fingerprint, row: Row) -> list[str]:
@@ -46,8 +46,8 @@ def _cells(report: Fingerprint, row: Row) -> list[str]:
 def as_text(report: Fingerprint) -> str:
     """The table as plain text."""
     stream = io.StringIO()
-    Console(file=stream, width=160, color_system=None, markup=False, emoji=False).print(as_renderable(report))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    Console(file=stream, width=160, color_system=None, markup=False, emoji=False).print(Trimmed(as_renderable(report)))
+    return stream.getvalue().rstrip("\n")
 
 
 def write_json(report: Fingerprint, path: Path) -> None:

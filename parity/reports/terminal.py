@@ -55,8 +55,10 @@ def as_renderable(report: Report) -> Group:
 def as_text(report: Report) -> str:
     """The table as plain text, 100 columns wide."""
     stream = io.StringIO()
-    Console(file=stream, width=WIDTH, color_system=None, markup=False, emoji=False).print(as_renderable(report))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    Console(file=stream, width=WIDTH, color_system=None, markup=False, emoji=False).print(
+        Trimmed(as_renderable(report))
+    )
+    return stream.getvalue().rstrip("\n")
 
 
 def figure(value: float) -> str:
@@ -97,7 +99,7 @@ class _Comparisons:
     longest: int
     more: str = ""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Trimmed]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         columns = list(zip(self.headings, *self.rows, strict=True))
         used = sum(max(map(len, column)) for index, column in enumerate(columns) if index != self.names)
         gap = 2 if used + 2 * len(columns) + self.longest <= options.max_width else 1
@@ -110,7 +112,7 @@ class _Comparisons:
             table.add_row(*row[: self.names], _shortened(str(row[self.names]), width), *row[self.names + 1 :])
         if self.more:
             table.add_row(*[""] * self.names, self.more)
-        yield Trimmed(table)
+        yield table
 
 
 def _summary(report: Report) -> _Comparisons:

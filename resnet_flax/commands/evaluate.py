@@ -128,10 +128,10 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
             console.print(str(found), highlight=False, soft_wrap=True)
             content["real"] = found._asdict()
         write_text(workdir.evaluation, to_json(content, indent=2) + "\n")
-        is_drawn, note = drawn(
-            workdir.confusion, lambda: plot_confusion(result.confusion, test.class_names, workdir.confusion)
-        )
-        written = [str(path) for path in (workdir.confusion if is_drawn else None, workdir.evaluation) if path]
+        path = workdir.confusion
+        title = f"{loaded.architecture} on {test.split}: {result.accuracy:.2%} of {result.count:,}"
+        is_drawn, note = drawn(path, lambda: plot_confusion(result.confusion, test.class_names, path, title=title))
+        written = [str(path) for path in (path if is_drawn else None, workdir.evaluation) if path]
         console.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
         if note:
             console.print(f"note: {note}", soft_wrap=True)

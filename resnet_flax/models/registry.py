@@ -326,8 +326,9 @@ def get_architecture(name: str) -> Architecture:
     """
     rows = ARCHITECTURES | ALIASES
     if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5) or ARCHITECTURES
-        raise UserError(f"no architecture named {name!r}; did you mean {', '.join(near)}?")
+        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5)
+        way_on = f"did you mean {', '.join(near)}?" if near else "`python -m resnet_flax models` lists them"
+        raise UserError(f"no architecture named {name!r}; {way_on}")
     return rows[name]
 
 
