@@ -311,6 +311,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
     )
 }
+"""{name: what the architecture is built of, and its numbers of parameters and multiply-accumulates}.
+
+Examples:
+    >>> import resnet_flax
+    >>> resnet_flax.ARCHITECTURES["resnet50"].parameters
+    25557032
+"""
 
 ALIASES: dict[str, Architecture] = {
     "residual18_xavier": replace(ARCHITECTURES["residual18"], initialization="xavier_uniform"),
@@ -335,8 +342,9 @@ def get_architecture(name: str) -> Architecture:
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the architectures that match a pattern (* for any characters, ? for one, [...] for one of these).
 
-    Example:
-        >>> list_models("resnet18*")
+    Examples:
+        >>> import resnet_flax
+        >>> resnet_flax.list_models("resnet18*")
         ['resnet18', 'resnet18d']
     """
     return fnmatch.filter(ARCHITECTURES, pattern)

@@ -50,6 +50,12 @@ def create_model(
 
     Raises:
         UserError, ParityError: for an unknown name, or weights that cannot be fetched, read, or used for this network.
+
+    Examples:
+        >>> import jax, numpy as np, resnet_flax
+        >>> model = resnet_flax.create_model("resnet18", num_classes=10, in_channels=1)
+        >>> jax.jit(model)(np.zeros((2, 32, 32, 1), np.float32)).shape
+        (2, 10)
     """
     rngs = rngs or nnx.Rngs(0)
     if weights is None:
@@ -86,6 +92,15 @@ def load_pretrained(
 
     Raises:
         UserError, ParityError: as `create_model`.
+
+    Examples:
+        >>> import parity, resnet_flax
+        >>> from safetensors.numpy import save_file
+        >>> model = resnet_flax.create_model("test_resnet", num_classes=2)
+        >>> save_file(parity.to_torch(model), "mine.safetensors")
+        >>> pretrained = resnet_flax.load_pretrained(None, "mine.safetensors", class_names=("cat", "dog"))
+        >>> pretrained.architecture, pretrained.class_names
+        ('test_resnet', ('cat', 'dog'))
     """
     require_known(options)
     weights = _name_of(weights, name)
