@@ -3,7 +3,7 @@
 usage: python benchmarks/memory.py [--steps 400] [--images 2000] [--json FILE]
 
 Images are read from files of different sizes. Exit status 1 if, after step 50, the resident memory (RSS) grows by more
-than 5 % or a file stays open. Linux only: it reads /proc.
+than 5% or a file stays open. Linux only: it reads /proc.
 """
 
 from __future__ import annotations

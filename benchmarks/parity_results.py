@@ -129,7 +129,7 @@ def markdown(rows: list[dict]) -> str:
         "but for rounding becomes a full step, in PyTorch as in ours.",
         "",
         "| " + " | ".join(heading) + " |",
-        "|" + "---|" * len(heading),
+        "|---|" + "---:|" * (len(heading) - 1),
     ]
     for (name, size), group in groupby(rows, key=lambda row: (row["architecture"], row["size"])):
         cells = {(row["check"], row["mode"]): row for row in group}

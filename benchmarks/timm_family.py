@@ -174,7 +174,7 @@ measured, of which {sum(row["passed"] for row in measured)} pass. The images are
   bytes.
 
 | architecture | parameters | recognised as | round trip | float64 | float32 | PyTorch's | ratio | passes |
-|---|---|---|---|---|---|---|---|---|
+|---|---:|---|---|---:|---:|---:|---:|---|
 {table}
 
 {notes}

@@ -94,6 +94,14 @@ class ParityError(UsageError):
 
     Attributes:
         message: the text without `hint`, which is advice for callers of the Python functions.
+
+    Examples:
+        >>> import parity
+        >>> try:
+        ...     parity.load_checkpoint("mine.safetensors")
+        ... except parity.ParityError as error:
+        ...     print(error)
+        mine.safetensors does not exist
     """
 
     def __init__(self, message: str, *, hint: str = ""):

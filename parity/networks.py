@@ -138,8 +138,11 @@ def family_of(name: str) -> Family:
         if name in family.names():
             return family
     known = [known for family in found.families.values() for known in family.names()]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-    hints = [f"did you mean {', '.join(near)}?"] if near else ["no networks are registered here"]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    some = (
+        f"registered are {len(known)}, such as {', '.join(known[:3])}" if known else "no networks are registered here"
+    )
+    hints = [f"did you mean {', '.join(near)}?" if near else some]
     if Path(name).exists():
         hints = [f"it is a file: give a network's name, and the file with --weights {name}"]
     raise ParityError("; ".join([f"no network named {name!r}", *hints, *found.failures]))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import math
+import re
+import shutil
+import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import Annotated, Any, get_args, get_type_hints
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -84,23 +91,61 @@ def option_group(kind: Any) -> Any:
     """A decorator of a dataclass whose fields are options under their own names, in a group of --help.
 
     A field's docstring becomes its help, on one line however it was broken, and a default is shown only where there is
-    something to show.
+    something to show. Required options come first, and a class's own before those that it inherits.
     """
     hints = get_type_hints(kind, include_extras=True)
     docs = {name: text for part in reversed(kind.__mro__) if is_dataclass(part) for name, text in _docs(part)}
+    depths = {
+        name: depth for depth, part in reversed([*enumerate(kind.__mro__)]) for name in vars(part).get(_ANNOTATIONS, ())
+    }
+    places = {}
     for field in fields(kind):
-        hint = hints[field.name]
-        if all(getattr(mark, "name", None) != "" for mark in getattr(hint, "__metadata__", ())):  # no group in this one
-            has_default = field.default is not MISSING or field.default_factory is not MISSING
-            shown = _default_shown if has_default else None
-            own = tyro.conf.arg(prefix_name=False, help=docs.get(field.name), help_behavior_hint=shown)
+        hint, has_default = hints[field.name], _has_default(field)
+        is_positional = any(mark is tyro.conf.Positional for mark in _marks(hint))
+        places[field.name] = (not is_positional, has_default, 0 if is_positional else depths[field.name])
+        if all(getattr(mark, "name", None) != "" for mark in _marks(hint)):  # no group in this one
+            own = tyro.conf.arg(
+                prefix_name=False,
+                help=docs.get(field.name),
+                help_behavior_hint=_default_shown if has_default else None,
+                metavar=_metavar(hint),
+            )
             hints[field.name] = Annotated[hint, own]  # ty: ignore[invalid-type-form]
     kind.__annotations__ = hints
+    kind.__dataclass_fields__ = {
+        name: kind.__dataclass_fields__[name] for name in sorted(places, key=places.__getitem__)
+    }
     return kind
 
 
+_ANNOTATIONS = "__annotations__"
+_METAVARS = {str: "STR", int: "INT", float: "FLOAT", Path: "PATH"}
+
+
+def _has_default(field: Field) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _marks(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
+
+
+def _metavar(hint: Any) -> str | None:
+    """That of int for `int | None`, for which tyro has {None}|INT; None where tyro's own, or the field's, is good."""
+    parts = get_args(_bare(hint))
+    kinds = [_bare(part) for part in parts if part is not NoneType]
+    if len(kinds) != 1 or len(parts) != 2 or any(getattr(mark, "metavar", None) for mark in _marks(hint)):
+        return None
+    items = [_METAVARS.get(_bare(item), "...") for item in get_args(kinds[0])]  # of a tuple
+    return _METAVARS.get(kinds[0]) if get_origin(kinds[0]) is not tuple else " ".join(items)
+
+
+def _bare(hint: Any) -> Any:
+    return hint.__origin__ if _marks(hint) else hint
+
+
 def _default_shown(default: str) -> str:
-    return "" if default in ("", "None") else f"(default: {default})"
+    return "" if default in ("", "None", "False") else f"(default: {default})"
 
 
 def _docs(kind: type) -> Iterator[tuple[str, str]]:
@@ -117,11 +162,53 @@ def _docs(kind: type) -> Iterator[tuple[str, str]]:
                 yield name, " ".join(text.split())
 
 
-def parse(kind: Any, arguments: Sequence[str], *, prog: str, **options: Any) -> Any:
+def parse(
+    kind: Any,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str | None = None,
+    config: tuple[Any, ...] = (tyro.conf.FlagCreatePairsOff,),
+    **options: Any,
+) -> Any:
     """The dataclass `kind` from a command line, by `tyro.cli` with these options; as `check_ranges` raises."""
-    parsed = tyro.cli(kind, args=arguments, prog=prog, **options)
+    if description is None:
+        paragraphs = inspect.cleandoc(kind.__doc__).split("\n\n")
+        description = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    with wrapped_help():
+        parsed = tyro.cli(kind, args=arguments, prog=prog, description=description, config=config, **options)
     check_ranges(parsed)
     return parsed
+
+
+@contextmanager
+def wrapped_help() -> Generator[None]:
+    """Around tyro, which breaks the help of the options at the width of the terminal, and not what is above them."""
+    shown = _Help()
+    try:
+        with redirect_stdout(shown):
+            yield
+    finally:
+        width = shutil.get_terminal_size().columns
+        for line in shown.getvalue().splitlines():
+            text = re.sub(r"\x1b\[[0-9;]*m", "", line)  # without colours
+            if len(text) > width and text[0] not in "╭│╰":
+                line = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+            if not text or text.strip(" │"):  # no empty lines in the boxes
+                print(line.rstrip())
+
+
+class _Help(io.StringIO):
+    """Like stdout, for tyro's choice of colours and boxes."""
+
+    encoding = property(lambda self: (getattr(self.stdout, "encoding", None) or "ascii").lower())
+
+    def __init__(self):
+        super().__init__()
+        self.stdout = sys.stdout
+
+    def isatty(self) -> bool:
+        return self.stdout is not None and self.stdout.isatty()
 
 
 @dataclass(frozen=True)

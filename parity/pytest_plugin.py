@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def parity_check(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """`parity.check` that fails the test unless the two agree, and writes its report where `--parity-report` says."""
+    """`parity.check` that fails the test unless the two agree; `--parity-report` keeps its report."""
     from parity.errors import ParityError, needs_extra
 
     with needs_extra("torch", "the fixture parity_check"):

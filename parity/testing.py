@@ -23,6 +23,13 @@ def assert_parity(flax_model: "nnx.Module", torch_model: "torch.nn.Module", inpu
     Raises:
         AssertionError: where, how much, against which floor, and the likely cause.
         ParityError: if the two cannot be compared.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.assert_parity(ours, theirs, parity.random_inputs((3, 8)))
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
     return _assert(flax_model, torch_model, inputs, ("forward", "activations"), options)
@@ -31,7 +38,18 @@ def assert_parity(flax_model: "nnx.Module", torch_model: "torch.nn.Module", inpu
 def assert_gradient_parity(
     flax_model: "nnx.Module", torch_model: "torch.nn.Module", inputs: Any, **options: Any
 ) -> Report:
-    """As `assert_parity`, for the loss's gradient with respect to every parameter and the inputs."""
+    """As `assert_parity`, for the loss's gradient with respect to every parameter and the inputs.
+
+    Raises:
+        AssertionError, ParityError: as `assert_parity`.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.assert_gradient_parity(ours, theirs, parity.random_inputs((3, 8)))
+    """
     __tracebackhide__ = True  # pytest then shows the caller's line
     return _assert(flax_model, torch_model, inputs, ("forward", "activations", "gradients"), options)
 
@@ -50,6 +68,16 @@ def assert_train_parity(
     Args:
         batch: inputs, or (inputs, targets).
         optimizer: "sgd", "adam", "adamw", or an `Optimizer` with settings of its own.
+
+    Raises:
+        AssertionError, ParityError: as `assert_parity`.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.assert_train_parity(ours, theirs, parity.random_inputs((3, 8)), optimizer="adamw")
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
     inputs, targets = batch if isinstance(batch, tuple) else (batch, None)

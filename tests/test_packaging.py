@@ -26,7 +26,10 @@ MAY_IMPORT = {
         "parity.diagnosis.diagnose",
         "parity.diagnosis.moved_statistics",
     ),
-    "parity/reports": ("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
+    "parity/reports": (
+        *("parity.reports", "parity.checks.tolerance", "parity.conversion.files", "parity.errors"),
+        "parity.trimmed",
+    ),
     "parity": ("parity",),
     "resnet_flax/errors.py": ("parity.errors",),
     "resnet_flax/layers": ("resnet_flax.layers", "resnet_flax.errors"),
@@ -42,7 +45,7 @@ MAY_IMPORT = {
         *("parity.conversion", "parity.errors", "parity.options", "parity.fingerprints.distance"),
         *(f"resnet_flax.{part}" for part in ("cache", "data", "errors", "layers", "models", "weights")),
     ),
-    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options"),
+    "resnet_flax": ("resnet_flax", "parity.conversion", "parity.errors", "parity.options", "parity.trimmed"),
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

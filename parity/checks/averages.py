@@ -30,6 +30,14 @@ def check_average(update: Update, averaged: torch.optim.swa_utils.AveragedModel,
 
     Raises:
         ParityError: if `update` gives other names or shapes.
+
+    Examples:
+        >>> import optax, parity, torch
+        >>> from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+        >>> def update(average, weights, step):  # PyTorch's first update copies the weights
+        ...     return optax.incremental_update(weights, average, 1.0 if step == 0 else 0.01)
+        >>> parity.check_average(update, AveragedModel(torch.nn.Linear(8, 4), avg_fn=get_ema_avg_fn(0.99))).passed
+        True
     """
     averaged = copy.deepcopy(averaged).double()
     network = copy.deepcopy(averaged.module)

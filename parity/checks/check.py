@@ -56,6 +56,13 @@ CHECKS: dict[str, Callable[[Pair], list[Comparison]]] = {
     "optimizer": optimizer_steps,
     "trajectory": trajectory,
 }
+"""{name, as `checks=` takes it: the function that makes the comparisons}.
+
+Examples:
+    >>> import parity
+    >>> "activations" in parity.CHECKS
+    True
+"""
 OF_PASSES = {"forward", "activations", "gradients", "activation_gradients"}  # of those that `Pair.runs` makes
 DEFAULT = ("forward", "activations", "gradients", "batch_stats", "optimizer")
 _WITHOUT_GRADIENTS = {"weights", "initialization", "forward", "activations", "layers", "batch_stats"}
@@ -119,6 +126,15 @@ def check(
     Raises:
         ParityError: if the two cannot be compared: other names, other shapes, no parameters, a layer without a rule,
             integer images, a loss that is not a scalar, NaN on both sides.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.check(ours, theirs, parity.random_inputs((3, 8)), checks=("forward",))
+        >>> report.passed
+        True
     """
     if is_onnx(reference):
         raise ParityError(f"{reference} is an ONNX file, which is a candidate: parity.check(file, network, inputs)")

@@ -27,6 +27,15 @@ def check_preprocessing(
         transform: a PIL image -> uint8 pixels (crop_size, crop_size, C).
         images: of several shapes, higher than wide and wider than high; at least a third larger than `resize_size`,
             so that resizing without a low-pass filter shows.
+
+    Examples:
+        >>> import numpy as np, parity
+        >>> from PIL import Image
+        >>> from resnet_flax.data import EvaluationTransform
+        >>> rng = np.random.default_rng(0)
+        >>> images = [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for size in ((60, 48), (48, 70))]
+        >>> parity.check_preprocessing(EvaluationTransform(32, 28), images, resize_size=32, crop_size=28).passed
+        True
     """
     report = Report({"flax network": "preprocessing", "torch network": "torchvision's", "precision": "uint8"})
     report.settings["inputs"] = [len(images), crop_size, crop_size]
@@ -95,7 +104,17 @@ def _variants(image: Image.Image, resize_size: int, crop_size: int) -> Iterator[
 
 
 def check_classes(ours: Sequence[str], theirs: Sequence[str]) -> Report:
-    """Compares class names in the order of their numbers; torchvision sorts folder names as strings."""
+    """Compares class names in the order of their numbers; torchvision sorts folder names as strings.
+
+    Args:
+        ours, theirs: the names, in the order of their numbers.
+
+    Examples:
+        >>> import parity
+        >>> report = parity.check_classes(["1", "2", "10"], ["1", "10", "2"])
+        >>> print(report.findings[0].cause)
+        names are sorted naturally ("2" before "10"); torchvision sorts them as strings
+    """
     report = Report({"flax network": "class numbers", "torch network": "PyTorch's", "precision": "names"})
     report.settings["inputs"] = [len(theirs)]
     wrong = [index for index, name in enumerate(theirs) if index >= len(ours) or ours[index] != name]

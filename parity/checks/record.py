@@ -59,6 +59,15 @@ def record(
 
     Raises:
         ParityError: if the network cannot run, does not agree with itself, or the file cannot be written.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> parity.record(theirs, parity.random_inputs((3, 8)), "linear.safetensors", checks=("forward",))
+        >>> parity.check(ours, "linear.safetensors").passed
+        True
     """
     path, network = Path(path), unwrapped(network)
     require_network(network)

@@ -27,6 +27,8 @@ from parity.errors import ParityError, needs_extra, printable
 from parity.networks import Family, NamedPair, family_of, named_pair
 from parity.options import NonNegative, Pixels, PositiveInt, Seed, option_group, parse
 from parity.progress import shown_by
+from parity.registry import registered
+from parity.trimmed import Trimmed
 
 if TYPE_CHECKING:
     from parity.reports.results import Report
@@ -91,10 +93,13 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    name = next((argument for argument in arguments if not argument.startswith("-")), None)
-    named = name is not None and ":" not in name
-    family = family_of(name) if named else None  # before anything slow
+    known = [name for family in registered().families.values() for name in family.names()]
+    first = [argument for argument in arguments[:1] if not argument.startswith("-")]
+    name = next((argument for argument in first or arguments if first or argument in known), "")
+    family = family_of(name) if name and ":" not in name else None  # its options are the command's, too
     args = _parse(arguments, family)
+    if (named := ":" not in args.network) and family is None:
+        family = family_of(args.network)
     require_writable(args.json, args.html)
     if named or args.device == "gpu":
         with needs_extra("torch", "checking against PyTorch"):
@@ -114,7 +119,7 @@ def main(arguments: list[str]) -> int:
             raise ParityError(f"--only {args.only}: no tensor compared has such a name")
         report.findings = report.findings if not report.passed else []
     width = None if sys.stdout.isatty() else 100
-    Console(width=width, highlight=False, markup=False, emoji=False).print(as_renderable(report))
+    Console(width=width, highlight=False, markup=False, emoji=False).print(Trimmed(as_renderable(report)))
     if args.json:
         write_json(report, args.json)
     if args.html:
@@ -268,8 +273,7 @@ def _parse(arguments: list[str], family: Family | None) -> Any:
     options = [(option.name, option.type, field(default=option.default)) for option in _options(family)]
     together = make_dataclass("Arguments", options, bases=(Arguments,), frozen=True)
     together.__doc__ = Arguments.__doc__
-    config = (tyro.conf.FlagCreatePairsOff,)
-    return parse(together, arguments, prog="python -m parity check", config=config)
+    return parse(together, arguments, prog="python -m parity check")
 
 
 def _options(family: Family | None) -> tuple[Field, ...]:

@@ -84,8 +84,7 @@ def _parse(arguments: list[str], uses: dict[str, Any]) -> Any:
     options = [(name, hint, field(default=None)) for name, hint in uses.items()]
     together = make_dataclass("Arguments", options, bases=(Arguments,), frozen=True)
     together.__doc__ = Arguments.__doc__
-    config = (tyro.conf.FlagCreatePairsOff,)
-    return parse(together, arguments, prog="python -m parity convert", config=config)
+    return parse(together, arguments, prog="python -m parity convert")
 
 
 def _options(given: dict[str, Any]) -> str:

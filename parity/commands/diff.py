@@ -14,6 +14,7 @@ from parity.checks.relations import relation
 from parity.conversion.checkpoints import read_checkpoint
 from parity.errors import ParityError, printable
 from parity.options import option_group, parse
+from parity.trimmed import Trimmed
 
 SHOWN = 40
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
         table.add_row(Text(printable(name)), Text(words))
     console = Console(highlight=False, markup=False, width=None if different else 100)
     if different:
-        console.print(table)
+        console.print(Trimmed(table))
     if len(different) > SHOWN:
         console.print(f"and {len(different) - SHOWN} more")
     console.print(f"{len(rows) - len(different)} of {len(rows)} tensors are equal")

@@ -15,6 +15,7 @@ from parity.conversion.files import require_writable
 from parity.errors import ParityError, printable
 from parity.networks import Weights, identified
 from parity.options import Pixels, option_group, parse
+from parity.trimmed import Trimmed
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
     for heading, text in rows:
         table.add_row(Text(printable(heading)), Text(printable(text)))
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    console.print(Trimmed(table))
     for note in weights.notes:
         console.print(printable(note), soft_wrap=True)
     console.print(f"every entry fits {weights.describe().partition(',')[0]}")
@@ -78,7 +79,7 @@ def _find_out(args: Arguments, folder: Path, weights: Weights, console: Console)
         console.print(printable(note), soft_wrap=True)
     report = of_weights(weights, images, size=args.size)
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False, emoji=False).print(output.as_renderable(report))
+    Console(width=width, highlight=False, markup=False, emoji=False).print(Trimmed(output.as_renderable(report)))
     if args.json:
         output.write_json(report, args.json)
     if args.plot:

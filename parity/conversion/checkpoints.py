@@ -52,6 +52,13 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         ParityError: if there is no such file, or it is damaged, or holds anything but tensors.
+
+    Examples:
+        >>> import numpy as np, parity
+        >>> from safetensors.numpy import save_file
+        >>> save_file({"weight": np.zeros((4, 8), np.float32)}, "linear.safetensors")
+        >>> parity.load_checkpoint("linear.safetensors")["weight"].shape
+        (4, 8)
     """
     checkpoint = read_checkpoint(path)
     if checkpoint.metadata.get("format") != RECORDING:

@@ -153,6 +153,14 @@ def to_flax(state_dict: StateDict, model: Module, *, names: Mapping[str, str] | 
     Raises:
         ParityError: a list of every missing, unexpected and misshapen entry; a dtype that would lose values; or
             arguments of other types.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> ours.kernel.shape, theirs.weight.shape
+        ((8, 4), torch.Size([4, 8]))
     """
     module = as_module(model) if isinstance(state_dict, Mapping) else None
     if module is None:
@@ -234,6 +242,13 @@ def to_torch(
 
     Raises:
         ParityError: if `like` does not fit the model, or its dtype overflows.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> {name: array.shape for name, array in parity.to_torch(ours).items()}
+        {'weight': (4, 8), 'bias': (4,)}
     """
     module = as_module(model)
     if module is None:

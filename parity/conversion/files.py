@@ -24,6 +24,13 @@ KINDS = (
 )
 
 
+def tidied(path: str | os.PathLike) -> Path:
+    """The path without `a/..`, as it is shown; as it is if that is another place, because `a` is a link."""
+    path = Path(path)
+    short = Path(os.path.normpath(path)) if ".." in path.parts else path
+    return short if os.path.realpath(short) == os.path.realpath(path) else path
+
+
 def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = False) -> None:
     """Calls `write` with a temporary path, then renames that to `path`: the file appears whole or not at all.
 

@@ -30,6 +30,12 @@ class LeafRule:
             takes one: this variable's value first, then theirs.
         summed: of a recurrent layer's bias, the rows of PyTorch's other bias that are added to it (see `recurrent.py`);
             None for any other variable.
+
+    Examples:
+        >>> import parity
+        >>> rule = parity.LeafRule("gamma", to_flax=lambda array: array[None], to_torch=lambda array: array[0])
+        >>> rule.torch_name
+        'gamma'
     """
 
     torch_name: str
@@ -52,6 +58,18 @@ def register_layer(*module_types: type) -> Callable[[Callable[..., Rules]], Call
 
     Subclasses are covered too; the nearest registered ancestor wins. A dotted name is a variable of a submodule, whose
     own rules then do not count.
+
+    Examples:
+        >>> import numpy as np, parity
+        >>> from flax import nnx
+        >>> class Gain(nnx.Module):
+        ...     def __init__(self, features):
+        ...         self.factor = nnx.Param(np.ones(features, np.float32))
+        >>> @parity.register_layer(Gain)
+        ... def rules_of_gain(module):
+        ...     return {"factor": parity.LeafRule("gamma")}
+        >>> parity.to_flax({"gamma": np.arange(3, dtype=np.float32)}, Gain(3)).factor.shape
+        (3,)
     """
 
     def register(rules: Callable[..., Rules]) -> Callable[..., Rules]:

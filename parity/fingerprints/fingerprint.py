@@ -51,6 +51,16 @@ def fingerprint(
     Raises:
         ParityError: for a network without statistics, or whose statistics are those of a new network, for images that
             it does not take, or fewer than two of them.
+
+    Examples:
+        >>> import numpy as np, parity, torch
+        >>> images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8, momentum=None))
+        >>> seen = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5  # what it was trained on
+        >>> _ = network.train()(seen)
+        >>> report = parity.fingerprint(network, images)
+        >>> report.rows[0].difference is None  # the best
+        True
     """
     pixels = as_pixels(images)
     channels = pixels[0].shape[-1]

@@ -13,6 +13,7 @@ from rich.text import Text
 from parity.conversion.files import write_text, write_whole
 from parity.errors import needs_extra, printable
 from parity.fingerprints.report import Fingerprint, Row
+from parity.trimmed import Trimmed
 
 HEADINGS = ("candidate", "discrepancy", "95%", "more than the best's", "first departs at", "")
 LINES = 6  # candidates in the plot
@@ -45,8 +46,8 @@ def _cells(report: Fingerprint, row: Row) -> list[str]:
 def as_text(report: Fingerprint) -> str:
     """The table as plain text."""
     stream = io.StringIO()
-    Console(file=stream, width=160, color_system=None, markup=False, emoji=False).print(as_renderable(report))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    Console(file=stream, width=160, color_system=None, markup=False, emoji=False).print(Trimmed(as_renderable(report)))
+    return stream.getvalue().rstrip("\n")
 
 
 def write_json(report: Fingerprint, path: Path) -> None:

@@ -22,6 +22,12 @@ class Preprocessing:
         range: what 0 and 255 become before the mean is subtracted.
         crop: the central part of the shorter side that is kept, before images are resized to a square; None squeezes
             the whole image into the square. It has no effect on images that are given in one size.
+
+    Examples:
+        >>> import numpy as np, parity
+        >>> caffe = parity.Preprocessing("Caffe's", mean=(103.94, 116.78, 123.68), channels="BGR", range=(0, 255))
+        >>> caffe(np.zeros((1, 4, 4, 3), np.uint8)).shape
+        (1, 4, 4, 3)
     """
 
     name: str

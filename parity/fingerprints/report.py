@@ -51,7 +51,7 @@ class Row:
         return self.difference is not None and self.difference.is_told
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fingerprint:
     """The outcome of `parity.fingerprint`; `print(report)` shows a table.
 
@@ -60,6 +60,15 @@ class Fingerprint:
         images: their number.
         channels: of them.
         rows: the candidates, the best first, then by discrepancy.
+
+    Examples:
+        >>> import numpy as np, parity, torch
+        >>> images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 1), np.uint8)
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8, momentum=None))
+        >>> _ = network.train()(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+        >>> report = parity.fingerprint(network, images)
+        >>> report.images, len(report.rows) > 1
+        (32, True)
     """
 
     title: str
@@ -127,7 +136,7 @@ class Fingerprint:
             "norms": dict(row.curve),
         }
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from parity.fingerprints.output import as_text
 
         return as_text(self)

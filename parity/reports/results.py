@@ -21,6 +21,15 @@ class Comparison:
         note: anything else worth knowing; for a comparison that could not be made, the reason.
         decides: whether the verdict depends on it; it does not on a difference inside two networks that agree in what
             was asked for.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.check(ours, theirs, parity.random_inputs((3, 8)), checks=("forward",))
+        >>> [(row.name, row.mode, row.passed) for row in report.comparisons]
+        [('output', 'eval', True)]
     """
 
     check: str
@@ -53,6 +62,14 @@ class Finding:
         where: the module, parameter or step; "" for the whole.
         cause: in plain words; "" if no hypothesis explains it.
         evidence: what was measured.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> report = parity.check(ours, theirs, parity.random_inputs((3, 8)))
+        >>> [finding.where for finding in report.findings]
+        ['weight']
     """
 
     where: str
@@ -63,9 +80,9 @@ class Finding:
         return " ".join(part for part in (self.cause, f"({self.evidence})" if self.evidence else "") if part)
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """The outcome of `parity.check`; `print(report)` shows a table.
+    """The outcome of `parity.check`; printing shows a table.
 
     Attributes:
         settings: precision, versions, switches, sizes.
@@ -75,6 +92,15 @@ class Report:
         notes: what was not compared, and why.
         warnings: what the verdict does not cover, although the two may differ in it.
         seconds: time taken by each check.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> report = parity.check(ours, theirs, parity.random_inputs((3, 8)), checks=("forward", "gradients"))
+        >>> report.passed, report.failures, report.findings
+        (True, [], [])
     """
 
     settings: dict
@@ -112,7 +138,7 @@ class Report:
         """The comparisons of one check."""
         return [comparison for comparison in self.comparisons if comparison.check == check]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from parity.reports.terminal import as_text
 
         return as_text(self)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from parity.errors import printable
 from parity.reports.results import Comparison, Report
+from parity.trimmed import Trimmed
 
 WIDTH = 100
 FAILURES_SHOWN = 8
@@ -54,8 +55,10 @@ def as_renderable(report: Report) -> Group:
 def as_text(report: Report) -> str:
     """The table as plain text, 100 columns wide."""
     stream = io.StringIO()
-    Console(file=stream, width=WIDTH, color_system=None, markup=False, emoji=False).print(as_renderable(report))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    Console(file=stream, width=WIDTH, color_system=None, markup=False, emoji=False).print(
+        Trimmed(as_renderable(report))
+    )
+    return stream.getvalue().rstrip("\n")
 
 
 def figure(value: float) -> str:

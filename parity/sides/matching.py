@@ -28,6 +28,19 @@ def match_names(network: Any, original: Any, path: str | Path | None = None, *, 
 
     Raises:
         ParityError: if a layer has no counterpart; the message lists them.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> class Ours(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.head = nnx.Linear(8, 4, rngs=rngs)
+        >>> class Theirs(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.classifier = torch.nn.Linear(8, 4)
+        >>> parity.match_names(Ours(nnx.Rngs(0)), Theirs())
+        {'head': 'classifier'}
     """
     original = unwrapped(original)
     orders = None

@@ -43,6 +43,15 @@ class Optimizer:
         transform: an optax transformation to use instead, for a learning rate of 1 (its updates are scaled by the
             schedule's value); its result is compared with PyTorch's under the settings above.
         torch_optimizer: parameters -> the PyTorch optimiser to use instead of the named one.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> ours = parity.to_flax(theirs.state_dict(), ours)
+        >>> adam = parity.Optimizer("adam", learning_rate=1e-3, weight_decay=0.01)
+        >>> parity.check(ours, theirs, parity.random_inputs((3, 8)), checks=("optimizer",), optimizer=adam).passed
+        True
     """
 
     kind: str = "sgd"

@@ -38,6 +38,14 @@ def randomize(
 
     Raises:
         ParityError: if the two do not correspond, or are given the other way round.
+
+    Examples:
+        >>> import parity, torch
+        >>> from flax import nnx
+        >>> ours, theirs = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), torch.nn.Linear(8, 4)
+        >>> parity.randomize(ours, theirs)
+        >>> parity.check(ours, theirs, parity.random_inputs((3, 8)), checks=("forward",)).passed
+        True
     """
     network, reference = unwrapped(network), unwrapped(reference)
     _require_pair(network, reference)
@@ -141,8 +149,17 @@ def _require_pair(network: Any, reference: Any) -> None:
 def random_inputs(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
     """float32 inputs (N, ..., C) about unit normal, with a slope along every axis, so that none can be mistaken.
 
+    Args:
+        shape: the batch first, the channels last.
+        seed: of the noise.
+
     Raises:
         ParityError: if `shape` is not a shape.
+
+    Examples:
+        >>> import parity
+        >>> parity.random_inputs((2, 16, 16, 3)).shape
+        (2, 16, 16, 3)
     """
     if not isinstance(shape, tuple | list) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
         raise ParityError(f"expected a shape such as (4, 32, 32, 3), found {shape!r}")

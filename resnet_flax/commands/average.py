@@ -34,8 +34,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    args = parse(Arguments, arguments, prog="python -m resnet_flax average", config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax average")
     if args.out.suffix not in (".safetensors", ".pth", ".pt"):
         raise UserError(f"{args.out}: the name must end in .safetensors, .pth or .pt")
     if args.out.exists() and not args.force:

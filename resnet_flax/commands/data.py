@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from parity.conversion.files import write_text
 from parity.errors import needs_extra, printable
-from parity.options import NonNegativeInt, check_ranges
+from parity.options import NonNegativeInt, check_ranges, option_group, wrapped_help
 from resnet_flax.data.source import Source, SourceOptions
 from resnet_flax.data.specs import FORMS, KINDS, WRITABLE, open_source, writer_of
 from resnet_flax.errors import UserError
@@ -28,6 +28,7 @@ else:
 _Options = Annotated[SourceOptions, tyro.conf.arg(name="")]
 
 
+@option_group
 @dataclass(frozen=True)
 class Show:
     """Prints the images per class, image sizes, and channel means and standard deviations of a data set."""
@@ -46,6 +47,7 @@ class Show:
     options: _Options = field(default_factory=SourceOptions)
 
 
+@option_group
 @dataclass(frozen=True)
 class Write:
     """Writes all splits of a data set in a form that is read fast.
@@ -159,8 +161,13 @@ def write(arguments: Write) -> int:
 
 def main(arguments: list[str]) -> int:
     """Runs `data show SPEC` or `data write SPEC NAME`; returns the exit status."""
-    chosen = tyro.extras.subcommand_cli_from_dict(
-        {"show": Show, "write": Write}, args=arguments, prog="python -m resnet_flax data", description=__doc__
-    )
+    with wrapped_help():
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            {"show": Show, "write": Write},
+            args=arguments,
+            prog="python -m resnet_flax data",
+            description="Describes a data set (data show), or writes it in another form (data write).",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     check_ranges(chosen)
     return show(chosen) if isinstance(chosen, Show) else write(chosen)

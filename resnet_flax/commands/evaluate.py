@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.conversion.files import write_text
+from parity.trimmed import Trimmed
 from resnet_flax.data import Source, open_source
 from resnet_flax.data.folder import FolderSource
 from resnet_flax.data.preprocessing import Preprocessing
@@ -32,7 +34,7 @@ from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
 from resnet_flax.training.views import VIEWS
 from resnet_flax.training.workdir import Workdir
 from resnet_flax.weights.class_columns import columns_of, restricted
-from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.load import load_pretrained, no_preprocessing
 from resnet_flax.weights.pretrained import Pretrained
 
 WORST = 20  # classes listed where there are many
@@ -41,6 +43,7 @@ WORST = 20  # classes listed where there are many
 def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> int:
     """Prints top-1, top-5, loss, macro-F1 and each class's figures, and writes evaluation.json and confusion.png.
 
+    They are written to --workdir; without it to the run that the weights are of, or else to the current directory.
     Transform, mean and standard deviation are those of the command line where they differ from the recipe's; otherwise
     those stored with the weights; otherwise the recipe's.
 
@@ -79,8 +82,10 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
             f"{config.model.weights} has {loaded.model.num_classes} classes and {config.data.data} has "
             f"{test.num_classes}; evaluate on the data it was trained on, or train a new head"
         )
+    assumed = no_preprocessing(loaded.source)  # the recipe's takes its place
     for note in (*loaded.notes, *(_other_classes(config, loaded, test) if is_file else ())):
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        if note != assumed:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
     test_options = config.data.source
     config = replace(
         config,
@@ -99,6 +104,7 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
         f"{loaded.architecture} from {loaded.source} on {data.data} {test.split} ({len(test):,} images), "
         f"{describe(mesh)}\n{test.split} is {test.origin}\n"
         f"images: {Preprocessing(data.eval_transform, data.mean, data.std)}"
+        + ("" if loaded.says_preprocessing else " (the weights came with none)")
         + (f"\nviews: {VIEWS[data.tta]}; their probabilities are averaged" if data.tta != "none" else ""),
         highlight=False,
         soft_wrap=True,
@@ -113,7 +119,7 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
         batches = chain([first], batches)
     result = setup.evaluate(setup.initial_arrays(), batches)
     if jax.process_index() == 0:
-        workdir = Workdir(config.run.workdir or Path())
+        workdir = Workdir(config.run.workdir or _run_of(config.model.weights) or Path())
         workdir.create()
         _print(result, test, console)
         content = _as_json(result, test)
@@ -122,14 +128,21 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
             console.print(str(found), highlight=False, soft_wrap=True)
             content["real"] = found._asdict()
         write_text(workdir.evaluation, to_json(content, indent=2) + "\n")
-        is_drawn, note = drawn(
-            workdir.confusion, lambda: plot_confusion(result.confusion, test.class_names, workdir.confusion)
-        )
-        written = [str(path) for path in (workdir.confusion if is_drawn else None, workdir.evaluation) if path]
+        path = workdir.confusion
+        title = f"{loaded.architecture} on {test.split}: {result.accuracy:.2%} of {result.count:,}"
+        is_drawn, note = drawn(path, lambda: plot_confusion(result.confusion, test.class_names, path, title=title))
+        written = [str(path) for path in (path if is_drawn else None, workdir.evaluation) if path]
         console.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
         if note:
             console.print(f"note: {note}", soft_wrap=True)
     return 0
+
+
+def _run_of(weights: str) -> Path | None:
+    """The directory of the run that has left these weights, if files can be written there."""
+    path = Path(weights).expanduser()
+    is_of_run = path.is_file() and Workdir(path.parent).has_run
+    return path.parent if is_of_run and os.access(path.parent, os.W_OK) else None
 
 
 def _open(config: TrainConfig, options: SourceOptions) -> Source:
@@ -200,7 +213,10 @@ def _as_json(result: Evaluation, test: Source) -> dict:
 def _print(result: Evaluation, test: Source, console: Console) -> None:
     class_names = test.class_names
     console.print(f"{result} of {test.split}", highlight=False, soft_wrap=True)
-    table = Table("class", "accuracy", "precision", "F1", "images", "most often confused with", box=None)
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("accuracy", "precision", "F1", "images"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("most often confused with")
     order = np.argsort(result.per_class)
     shown = sorted(order) if len(order) <= WORST else order[:WORST]
     for index in shown:
@@ -214,4 +230,4 @@ def _print(result: Evaluation, test: Source, console: Console) -> None:
         table.add_row(class_names[index], *figures, f"{result.confusion[index].sum():,}", mistaken)
     if len(order) > WORST:
         console.print(f"the {WORST} worst of {len(order):,} classes:", highlight=False)
-    console.print(table)
+    console.print(Trimmed(table))

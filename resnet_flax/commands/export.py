@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from parity.conversion.checkpoints import write_checkpoint
 from parity.conversion.convert import to_torch
 from parity.errors import printable
@@ -53,8 +51,7 @@ class Arguments(ModelArguments):
 
 
 def main(arguments: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    args = parse(Arguments, arguments, prog="python -m resnet_flax export", config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax export")
     of_suffixes = {suffix: name for name, suffix in FORMATS.items()} | {".pt": "pth"}
     kind = args.format or of_suffixes.get(args.out.suffix)
     if kind is None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.options import option_group, parse
+from parity.trimmed import Trimmed
 from resnet_flax.errors import UserError
 from resnet_flax.models import ARCHITECTURES, list_models
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, published_weights, timm_tags
@@ -102,13 +103,12 @@ Each is `weights="hf-hub:timm/MODEL.TAG"`.
 
 
 def main(arguments: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    args = parse(Arguments, arguments, prog="python -m resnet_flax models", config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax models")
     if args.markdown:
         print(markdown(), end="")
         return 0
     console = Console(highlight=False)
-    console.print(overview(None, args.pattern))
+    console.print(Trimmed(overview(None, args.pattern)))
     console.print("\ntv, timm: how many weights torchvision and timm publish (docs/model-zoo.md).")
     console.print("Weights are a name of torchvision's, hf-hub:OWNER/REPOSITORY, or a file.")
     return 0

@@ -3,11 +3,11 @@
 import sys
 from dataclasses import dataclass
 
-import tyro
 from rich.table import Table
 
 from parity.errors import printable
 from parity.options import PositiveInt, option_group, parse
+from parity.trimmed import Trimmed
 from resnet_flax.commands.common import ImageArguments, run_on_images
 from resnet_flax.errors import UserError
 from resnet_flax.inference import find_images, make_apply, top_classes
@@ -30,8 +30,7 @@ class Arguments(ImageArguments):
 
 
 def main(arguments: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    args = parse(Arguments, arguments, prog="python -m resnet_flax predict", config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax predict")
     images = find_images(args.images)
     pretrained = args.load()
     if pretrained.model.fc is None:
@@ -43,7 +42,7 @@ def main(arguments: list[str]) -> int:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("image", overflow="fold")
     table.add_column("class")
-    table.add_column("probability")
+    table.add_column("probability", justify="right")
     for paths, outputs, failed in run_on_images(images, args.batch_size, pretrained, make_apply(pretrained)):
         unreadable += failed
         for path, probabilities in zip(paths, outputs.get("probabilities", ()), strict=True):
@@ -55,5 +54,5 @@ def main(arguments: list[str]) -> int:
                 table.add_row("" if rank else str(path), name, f"{probability:.4f}", end_section=rank == len(top) - 1)
     if table.rows and not args.json:
         width = None if sys.stdout.isatty() else 1000  # a pipe has no margin
-        PlainConsole(width=width).print(table)
+        PlainConsole(width=width).print(Trimmed(table))
     return 1 if unreadable else 0

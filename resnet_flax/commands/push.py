@@ -57,8 +57,7 @@ class Arguments(ModelArguments):
 
 
 def main(arguments: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    args = parse(Arguments, arguments, prog="python -m resnet_flax push", config=config)
+    args = parse(Arguments, arguments, prog="python -m resnet_flax push")
     require_repository(args.repository)
     if args.to is None:
         require_token()

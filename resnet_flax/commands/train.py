@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -120,7 +121,8 @@ def parse(arguments: list[str]) -> TrainConfig:
         arguments,
         default=default,
         prog=f"python {program()} {default.recipe}",
-        description=DESCRIPTION,
+        description=f"{DESCRIPTION}\n\nThe defaults are the recipe {default.recipe}'s; None unsets one.",
+        config=(),
     )
 
 
@@ -149,4 +151,15 @@ def show(name: str, recipe: Recipe, console: Console) -> None:
     )
     for option in options.options_of(recipe.config):
         if option.path[0] not in ("recipe", "run"):
-            console.print(f"  {option.name} {option.value}", highlight=False, soft_wrap=True)
+            console.print(f"  {_given(option)}", highlight=False, soft_wrap=True)
+
+
+def _given(option: options.Option) -> str:
+    """The option with its value, as on a command line."""
+    if isinstance(option.value, bool):
+        return option.name if option.value else f"--no-{option.name[2:]}"
+    return " ".join([option.name, *_words(option.value)])
+
+
+def _words(value: Any) -> list[str]:
+    return [word for item in value for word in _words(item)] if isinstance(value, tuple) else [shlex.quote(str(value))]

@@ -160,7 +160,7 @@ def shares_in_words(predicted: StepTime) -> list[str]:
         counts[one.kind] += one.kernel.times
     counts["collective"] = sum(kernel.times for kernel in predicted.program.collectives)
     return [
-        f"{kind:<14}{counts[kind]:>6} launches  {100 * min(share):3.0f} to {100 * max(share):.0f} % of the step; "
-        + (", ".join(f"{bound} bounds {100 * part:.0f} % of it" for bound, part in bounds.items()) or "all hidden")
+        f"{kind:<14}{counts[kind]:>6} launches  {100 * min(share):3.0f} to {100 * max(share):.0f}% of the step; "
+        + (", ".join(f"{bound} bounds {100 * part:.0f}% of it" for bound, part in bounds.items()) or "all hidden")
         for kind, share, bounds in predicted.shares
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parity.conversion.files import tidied
 from resnet_flax.data.source import SourceOptions
 from resnet_flax.data.splits import canonical
 from resnet_flax.errors import UserError
@@ -123,7 +124,7 @@ def is_path(spec: str) -> bool:
 def absolute(spec: str) -> str:
     """The spec with its path made absolute, if it has one."""
     scheme, _, rest = spec.partition(":")
-    return f"{scheme}:{Path(rest).expanduser().absolute()}" if is_path(spec) and rest else spec
+    return f"{scheme}:{tidied(Path(rest).expanduser().absolute())}" if is_path(spec) and rest else spec
 
 
 def open_source(
@@ -156,6 +157,8 @@ def open_source(
         if getattr(options, option) is not None and option not in kind.own:
             forms = " or ".join(kind.form for kind in KINDS.values() if option in kind.own)
             raise UserError(f"--{option} is for {forms}; {spec} has its own")
+    if is_path(spec):
+        rest = str(tidied(rest))
     module, _, name = kind.opener.partition(":")
     known = {"options": options, "data_dir": Path(data_dir).expanduser() if data_dir else None}
     known["may_prepare"] = may_prepare

@@ -253,8 +253,8 @@ class TrainingTransform:
 class SmallImageTransform:
     """For CIFAR, MNIST and the like: resize to size x size, pad with black, crop size x size at random, maybe flip.
 
-    `size=None` keeps the size of the images, which then must all have the same. With `padding=0, flip=0` nothing is
-    random. Digits and letters must not be mirrored: use `flip=0` for them.
+    With `size=None` images keep their size, and all must have the same. With `padding=0, flip=0` nothing is random.
+    Digits and letters must not be mirrored: use `flip=0` for them.
     """
 
     size: Pixels | None = None

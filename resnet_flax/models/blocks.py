@@ -141,7 +141,17 @@ class Block(nnx.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions: He et al. 2015 (arXiv:1512.03385), figure 5 left."""
+    """Two 3x3 convolutions: He et al. 2015 (arXiv:1512.03385), figure 5 left.
+
+    (N, H, W, C) -> (N, H / stride, W / stride, planes).
+
+    Examples:
+        >>> from flax import nnx
+        >>> from resnet_flax import BasicBlock, ResNet
+        >>> model = ResNet(BasicBlock, (1, 1), channels=(8, 16), num_classes=10, rngs=nnx.Rngs(0))
+        >>> model.layer2[0].conv1.kernel.shape
+        (3, 3, 8, 16)
+    """
 
     def build_branch(self, shape: Shape, *, conv: Layer, norm: Layer) -> None:
         if shape.groups != 1 or shape.width_per_group != 64 or shape.stride_in_first_1x1:
@@ -172,8 +182,17 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions: arXiv:1512.03385, figure 5 right.
 
+    (N, H, W, C) -> (N, H / stride, W / stride, 4 * planes).
+
     The stride is in the 3x3, as in torchvision ("ResNet v1.5"); the paper and Caffe have it in the first 1x1. `groups`
     and `width_per_group` make it ResNeXt's (arXiv:1611.05431) or a wide one (arXiv:1605.07146).
+
+    Examples:
+        >>> from flax import nnx
+        >>> from resnet_flax import Bottleneck, ResNet
+        >>> model = ResNet(Bottleneck, (1, 1), channels=(8, 16), num_classes=10, rngs=nnx.Rngs(0))
+        >>> model.fc.kernel.shape
+        (64, 10)
     """
 
     expansion = 4

@@ -311,6 +311,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
     )
 }
+"""{name: what the architecture is built of, and its numbers of parameters and multiply-accumulates}.
+
+Examples:
+    >>> import resnet_flax
+    >>> resnet_flax.ARCHITECTURES["resnet50"].parameters
+    25557032
+"""
 
 ALIASES: dict[str, Architecture] = {
     "residual18_xavier": replace(ARCHITECTURES["residual18"], initialization="xavier_uniform"),
@@ -326,16 +333,18 @@ def get_architecture(name: str) -> Architecture:
     """
     rows = ARCHITECTURES | ALIASES
     if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5) or ARCHITECTURES
-        raise UserError(f"no architecture named {name!r}; did you mean {', '.join(near)}?")
+        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5)
+        way_on = f"did you mean {', '.join(near)}?" if near else "`python -m resnet_flax models` lists them"
+        raise UserError(f"no architecture named {name!r}; {way_on}")
     return rows[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the architectures that match a pattern (* for any characters, ? for one, [...] for one of these).
 
-    Example:
-        >>> list_models("resnet18*")
+    Examples:
+        >>> import resnet_flax
+        >>> resnet_flax.list_models("resnet18*")
         ['resnet18', 'resnet18d']
     """
     return fnmatch.filter(ARCHITECTURES, pattern)

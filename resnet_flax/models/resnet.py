@@ -22,6 +22,8 @@ GlobalPool = Literal["avg", "max", "avgmax", "catavgmax"]
 class ResNet(nnx.Module):
     """A stem, stages of residual blocks, a global pool and a linear head.
 
+    Calling it takes normalised floats (N, H, W, in_channels) and gives logits (N, num_classes).
+
     The options have torchvision's names, and timm's where torchvision has none.
 
     Args:
@@ -68,6 +70,16 @@ class ResNet(nnx.Module):
         UserError: for options that exclude each other, or a block without what they concern.
 
     A new network is in train mode, as every NNX module is; `resnet_flax.create_model` returns one in eval mode.
+
+    Examples:
+        >>> import numpy as np
+        >>> from flax import nnx
+        >>> from resnet_flax import BasicBlock, ResNet
+        >>> model = ResNet(BasicBlock, (1, 1), channels=(8, 16), num_classes=10, small_images=True, rngs=nnx.Rngs(0))
+        >>> model(np.zeros((2, 16, 16, 3), np.float32)).shape
+        (2, 10)
+        >>> model.features(np.zeros((2, 16, 16, 3), np.float32), taps=("layer2",))["layer2"].shape
+        (2, 8, 8, 16)
     """
 
     layer1: Sequential

@@ -86,7 +86,7 @@ def summary(model: ResNet, image_size: int | tuple[int, int] | None = None) -> S
         model: it is left as it is, and may be abstract (`nnx.eval_shape`).
         image_size: the side, or (height, width); by default 224, or 32 with the stem for small images.
 
-    Example:
+    Examples:
         >>> import resnet_flax
         >>> table = resnet_flax.summary(resnet_flax.create_model("resnet18"))
         >>> table.parameters

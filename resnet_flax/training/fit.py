@@ -37,6 +37,14 @@ class Result:
         finished: whether it trained to its end; if it was interrupted, `fit(..., workdir=..., resume=True)` continues.
         history: one dict for each evaluation, in order: step, epoch, weights ("model" or "ema"), loss, accuracy, top5,
             macro_f1, train_loss, train_accuracy, learning_rate, seconds since the start.
+
+    Examples:
+        >>> import resnet_flax
+        >>> result = resnet_flax.fit("test_resnet", "synthetic:8x8x1:64", epochs=1, batch_size=16, quiet=True)
+        >>> [row["epoch"] for row in result.history]
+        [1.0]
+        >>> print(result.curves)
+        runs/digits-1/curves.png
     """
 
     workdir: Path
@@ -66,10 +74,12 @@ class Result:
     def __repr__(self) -> str:
         own = [row for row in self.history if row["weights"] == "model" and row["accuracy"] is not None]
         best = max(own, key=lambda row: row["accuracy"], default=None)
-        figures = f"best {best['split']} accuracy {best['accuracy']:.2%} in epoch {best['epoch']:g}" if best else ""
-        rows = [", ".join(filter(None, ("finished" if self.finished else "interrupted", figures)))]
-        rows += [f"  {name:<8} {getattr(self, name)}" for name in ("weights", "metrics", "curves")]
-        return "\n".join(rows)
+        how = "finished" if self.finished else "interrupted"
+        if best is None:
+            return f"{how} before the first evaluation: {self.workdir}"
+        return (
+            f"{how}: best {best['split']} accuracy {best['accuracy']:.2%}, in epoch {best['epoch']:g}: {self.weights}"
+        )
 
 
 def fit(
@@ -99,11 +109,13 @@ def fit(
         UserError: for settings or data that cannot be used, a network with other classes than the data's, or a loss
             that is not finite.
 
-    Example:
+    Examples:
         >>> import resnet_flax
-        >>> result = resnet_flax.fit("resnet18", "digits", epochs=3)  # doctest: +SKIP
-        >>> result.best.predict("digit.png")  # doctest: +SKIP
-        0  1 99.58%, 8 0.26%, 6 0.04%
+        >>> result = resnet_flax.fit("test_resnet", "digits", epochs=1, image_size=16, workdir="run", quiet=True)
+        >>> result.finished
+        True
+        >>> print(result.weights)
+        run/best.safetensors
     """
     network = model.model if isinstance(model, Pretrained) else model if isinstance(model, ResNet) else None
     name = model if network is None else _architecture_of(network)
@@ -143,10 +155,14 @@ def evaluate(
         UserError: if the network and the data have other numbers of classes or channels, or the preprocessing is not
             known.
 
-    Example:
+    Examples:
         >>> import resnet_flax
-        >>> resnet_flax.evaluate("runs/digits-1/best.safetensors", "digits").accuracy  # doctest: +SKIP
-        0.9861
+        >>> from resnet_flax.data import EvaluationTransform, Preprocessing
+        >>> model = resnet_flax.create_model("test_resnet", num_classes=10, in_channels=1)
+        >>> preprocessing = Preprocessing(EvaluationTransform(16, 16), (0.5,), (0.5,))
+        >>> evaluation = resnet_flax.evaluate(model, "digits", preprocessing=preprocessing)
+        >>> evaluation.count, evaluation.confusion.shape
+        (359, (10, 10))
     """
     if isinstance(model, str | os.PathLike):
         model = load_pretrained(None, model)

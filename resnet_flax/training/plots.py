@@ -56,7 +56,7 @@ def plot_curves(runs: Mapping[str, Rows], path: Path, *, title: str = "") -> Non
     if positive and max(positive) > 20 * min(positive):
         loss.set_yscale("log")
     accuracy.set(title="accuracy", xlabel="epoch")
-    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     rate.set(title="learning rate", xlabel="epoch")
     rate.set_ylim(bottom=0)
     for axis in (loss, accuracy, rate):
@@ -86,21 +86,24 @@ def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
     return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 
-def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> str | None:
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str = "") -> str | None:
     """The confusion matrix (classes, classes), rows as fractions of the true class; with counts up to 20 classes.
 
     Returns a note if no font has the names of the classes.
     """
     classes = len(confusion)
-    side = min(max(4.5, 0.5 * classes + 2), 14)
-    figure, (axis,) = _figure(1, (side + 1, side))
+    names = shown(class_names) if classes <= 60 else None
+    longest = max(map(len, names.texts)) if names else 3
+    upright = longest <= 3
+    side, beside = min(max(4, 0.5 * classes), 14), 0.09 * longest  # inches of the matrix and of the names
+    figure, (axis,) = _figure(1, (side + beside + 1.5, side + (0.2 if upright else beside) + 0.5))
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, shrink=0.8, format=lambda value, _: f"{100 * value:g} %")
-    axis.set(xlabel="predicted", ylabel="true")
-    names = shown(class_names) if classes <= 60 else None
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, format=lambda value, _: f"{100 * value:g}%")
+    bar.set_label("share of the true class's images")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_title(line(title), parse_math=False)
     if names is not None:
-        upright = max(map(len, names.texts)) <= 3
         axis.set_xticks(range(classes), names.texts, rotation=0 if upright else 90, **names.style)
         axis.set_yticks(range(classes), names.texts, **names.style)
     if classes <= 20:

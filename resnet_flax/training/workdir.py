@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from parity.conversion.files import read_regular, remove_incomplete, write_text
+from parity.conversion.files import read_regular, remove_incomplete, tidied, write_text
 from parity.conversion.orbax import require_orbax_name
 from parity.errors import ParityError
 from resnet_flax.data import Source
@@ -40,7 +40,7 @@ class Workdir:
     """A run's directory, which may not exist yet.
 
     Attributes:
-        path: as given.
+        path: as given, without `a/..`.
         config: every setting, and the data and versions that the run started with; without it there is no run.
         checkpoints: one directory per step.
         metrics: one JSON object per line.
@@ -51,7 +51,7 @@ class Workdir:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = tidied(path)
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"

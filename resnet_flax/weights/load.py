@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import nnx
 
+from parity.conversion.files import tidied
 from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.models import ResNet, build_model, get_architecture
@@ -49,6 +50,12 @@ def create_model(
 
     Raises:
         UserError, ParityError: for an unknown name, or weights that cannot be fetched, read, or used for this network.
+
+    Examples:
+        >>> import jax, numpy as np, resnet_flax
+        >>> model = resnet_flax.create_model("resnet18", num_classes=10, in_channels=1)
+        >>> jax.jit(model)(np.zeros((2, 32, 32, 1), np.float32)).shape
+        (2, 10)
     """
     rngs = rngs or nnx.Rngs(0)
     if weights is None:
@@ -85,6 +92,15 @@ def load_pretrained(
 
     Raises:
         UserError, ParityError: as `create_model`.
+
+    Examples:
+        >>> import parity, resnet_flax
+        >>> from safetensors.numpy import save_file
+        >>> model = resnet_flax.create_model("test_resnet", num_classes=2)
+        >>> save_file(parity.to_torch(model), "mine.safetensors")
+        >>> pretrained = resnet_flax.load_pretrained(None, "mine.safetensors", class_names=("cat", "dog"))
+        >>> pretrained.architecture, pretrained.class_names
+        ('test_resnet', ('cat', 'dog'))
     """
     require_known(options)
     weights = _name_of(weights, name)
@@ -108,10 +124,15 @@ def load_pretrained(
         )
     used = (preprocessing or Preprocessing()).for_channels(identity.in_channels)
     if preprocessing is None:
-        notes.append(f"no preprocessing came with {weights}; assumed: {used}")
+        notes.append(no_preprocessing(weights))
     model = loaded.to_model(rngs, **options)
     notes += changes.values()
     return Pretrained(model, identity.architecture, str(weights), used, preprocessing is not None, names, tuple(notes))
+
+
+def no_preprocessing(weights: str) -> str:
+    """The note about weights with which no preprocessing came; what is assumed is in `Pretrained.preprocessing`."""
+    return f"no preprocessing came with {weights}; assumed: torchvision's for ImageNet"
 
 
 def _name_of(weights: str | os.PathLike | Enum, architecture: str | None) -> str:
@@ -127,7 +148,7 @@ def _name_of(weights: str | os.PathLike | Enum, architecture: str | None) -> str
         return weights.name
     if not isinstance(weights, str | os.PathLike):
         raise UserError(f'weights= is a name such as "DEFAULT", or a file; got {weights!r}')
-    return str(weights)
+    return str(tidied(weights) if Path(weights).expanduser().exists() else weights)
 
 
 def _find(

@@ -49,6 +49,15 @@ class Predictions:
     Attributes:
         probabilities: float32 (N, classes).
         class_names: of the classes; their numbers where the names are unknown.
+
+    Examples:
+        >>> import numpy as np
+        >>> from resnet_flax import Predictions
+        >>> predictions = Predictions(np.array([[0.25, 0.75]], np.float32), ("cat", "dog"))
+        >>> predictions.top(1)
+        [[('dog', 0.75)]]
+        >>> print(predictions)
+        0  dog 75.00%, cat 25.00%
     """
 
     probabilities: np.ndarray
@@ -84,6 +93,17 @@ class Pretrained:
         says_preprocessing: whether the preprocessing came with the weights; if not, it is an assumption (ImageNet's).
         class_names: of the logits; None if they are unknown, or the head is new.
         notes: what was assumed or changed, one sentence each.
+
+    Examples:
+        >>> import parity, resnet_flax
+        >>> from safetensors.numpy import save_file
+        >>> model = resnet_flax.create_model("test_resnet", num_classes=2)
+        >>> save_file(parity.to_torch(model), "mine.safetensors")
+        >>> pretrained = resnet_flax.load_pretrained(None, "mine.safetensors", class_names=("cat", "dog"))
+        >>> pretrained.says_preprocessing, pretrained.notes
+        (False, ("no preprocessing came with mine.safetensors; assumed: torchvision's for ImageNet",))
+        >>> pretrained.predict("cat.jpg").top(1)  # doctest: +SKIP
+        [[('cat', 0.97)]]
     """
 
     model: ResNet
@@ -106,8 +126,8 @@ class Pretrained:
                 that differ in size where the preprocessing does not crop.
             CorruptImage: for a file that cannot be decoded.
 
-        Example:
-            >>> import numpy as np, resnet_flax
+        Examples:
+            >>> import resnet_flax
             >>> pretrained = resnet_flax.load_pretrained("resnet50", "DEFAULT")  # doctest: +SKIP
             >>> print(pretrained.predict("cat.jpg"))  # doctest: +SKIP
             0  tabby 62.30%, tiger cat 24.10%, Egyptian cat 9.75%

@@ -75,6 +75,21 @@ def test_evaluation_of_weights(capsys):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_what_evaluation_writes_goes_to_the_run_that_the_weights_are_of(capsys, tmp_path):
+    Path("run").mkdir()
+    model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
+    write_checkpoint("run/best.safetensors", to_torch(model), {})
+    options = ["--evaluate", "--data", "synthetic:8x8x1:7", "--image-size", "8", "--batch-size", "4"]
+    Path("run/config.json").write_text("{}")
+    assert run(*options, "--weights", "run/../run/best.safetensors") == 0
+    text = capsys.readouterr().out
+    assert "written: run/confusion.png, run/evaluation.json" in text
+    assert "(the weights came with none)" in text
+    assert "no preprocessing came with" not in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_evaluation_asks_the_weights_for_what_the_command_line_leaves_open(capsys):
     model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
     kept = Preprocessing(EvaluationTransform(12, 8), (0.25,), (0.3,))

@@ -60,6 +60,11 @@ def test_recipes_are_listed_and_misspelt_names_answered(capsys):
     assert [line.split()[0] for line in text.splitlines()] == list(RECIPES)
     assert run("--show", "imagenet_v2") == 0
     assert "--ema-decay 0.9989" in capsys.readouterr().out
+    assert run("--show", "finetune") == 0
+    shown = capsys.readouterr().out
+    assert "  --freeze all-but-head\n" in shown
+    options = " ".join(line for line in shown.splitlines() if line.startswith("  --")).split()
+    assert parse(["finetune", *options]) == RECIPES["finetune"].config  # they are what a command line takes
     with pytest.raises(UserError, match="no recipe named 'imagenet_v3'; did you mean imagenet_v2"):
         run("imagenet_v3")
     with pytest.raises(SystemExit) as stop:
@@ -92,14 +97,19 @@ def test_another_batch_size_reminds_of_the_rule(capsys):
 
 
 def test_comparison(capsys):
-    for name in ("one", "two"):
+    for name in ("runs/one", "runs/../runs//two"):
         run("digits", *OPTIONS, "--workdir", name)
-    assert run("--compare", "one", "two") == 0
-    assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="--compare got the same run twice: one and ./one"):
-        run("--compare", "one", "two", "./one")
+    assert " runs/two/best.safetensors" in capsys.readouterr().out
+    assert run("--compare", "runs/one", "runs/two") == 0
+    table = capsys.readouterr().out
+    assert not any(line.endswith(" ") for line in table.splitlines())
+    assert table.endswith("written: runs/compare.png\n")
+    assert Path("runs/compare.png").read_bytes().startswith(b"\x89PNG")
+    Path("link").symlink_to("runs/one")
+    with pytest.raises(UserError, match="--compare got the same run twice: runs/one and link"):
+        run("--compare", "runs/one", "runs/two", "link")
     with pytest.raises(UserError, match="three has no run"):
-        run("--compare", "one", "three")
+        run("--compare", "runs/one", "three")
 
 
 def test_weights_for_large_images_where_small_ones_are_asked_for(monkeypatch):

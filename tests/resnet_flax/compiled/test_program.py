@@ -237,7 +237,7 @@ def test_the_report_has_the_predictions_by_kind_and_the_verdict_on_each_layer(be
     assert compiled.images_per_second(8, 2) == (pytest.approx(16 * low, abs=16), pytest.approx(16 * high, abs=16))
     benchmark.print_predictions(compiled, SimpleNamespace(model="resnet26", batch_size=256, size=64))
     printed = capsys.readouterr().out
-    assert re.search(r"convolution +1 launches +100 to 100 % of the step", printed)
+    assert re.search(r"convolution +1 launches +100 to 100% of the step", printed)
     assert re.search(r"65536 x +64 -> 256 +3 +-?\d+ +\d+  (gains|open)", printed)
 
 

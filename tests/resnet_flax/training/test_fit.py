@@ -31,7 +31,9 @@ def test_a_run_and_its_resumption(monkeypatch, tmp_path, capsys):
     assert result.metrics.exists()
     shown = capsys.readouterr().out
     assert "    1/1 " in shown
-    assert str(result).splitlines()[0].startswith("finished, best test accuracy ")
+    assert str(result).startswith("finished: best test accuracy ")
+    assert str(result).endswith(", in epoch 1: run/best.safetensors")
+    assert "curves" not in str(result)  # the run has shown its files
     results = []
     others = {"epochs": 2, "resume": True, "quiet": True}
     thread = threading.Thread(target=lambda: results.append(resnet_flax.fit("resnet18", **settings, **others)))
