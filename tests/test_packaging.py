@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "parity.conversion",
         "parity.errors",
         "parity.diagnosis.diagnose",
+        "parity.diagnosis.in_jax",
         "parity.diagnosis.moved_statistics",
     ),
     "parity/reports": (
