@@ -29,7 +29,7 @@ from resnet_flax.training.devices import describe, open_devices
 from resnet_flax.training.evaluation import Evaluation
 from resnet_flax.training.hosts import Hosts
 from resnet_flax.training.plots import plot_confusion
-from resnet_flax.training.recipes import RECIPES
+from resnet_flax.training.recipes import DEFAULT, RECIPES
 from resnet_flax.training.setup import Setup, facts_of, model_options, resolve
 from resnet_flax.training.views import VIEWS
 from resnet_flax.training.workdir import Workdir
@@ -45,7 +45,8 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
 
     They are written to --workdir; without it to the run that the weights are of, or else to the current directory.
     Transform, mean and standard deviation are those of the command line where they differ from the recipe's; otherwise
-    those stored with the weights; otherwise the recipe's.
+    those stored with the weights; otherwise the recipe's, or where none is named and the data are not the
+    default recipe's, those assumed of the weights (torchvision's for ImageNet).
 
     Args:
         hosts: those of the job, where there are several.
@@ -82,7 +83,7 @@ def main(config: TrainConfig, console: Console, hosts: Hosts | None = None) -> i
             f"{config.model.weights} has {loaded.model.num_classes} classes and {config.data.data} has "
             f"{test.num_classes}; evaluate on the data it was trained on, or train a new head"
         )
-    assumed = no_preprocessing(loaded.source)  # the recipe's takes its place
+    assumed = no_preprocessing(loaded.source)  # the line about the images has it
     for note in (*loaded.notes, *(_other_classes(config, loaded, test) if is_file else ())):
         if note != assumed:
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
@@ -175,7 +176,9 @@ def _other_classes(config: TrainConfig, loaded: Pretrained, test: Source) -> Ite
 def _preprocessing(config: TrainConfig, given: DataConfig, loaded: Pretrained) -> DataConfig:
     """The data's configuration with the preprocessing of the weights, where the command line does not set it."""
     data, preset = config.data, RECIPES[config.recipe].config.data
-    if not loaded.says_preprocessing:
+    # The default recipe's is for small grey images: it fits its own data and networks for small images alone.
+    fits = config.recipe != DEFAULT or data.data == preset.data or loaded.model.small_images
+    if not loaded.says_preprocessing and fits:
         return data
     own, size = loaded.preprocessing, given.image_size
     transform = own.transform if size is None else own.transform.resized(size)

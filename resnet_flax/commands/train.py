@@ -15,7 +15,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
 from resnet_flax.training.display import program
-from resnet_flax.training.recipes import RECIPES, Recipe, recipe_named
+from resnet_flax.training.recipes import DEFAULT, RECIPES, Recipe, recipe_named
 from resnet_flax.training.workdir import Workdir, latest_run
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         once = dict.fromkeys(("evaluate", "dry_run", "profile", "distributed"), False)
         default = replace(saved, run=replace(saved.run, workdir=run.path, **once))  # it may have been moved
     else:
-        default = RECIPES["digits"].config
+        default = RECIPES[DEFAULT].config
     return options.parse(
         TrainConfig,
         arguments,

@@ -257,6 +257,8 @@ _RECIPES = (
 )
 
 RECIPES: dict[str, Recipe] = {recipe.config.recipe: recipe for recipe in _RECIPES}
+DEFAULT = "digits"
+"""The recipe where none is named."""
 
 
 def recipe_named(name: str) -> Recipe:

@@ -75,6 +75,19 @@ def test_evaluation_of_weights(capsys):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_the_default_recipe_says_nothing_about_other_peoples_data(capsys):
+    model = build_model("resnet18", num_classes=7, rngs=nnx.Rngs(0))
+    write_checkpoint("w.safetensors", to_torch(model), {})
+    options = ["--evaluate", "--weights", "w.safetensors", "--data", "synthetic:8x8x3:7", "--batch-size", "7"]
+    used = {
+        "": str(Preprocessing()),
+        "imagenet_v1": str(Preprocessing(RECIPES["imagenet_v1"].config.data.eval_transform)),
+    }
+    for recipe, preprocessing in used.items():
+        assert run(*filter(None, [recipe]), *options) == 0
+        assert f"images: {preprocessing} (the weights came with none)" in capsys.readouterr().out
+
+
 def test_what_evaluation_writes_goes_to_the_run_that_the_weights_are_of(capsys, tmp_path):
     Path("run").mkdir()
     model = build_model("resnet18", num_classes=7, in_channels=1, small_images=True, rngs=nnx.Rngs(0))
