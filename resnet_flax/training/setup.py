@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -37,10 +38,13 @@ from resnet_flax.training.state import Arrays, Network, TrainState, create_state
 from resnet_flax.training.step import Prepare, make_train_step
 from resnet_flax.training.views import Crops, averaged
 from resnet_flax.weights.guard import IMAGES, doubt
-from resnet_flax.weights.load import create_model
+from resnet_flax.weights.load import create_model, load_pretrained, no_preprocessing
 
 if TYPE_CHECKING:
     from resnet_flax.data.pipeline import ImageFunction
+    from resnet_flax.weights.pretrained import Pretrained
+
+logger = logging.getLogger("resnet_flax.training")
 
 HEAD = "fc."
 ALL_BUT_HEAD = f"(?!{re.escape(HEAD)})"  # matches every path that does not start with HEAD
@@ -125,6 +129,7 @@ class DataFacts:
     channels: int
     num_classes: int
     class_weights: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,25 +181,42 @@ class Setup:
     def build_model(self) -> ResNet:
         """The initial model: random, or with the configured weights and their stem."""
         model = self.config.model
-        options = model_options(self.config, self.mesh)
+        options: dict[str, Any] = {
+            "num_classes": self.facts.num_classes,
+            "in_channels": self.facts.channels,
+            "rngs": nnx.Rngs(self.config.seed),
+            **model_options(self.config, self.mesh),
+            **model.arguments(),
+        }
         if model.weights is None:
             options |= {"small_images": model.small_images, "zero_init_residual": model.zero_init_residual}
-        else:
-            options |= {"weights": model.weights, "prefix": model.prefix}
-        network = create_model(
-            model.name,
-            num_classes=self.facts.num_classes,
-            in_channels=self.facts.channels,
-            rngs=nnx.Rngs(self.config.seed),
-            **options,
-            **model.arguments(),
-        )
-        if model.weights is not None and model.small_images and not network.small_images:
+            return create_model(model.name, **options)
+        loaded = load_pretrained(model.name, model.weights, prefix=model.prefix, **options)
+        if model.small_images and not loaded.model.small_images:
             raise UserError(f"{model.weights} has the stem for large images; add --no-small-images")
-        return network
+        for note in self._notes(loaded):
+            logger.warning(note)
+        return loaded.model
+
+    def _notes(self, loaded: Pretrained) -> Iterator[str]:
+        """What was changed in the weights, and where this run is not as they were trained."""
+        data, weights, own = self.config.data, self.config.model.weights, loaded.preprocessing
+        yield from (note for note in loaded.notes if note != no_preprocessing(loaded.source))
+        used = f"this run uses mean {data.mean}, std {data.std}"
+        if not loaded.says_preprocessing:
+            yield f"no preprocessing came with {weights}; {used}"
+        elif (own.mean, own.std) != (data.mean, data.std):
+            yield f"{weights} comes with mean {own.mean}, std {own.std}; {used}"
+        pairs = enumerate(zip(loaded.class_names or (), self.facts.class_names, strict=False))
+        if other := next(((number, *names) for number, names in pairs if names[0] != names[1]), None):
+            number, theirs, ours = other
+            yield (
+                f"class {number} is {theirs!r} in {weights} and {ours!r} in {data.data}; the head, which has as many "
+                "classes, is kept"
+            )
 
     @cached_property
-    def _drawn(self) -> Wrapped:
+    def _drawn(self) -> Any:
         """The random initial model as (structure, variables): one program, traced once for both."""
         return jax.jit(lambda: nnx.split(self.build_model()))
 
@@ -365,4 +387,5 @@ def model_options(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
 
 def facts_of(source: Source, weights: str | None = None) -> DataFacts:
     """The facts of a training set, with its class weights as `LossConfig.class_weights` sets them."""
-    return DataFacts(len(source), source.channels, source.num_classes, class_weights(weights, source))
+    own = class_weights(weights, source)
+    return DataFacts(len(source), source.channels, source.num_classes, own, source.class_names)

@@ -113,7 +113,8 @@ def test_comparison(capsys):
 
 
 def test_weights_for_large_images_where_small_ones_are_asked_for(monkeypatch):
-    monkeypatch.setattr(setup, "create_model", lambda *args, **options: SimpleNamespace(small_images=False))
+    loaded = SimpleNamespace(model=SimpleNamespace(small_images=False))
+    monkeypatch.setattr(setup, "load_pretrained", lambda *args, **options: loaded)
     with pytest.raises(UserError, match="w.pth has the stem for large images; add --no-small-images"):
         run("digits", *OPTIONS, "--weights", "w.pth", "--small-images")
 

@@ -7,11 +7,14 @@ from flax import nnx
 
 from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.commands import train as command
+from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear
 from resnet_flax.training import setup
 from resnet_flax.training.metrics import read_metrics
+from resnet_flax.training.recipes import RECIPES
 from resnet_flax.training.workdir import Workdir
+from resnet_flax.weights.pretrained import Pretrained
 from tests.resnet_flax.training.small import Plain
 
 OPTIONS = ["--data", "synthetic:8x8x3:64", "--batch-size", "16", "--epochs", "2", "--log-every", "1"]
@@ -35,13 +38,15 @@ class Small(Plain):
         return self.fc(self.features(x)["pool"])
 
 
-def create(name, *, num_classes, in_channels, rngs, weights, **options):
-    return Small(num_classes, in_channels, rngs)
+def load(name, weights, *, num_classes, in_channels, rngs, **options):
+    data = RECIPES["finetune"].config.data
+    own = Preprocessing(mean=data.mean, std=data.std)
+    return Pretrained(Small(num_classes, in_channels, rngs), name, weights, own, True, None, ())
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    monkeypatch.setattr(setup, "create_model", create)
+    monkeypatch.setattr(setup, "load_pretrained", load)
     monkeypatch.chdir(tmp_path)
 
 
