@@ -20,6 +20,7 @@ from parity.conversion.checkpoints import read_checkpoint
 from resnet_flax.errors import UserError
 from resnet_flax.training import best, loop, memory, setup
 from resnet_flax.training.metrics import Journal, read_metrics
+from resnet_flax.training.plots import plot_curves
 from resnet_flax.training.workdir import Workdir
 from tests import ROOT
 from tests.compilation import compilations
@@ -46,6 +47,20 @@ def small(monkeypatch, tmp_path):
     use_small_network(monkeypatch, tmp_path)
 
 
+MIXED = [*OPTIONS, "--mixup", "0.2", "--ema-decay", "0.9"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two runs that nothing interrupts: of `OPTIONS` in plain, and of `MIXED` in mixed."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_network(patch, folder)
+        assert run("digits", *OPTIONS, "--workdir", "plain") == 0
+        assert run("digits", *MIXED, "--workdir", "mixed") == 0
+    return folder
+
+
 @pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(kind, step, number): sends this process a signal when that row is about to be written."""
@@ -63,7 +78,8 @@ def interrupt(monkeypatch):
     monkeypatch.setattr(Journal, "write", written)
 
 
-def test_a_run_leaves_everything_behind(capsys):
+def test_a_run_leaves_everything_behind(monkeypatch, capsys):
+    monkeypatch.setattr(loop, "plot_curves", plot_curves)
     with compilations() as programs:
         assert run("digits", *OPTIONS, "--ema-decay", "0.5") == 0
     assert (programs.count("jit(step)"), programs.count("jit(add)")) == (1, 1), programs  # of training, evaluation
@@ -94,12 +110,10 @@ def test_a_run_leaves_everything_behind(capsys):
     ("number", "kind", "step", "status"),
     [(signal.SIGTERM, "train", 6, 143), (signal.SIGINT, "evaluation", 4, 130)],
 )
-def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, number, kind, step, status):
-    options = [*OPTIONS, "--mixup", "0.2", "--ema-decay", "0.9"]
-    assert run("digits", *options, "--workdir", "whole") == 0
+def test_interrupted_runs_go_on_bit_for_bit(whole, interrupt, capsys, monkeypatch, number, kind, step, status):
     with monkeypatch.context():
         interrupt(kind, step, number)
-        assert run("digits", *options, "--workdir", "stopped") == status
+        assert run("digits", *MIXED, "--workdir", "stopped") == status
     text = capsys.readouterr().out
     assert "Finishing this step, then saving. Press Ctrl-C again to quit without saving." in text
     assert "Saved after step " in text
@@ -108,13 +122,13 @@ def test_interrupted_runs_go_on_bit_for_bit(interrupt, capsys, monkeypatch, numb
     assert step <= reached < STEPS
     interrupt(None, 0, 0)
     assert run("--resume", "--workdir", "stopped") == 0
-    assert_same_state(final_state(Path("stopped")), final_state(Path("whole")))
+    assert_same_state(final_state(Path("stopped")), final_state(whole / "mixed"))
 
     def kept(row):
         return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
 
     assert [kept(row) for row in read_metrics(Workdir("stopped"))] == [
-        kept(row) for row in read_metrics(Workdir("whole"))
+        kept(row) for row in read_metrics(Workdir(whole / "mixed"))
     ]
 
 
@@ -152,31 +166,28 @@ train.main(sys.argv[1:])
 """
 
 
-def test_a_run_killed_while_it_saves_goes_on_bit_for_bit():
+def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(whole):
     """The small version of benchmarks/kill_resume.py."""
-    options = ["digits", *OPTIONS, "--mixup", "0.2"]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_SAVING, *options, "--workdir", "killed"],
+        [sys.executable, "-c", KILLED_WHILE_SAVING, "digits", *MIXED, "--workdir", "killed"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert Path("killed/checkpoints/4").is_dir()
-    assert run(*options, "--workdir", "whole") == 0
     assert run("--resume", "--workdir", "killed") == 0
-    assert_same_state(final_state(Path("killed")), final_state(Path("whole")))
+    assert_same_state(final_state(Path("killed")), final_state(whole / "mixed"))
 
 
-def test_resuming_takes_the_run_before_a_damaged_checkpoint(caplog):
-    assert run("digits", *OPTIONS, "--workdir", "whole") == 0
-    assert run("digits", *OPTIONS, "--workdir", "damaged") == 0
+def test_resuming_takes_the_run_before_a_damaged_checkpoint(whole, caplog):
+    shutil.copytree(whole / "plain", "damaged")
     for path in Path("damaged/checkpoints/12/state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert run("--resume", "--workdir", "damaged") == 0
     gc.collect()
     assert "skipped the damaged checkpoint of step 12" in caplog.text
-    assert_same_state(final_state(Path("damaged")), final_state(Path("whole")))
+    assert_same_state(final_state(Path("damaged")), final_state(whole / "plain"))
 
 
 def test_losses_that_are_not_finite(capsys):
