@@ -80,12 +80,13 @@ class Arguments:
     """Base learning rate: it rises over two steps, then follows a cosine (trajectory) or halves each step
     (optimizer)."""
     weight_decay: NonNegative = 1e-2
+    """For the checks optimizer and trajectory."""
     steps: PositiveInt = 5
     """Steps of optimizer and trajectory. The trajectory trains on real images, scikit-learn's digits."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where both frameworks compute."""
     seed: Seed = 0
-    """Of the random weights and inputs."""
+    """Seeds the random weights and inputs."""
     json: Path | None = None
     """Write everything measured to this file."""
     html: Path | None = None

@@ -35,7 +35,7 @@ class Arguments:
     weights: Literal["values", "digest"] = "values"
     """Keep the weights, or their SHA-256."""
     steps: PositiveInt = 5
-    """Of the check optimizer."""
+    """Steps of the check optimizer."""
     batch: PositiveInt = 4
     """Images in the batch of a registered network."""
     size: Pixels = 64
@@ -43,7 +43,7 @@ class Arguments:
     checkpoint: Path | None = None
     """Weights of a registered network; random ones by default."""
     seed: Seed = 0
-    """Of random weights and inputs."""
+    """Seeds random weights and inputs."""
 
 
 def main(arguments: list[str]) -> int:

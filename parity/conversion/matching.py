@@ -117,7 +117,7 @@ def _shapes(network: Any) -> dict[str, Shape]:
         return {name: tuple(tensor.shape) for name, tensor in network.items()}
     module = as_module(network)
     if module is None:
-        raise ParityError(f"a {type(network).__name__} is no network and no state_dict")
+        raise ParityError(f"a {type(network).__name__} is neither a network nor a state_dict")
     return {leaf.torch_name: leaf.torch_shape for leaf in leaves(module)}
 
 

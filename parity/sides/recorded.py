@@ -99,7 +99,7 @@ class Recording:
             raise ParityError(f"{path}: a recording's name ends in .safetensors")
         checkpoint = read_checkpoint(path)
         if checkpoint.metadata.get("format") != FORMAT:
-            raise ParityError(f"{path} is no recording but a checkpoint; parity.record writes recordings")
+            raise ParityError(f"{path} is a checkpoint, not a recording; parity.record writes recordings")
         if (schema := checkpoint.metadata.get("schema")) != SCHEMA:
             raise ParityError(f"{path} has schema {schema} of recordings, and this version reads schema {SCHEMA}")
         try:

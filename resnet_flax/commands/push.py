@@ -135,7 +135,7 @@ def _write(
     try:
         text = str(card)
     except (KeyError, TypeError, ValueError) as error:  # inside the report, whose layout its writer owns
-        raise UserError(f"{args.parity} is no report of `python -m parity check --json` ({error!r})") from error
+        raise UserError(f"{args.parity} is not a report of `python -m parity check --json` ({error!r})") from error
     (folder / "README.md").write_text(text, encoding="utf-8")
     return config.notes
 

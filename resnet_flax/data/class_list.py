@@ -61,8 +61,8 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
         folders = [[folder for folder, value in content.items() if value == number] for number in sorted(set(values))]
         return tuple("+".join(together) for together in folders), content
     raise UserError(
-        f"{path} is no list of classes; it must have a folder on each line, or be a .json file with a list of folders, "
-        "{folder: number} with the numbers 0, 1, ... or {folder: class name}"
+        f"{path} is not a list of classes; it must have a folder on each line, or be a .json file with a list of "
+        "folders, {folder: number} with the numbers 0, 1, ... or {folder: class name}"
     )
 
 

@@ -55,7 +55,7 @@ def _image(spec: str, columns: Sequence[Column], options: SourceOptions, found: 
     images = _named(columns, IMAGE) or _named(columns, BYTES)
     if options.image is not None:
         if options.image not in _named(columns, IMAGE, BYTES):
-            raise UserError(f"--image {options.image} is no column of images of {spec}, which has {found}")
+            raise UserError(f"--image {options.image} is not a column of images of {spec}, which has {found}")
         return options.image
     if len(images) != 1:
         several = f"several columns of images, {', '.join(images)}; choose one with --image"
@@ -70,7 +70,7 @@ def _label(
     if options.label is not None:
         if options.label not in (*labels, *plain):
             raise UserError(
-                f"--label {options.label} is no column of class labels, integers or strings of {spec}, which has "
+                f"--label {options.label} is not a column of class labels, integers or strings of {spec}, which has "
                 f"{found}"
             )
         return options.label, ()
@@ -86,5 +86,5 @@ def _label(
         raise UserError(f"{spec} has no labels: it has {found}; class labels, integers or strings can be labels")
     if not candidates:
         return None, ()
-    note = f"the classes of {spec} are the values of its column {candidates[0]}, which is no class label by its type"
+    note = f"the classes of {spec} are the values of its column {candidates[0]}, which is not a class label by its type"
     return candidates[0], () if labels else (note,)

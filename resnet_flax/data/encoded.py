@@ -55,7 +55,9 @@ def label_array(labels: Sequence[int | str], what: str) -> np.ndarray:
     try:
         return np.array(labels, np.int64)
     except OverflowError as error:
-        raise UserError(f"{what} has the label {max(map(int, labels), key=abs)}, which is no class number") from error
+        raise UserError(
+            f"{what} has the label {max(map(int, labels), key=abs)}, which is not a class number"
+        ) from error
 
 
 def classes_of(spec: str, records: Records) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def _from_hub(spec: str, name: str, *, may_prepare: bool) -> tuple[Any, tuple[st
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if not NAME.fullmatch(name) or ".." in name:
-        raise UserError(f"{spec}: there is no directory {name}, and it is no name on the hub, which is OWNER/NAME")
+        raise UserError(f"{spec}: there is no directory {name}, and it is not a name on the hub, which is OWNER/NAME")
     repository = "/".join(name.split("/")[:2])
     config = name.removeprefix(repository).lstrip("/") or None
     reachable, reason = may_prepare, "downloads are for runs that are not dry or distributed"

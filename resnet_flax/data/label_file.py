@@ -139,7 +139,7 @@ def _column(file: Path, columns: list[str], named: str | None, option: str, know
     """The column that an option names, or else the only one of a known name; None if there is none."""
     if named is not None:
         if named not in columns:
-            raise UserError(f"{option} {named} is no column of {file}, which has {', '.join(columns)}")
+            raise UserError(f"{option} {named} is not a column of {file}, which has {', '.join(columns)}")
         return named
     found = [name for name in columns if name.lower().replace(" ", "_") in known]
     if len(found) > 1:

@@ -160,7 +160,7 @@ def _samples(path: Path, raw: BinaryIO, size: int) -> dict[str, dict[str, tuple[
                 files[ending.lower()] = (member.offset_data, member.size)
             end = tar.offset
     except tarfile.TarError as error:
-        raise UserError(f"{path} is no tar file, or a damaged one ({error}); copy it again") from error
+        raise UserError(f"{path} is not a tar file, or is damaged ({error}); copy it again") from error
     _require_end(path, raw, end)
     return samples
 

@@ -172,7 +172,7 @@ class TfdsSource(Source):
         if options.label is not None:
             if options.label not in (*labels, *integers):
                 raise UserError(
-                    f"--label {options.label} is no class label or integer of {self.spec}, which has {found}"
+                    f"--label {options.label} is not a class label or integer of {self.spec}, which has {found}"
                 )
             return image, options.label
         if pair[1] in labels:

@@ -37,8 +37,8 @@ class ModelConfig(ModelOptions):
     sync_bn: bool = False
     """Synchronise batch statistics over all devices; by default each device uses its own."""
     fold: Literal["always", "auto", "never"] = "always"
-    """Compute a batch norm from the input of the 1x1 convolution before it; in bfloat16 training only. Auto leaves out
-    the layers that lose by the time model of the card, and none on a card it does not know."""
+    """Compute a batch norm from the input of the 1x1 convolution before it; in bfloat16 training only. auto skips
+    the layers that the time model of the card predicts to get slower; on a card without a model it skips none."""
     weights: str | None = None
     """Initial weights: a torchvision name (IMAGENET1K_V1), hf-hub:OWNER/REPOSITORY, or a .safetensors or .pth file or
     Orbax directory. A head with another number of classes is replaced."""
@@ -141,14 +141,13 @@ class OptimizerConfig:
     learning_rate: Annotated[NonNegative, tyro.conf.arg(aliases=("--lr",))] = 0.1
     """For the given batch size: it is never rescaled automatically."""
     momentum: Fraction = 0.9
-    """Of momentum, nesterov, lars and muon, for which 0.95 is usual; in schedule_free_sgd the share of the average."""
+    """For momentum, nesterov, lars and muon (usually 0.95 there); for schedule_free_sgd, the weight of the average."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
-    """Of Adam, AdamW, LAMB, schedule_free_adamw, Lion (whose paper has 0.9 0.99), and in Muon of what is no
-    convolution."""
+    """For Adam, AdamW, LAMB, schedule_free_adamw and Lion (0.9 0.99 in its paper); for Muon, where it uses AdamW."""
     epsilon: NonNegative = 1e-8
-    """Of Adam, AdamW, LAMB, Adan, schedule_free_adamw, and in Muon of what is no convolution."""
+    """For Adam, AdamW, LAMB, Adan and schedule_free_adamw; for Muon, where it uses AdamW."""
     trust_coefficient: NonNegative = 0.001
-    """Of LARS."""
+    """For LARS."""
     weight_decay: Annotated[NonNegative, tyro.conf.arg(aliases=("--wd",))] = 0.0
     """Added to the gradient, or for AdamW, LAMB, Lion, Muon, Adan and schedule_free_adamw to the update (decoupled)."""
     no_decay: tuple[Literal["norm", "bias"], ...] = ()
@@ -171,7 +170,7 @@ class ScheduleConfig:
     """The number of epochs, the learning rate over them, and how the best of them is chosen."""
 
     epochs: PositiveInt = 90
-    """How often the training images are gone through."""
+    """Passes over the training images."""
     schedule: Literal["constant", "step", "cosine", "poly"] = "constant"
     """How the learning rate falls after the warm-up."""
     schedule_unit: Literal["step", "epoch"] = "step"
@@ -251,7 +250,7 @@ class TrainConfig:
     batch_size: Annotated[PositiveInt, tyro.conf.arg(aliases=("-b",))] = 256
     """Images per step, over all devices."""
     seed: Seed = 0
-    """Of the random numbers for initialization, shuffling and augmentation."""
+    """Seeds initialization, shuffling and augmentation."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -163,10 +163,8 @@ class Display:
         self._progress.update(self._task, completed=step, **fields)
         if not self.console.is_terminal and now > self._line_due:
             self._line_due = now + LINE_SECONDS
-            self.say(
-                f"epoch {epoch}  step {step:,}/{self.total:,}  loss {loss:.4f}  acc {accuracy:.1%}  "
-                f"{self.rate:,.0f} images/s  {left} left"
-            )
+            speed = f"  {self.rate:,.0f} images/s  {left} left" if self.rate else ""
+            self.say(f"epoch {epoch}  step {step:,}/{self.total:,}  loss {loss:.4f}  acc {accuracy:.1%}{speed}")
 
     @contextmanager
     def pause(self) -> Generator[None]:

@@ -308,7 +308,7 @@ def _about(selection: Selection, folded: bool) -> list[Note]:
     if selection.head:
         notes.append(Note(f"the linear layer {selection.head} is the head, fc here"))
     if selection.dropped:
-        notes.append(Note(f"dropped what is no part of the network: {selection.outside}"))
+        notes.append(Note(f"dropped what is not part of the network: {selection.outside}"))
     if selection.headless:
         notes.append(Note(f"the network has no head here: {selection.headless}"))
     if folded:

@@ -87,9 +87,9 @@ def require_repository(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise UserError(f"{repository!r} is no name on the hub: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{repository!r} is not a name on the hub: {str(error).splitlines()[0]}") from error
     if repository.count("/") != 1:
-        raise UserError(f"{repository!r} is no name on the hub: expected OWNER/NAME")
+        raise UserError(f"{repository!r} is not a name on the hub: expected OWNER/NAME")
 
 
 def require_token() -> None:

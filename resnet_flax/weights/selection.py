@@ -254,7 +254,7 @@ def _find_head(
     if heads:
         return "", f"{', '.join(heads)} are linear layers of the same input, and none is the head for certain", {}
     if likely:
-        return "", f"{', '.join(sorted(likely))} is no single linear layer on {width} features", {}
+        return "", f"{', '.join(sorted(likely))} is not a single linear layer on {width} features", {}
     return "", "", {}
 
 

@@ -20,12 +20,12 @@ def test_fault_is_caught_and_named(fault):
 
 DOCUMENT = ROOT / "docs" / "traps.md"
 HEADER = """\
-# Faults, who catches them, and what is said
+# Faults, and which check catches each
 
 Each of these faults is planted by the tests in a small network (a stem, two bottlenecks, two linear layers) or in a
 single layer; the check named must fail, and the diagnosis must name the cause. Made by `PARITY_WRITE_DOCS=1 pytest
 tests/parity/diagnosis/test_faults.py`; float64 on a CPU unless the diagnosis says otherwise. The error is the relative
-one of the first tensor that failed ("inf": no number can be given, as for memory that is shared).
+error of the first tensor that failed ("inf": no number can be given, as for memory that is shared).
 
 | fault | caught by | error | diagnosis |
 |---|---|---|---|

@@ -110,7 +110,7 @@ def test_damaged_and_foreign_files_are_one_sentence(recorded, ours, tmp_path):
     cut.write_bytes(recorded.read_bytes()[:5000])
     refused(cut, "truncated or not a safetensors file")
     save_file({"a": np.zeros(2)}, plain)
-    refused(plain, "is no recording but a checkpoint")
+    refused(plain, "is a checkpoint, not a recording")
     save_file(load_file(recorded), later, {"format": "parity-recording", "schema": "99", "about": json.dumps({})})
     refused(later, "has schema 99 of recordings, and this version reads schema 1")
     refused(tmp_path / "none.safetensors", "does not exist")

@@ -157,15 +157,15 @@ def test_the_share_of_the_crop_gives_the_same_sizes_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("me/../thing", "--to", "{out}"), "'me/../thing' is no name on the hub"),
-        (("me/..", "--to", "{out}"), "'me/..' is no name on the hub"),
+        (("me/../thing", "--to", "{out}"), "'me/../thing' is not a name on the hub"),
+        (("me/..", "--to", "{out}"), "'me/..' is not a name on the hub"),
         (("thing", "--to", "{out}"), "expected OWNER/NAME"),
         (("me/thing",), "pushing to the hub needs a token, and there is none"),
         (("me/thing", "--to", "{here}"), "exists; remove it or choose another name"),
         (("me/thing", "--to", "{out}/no/where"), "is not a directory"),
         (("me/thing", "--to", "{out}", "--evaluation", "{weights}"), "cannot be read as JSON"),
         (("me/thing", "--to", "{out}", "--parity", "{other}"), "has no usable passed, settings, comparisons"),
-        (("me/thing", "--to", "{out}", "--parity", "{damaged}"), "is no report of"),
+        (("me/thing", "--to", "{out}", "--parity", "{damaged}"), "is not a report of"),
         (("me/thing", "--to", "{out}", "--norm-epsilon", "0.01"), "the weights need norm_epsilon=0.01, for which timm"),
         (("me/thing", "--to", "{out}", "--crop", "48"), "crops 48 pixels of images that are resized to 41"),
     ],

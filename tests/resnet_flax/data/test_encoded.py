@@ -160,7 +160,7 @@ def test_labels_are_all_integers_or_all_strings():
     assert label_array([3, 1], "it").dtype == np.int64
     assert label_array([3, "a"], "it").tolist() == ["3", "a"]
     assert label_array(["a" * 10**6] + ["b"] * 1000, "it").nbytes < 10**5  # no room for the longest in each
-    with pytest.raises(UserError, match="it has the label 99999999999999999999, which is no class number"):
+    with pytest.raises(UserError, match="it has the label 99999999999999999999, which is not a class number"):
         label_array([1, 99999999999999999999], "it")
 
 

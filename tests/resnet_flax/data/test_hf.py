@@ -127,7 +127,9 @@ def test_splits_without_a_training_set(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/../b", "a..b", "/nowhere/at/all", "a/b/c/d", "-x", "a b", "https://x/y"])
 def test_what_is_no_directory_and_no_name(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: pytest.fail("the hub is asked"))
-    with pytest.raises(UserError, match="there is no directory .*, and it is no name on the hub, which is OWNER/NAME"):
+    with pytest.raises(
+        UserError, match="there is no directory .*, and it is not a name on the hub, which is OWNER/NAME"
+    ):
         opened(name)
 
 

@@ -54,7 +54,7 @@ def test_columns_of_bytes_and_integers_or_strings(tmp_path):
     write(tmp_path / "test.parquet", photo=images(9), label=[1], size=[1.0])
     source = opened(tmp_path)
     assert (source.class_names, source.labels.tolist(), red(source)) == (("0", "1", "2"), [2, 0, 2, 1], [5, 6, 7, 8])
-    assert "are the values of its column label, which is no class label by its type" in source.notes()[0]
+    assert "are the values of its column label, which is not a class label by its type" in source.notes()[0]
     assert red(opened(tmp_path, "test")) == [9]
     words = pa.array(["b", "a", "b"]).dictionary_encode()
     write(tmp_path / "words.parquet", picture=images(5, 6, 7).cast(pa.large_binary()), kind=words)
@@ -160,9 +160,9 @@ def test_several_class_labels_need_a_choice(tmp_path):
         opened(path)
     source = opened(path, label="coarse", image="image")
     assert source.labels.tolist() == [2]
-    with pytest.raises(UserError, match="--label x is no column of class labels"):
+    with pytest.raises(UserError, match="--label x is not a column of class labels"):
         opened(path, label="x")
-    with pytest.raises(UserError, match="--image fine is no column of images"):
+    with pytest.raises(UserError, match="--image fine is not a column of images"):
         opened(path, label="fine", image="fine")
 
 

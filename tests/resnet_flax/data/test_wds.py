@@ -175,7 +175,7 @@ BAD = {
     "a list": (lambda path: make_tar(path, samples('{"label": [1]}', ending="json")), r"is '\[1\]', not an integer"),
     "a large number": (
         lambda path: make_tar(path, samples(json.dumps({"label": 10**30}), ending="json")),
-        "has the label 1000000000000000000000000000000, which is no class number",
+        "has the label 1000000000000000000000000000000, which is not a class number",
     ),
     "no JSON": (lambda path: make_tar(path, samples("{", ending="json")), "0000.json in .* is not JSON"),
     "brackets": (lambda path: make_tar(path, samples("[" * 99_999, ending="json")), "0000.json in .* is not JSON"),

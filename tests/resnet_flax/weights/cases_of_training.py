@@ -118,7 +118,7 @@ CASES = [
         "a replaced head",
         lambda s: body(s) | mlp("fc", 512, 64, 9),
         "note",
-        "fc is no single linear layer on 512",
+        "fc is not a single linear layer on 512",
         classes=0,
     ),
     Case(
@@ -168,7 +168,7 @@ CASES = [
             | {"module.queue": new(4, 8)}
         },
         "note",
-        "fc is no single linear layer",
+        "fc is not a single linear layer",
         prefix="module.encoder_q",
         classes=0,
     ),
