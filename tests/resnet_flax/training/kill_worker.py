@@ -80,6 +80,7 @@ def run(arguments, fault, killer):
 def main():
     setup.create_model = create
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
     killer = ctypes.CDLL(os.environ["LD_PRELOAD"]) if "LD_PRELOAD" in os.environ else None
     for line in sys.stdin:
         case = json.loads(line)
