@@ -271,6 +271,8 @@ def _findings(pair: Pair, report: Report) -> list[Finding]:
         from parity.diagnosis.diagnose import diagnose as look
     elif isinstance(pair.candidate, FlaxSide) and isinstance(pair.oracle, FlaxSide):
         from parity.diagnosis.in_jax import causes_in_jax as look
+    elif is_torch(pair.given.candidate) and isinstance(pair.oracle, FlaxSide):
+        look = _from_the_other_side
     else:
         return [_first_difference(pair, report)]
     at_check("looking for the cause")
@@ -279,9 +281,36 @@ def _findings(pair: Pair, report: Report) -> list[Finding]:
     except Exception as error:  # looking for the cause must never cost the verdict
         pair.note(f"no cause was found: looking for it raised {type(error).__name__}")
         findings = []
-    if is_torch(pair.given.candidate):
+    if is_torch(pair.given.candidate) and is_torch(pair.given.reference):
         findings = [_about_the_reference(finding) for finding in findings]
     return findings or [_first_difference(pair, report)]
+
+
+def _from_the_other_side(pair: Pair, report: Report) -> list[Finding]:
+    """Causes of a PyTorch candidate's differences from a reference in JAX, looked for with the two exchanged."""
+    from parity.diagnosis.diagnose import diagnose
+
+    exchanged = replace(
+        pair,
+        candidate=pair.oracle,
+        oracle=pair.candidate,
+        reference=pair.candidate,
+        given=Both(*reversed(pair.given)),
+        inputs=Both(*reversed(pair.inputs)),
+        targets=pair.targets.reference,
+        notes=[],
+        warnings=[],
+        curves={},
+    )
+    found = diagnose(exchanged, report)
+    return [
+        replace(
+            finding,
+            cause=f"in the reference: {finding.cause.replace('PyTorch', 'the candidate')}",
+            evidence=finding.evidence.replace("PyTorch", "the candidate"),
+        )
+        for finding in found
+    ]
 
 
 def _about_the_reference(finding: Finding) -> Finding:

@@ -14,9 +14,9 @@ def require_correspondence(candidate: Side, oracle: Side, warn: Callable[[str], 
         by_outputs: whether that is told of instead, because only outputs and activations are compared.
     """
     shapes, others = candidate.shapes(), oracle.shapes()
-    homeless = homeless_counters(others, shapes)
+    homeless = {*homeless_counters(others, shapes), *homeless_counters(shapes, others)}
     missing = {name: shape for name, shape in others.items() if name not in shapes and name not in homeless}
-    unexpected = {name: shape for name, shape in shapes.items() if name not in others}
+    unexpected = {name: shape for name, shape in shapes.items() if name not in others and name not in homeless}
     for side, lacking in ((oracle, missing), (candidate, unexpected)):
         if constant := sorted(lacking.keys() & side.constants):
             listed = ", ".join(constant[:5]) + (" and more" if constant[5:] else "")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("torch")
 
@@ -147,3 +148,45 @@ def test_faults_between_two_networks_in_pytorch_are_named(changes, where, words)
     assert report.findings[0].where == where
     assert words in report.findings[0].cause, str(report)
     assert "PyTorch" not in report.findings[0].cause
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "words"),
+    [
+        ({"activation": "tanh"}, "between norm and fc", "GELU by tanh is applied where the candidate applies GELU by"),
+        ({"epsilon": 1e-3}, "norm", "epsilon is 0.001, the candidate's is 1e-05"),
+        ({"padding": 0}, "conv", "the convolution has padding 0, the candidate's 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_faults_of_a_reference_in_linen_are_named(options, where, words):
+    ours, network = torch_net(), LinenNet(**options)
+    parity.randomize(None, ours)
+    variables = parity.to_flax(ours.state_dict(), network.init(jax.random.key(0), IMAGES))
+    inputs = IMAGES.transpose(0, 3, 1, 2)
+    report = parity.check(ours, (network, variables), inputs, checks=("forward", "activations"))
+    assert not report.passed
+    assert report.findings[0].where == where
+    assert report.findings[0].cause.startswith("in the reference: ")
+    assert words in report.findings[0].cause, str(report)
+    assert "PyTorch" not in str(report.findings)
+
+
+class FlaxNorms(nnx.Module):
+    def __init__(self):
+        self.conv = nnx.Conv(4, 8, (3, 3), padding=1, rngs=nnx.Rngs(0))
+        self.bn = nnx.BatchNorm(8, momentum=0.9, use_fast_variance=False, rngs=nnx.Rngs(0))
+        self.fc = nnx.Linear(8, 5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.fc(nnx.relu(self.bn(self.conv(x))).mean((1, 2)))
+
+
+def test_a_pytorch_candidate_may_count_batches_where_the_reference_does_not():
+    layers = {"conv": nn.Conv2d(4, 8, 3, padding=1), "bn": nn.BatchNorm2d(8), "fc": nn.Linear(8, 5)}
+    ours, theirs = Torch(layers, lambda s, x: s.fc(torch.relu(s.bn(s.conv(x))).mean((2, 3)))), FlaxNorms()
+    parity.randomize(theirs, ours)
+    report = parity.check(ours, theirs, IMAGES.transpose(0, 3, 1, 2))
+    assert {row.check for row in report.comparisons} >= {"forward", "gradients", "batch_stats", "optimizer"}
+    failed = {row.name for row in report.failures}
+    assert failed == {"bn.running_var"}  # Flax keeps the biased variance
