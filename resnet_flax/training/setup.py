@@ -225,7 +225,7 @@ class Setup:
         """The model's structure, and with weights its arrays too."""
         if self.loaded is not None:
             return self.loaded
-        return nnx.merge(*self._drawn.eval_shape()) if self.config.model.weights is None else self.build_model()
+        return nnx.merge(*jax.eval_shape(self._drawn)) if self.config.model.weights is None else self.build_model()
 
     @cached_property
     def network(self) -> Network:
