@@ -201,11 +201,13 @@ def wrapped_help() -> Generator[None]:
 class _Help(io.StringIO):
     """Like stdout, for tyro's choice of colours and boxes."""
 
-    encoding = property(lambda self: (getattr(self.stdout, "encoding", None) or "ascii").lower())
-
     def __init__(self):
         super().__init__()
         self.stdout = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # ty: ignore[incompatible-property-override]
+        return (getattr(self.stdout, "encoding", None) or "ascii").lower()
 
     def isatty(self) -> bool:
         return self.stdout is not None and self.stdout.isatty()

@@ -27,7 +27,8 @@ FOREIGN = {
     "--nodes",
     "--logdir",
     "--parity-report",
-}  # pip, pytest, SLURM, TensorBoard
+    "--strict",
+}  # pip, pytest, SLURM, TensorBoard, MkDocs
 COMMANDS = {"parity": parity.__main__, "resnet_flax": resnet_flax.__main__}
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 

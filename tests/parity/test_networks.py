@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from flax import nnx
 
 import parity.registry
+from parity.commands import check
 from parity.errors import ParityError
 from parity.networks import family_of, identified, named_pair
 from tests import ROOT
@@ -140,6 +141,16 @@ def test_a_pair_by_name_has_equal_values():
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(ParityError, match=r"no network named 'resnet5O'; did you mean resnet50"):
         family_of("resnet5O")
+    with pytest.raises(ParityError, match=r"no network named 'zzz'; registered are \d+, such as resnet18, resnet34,"):
+        family_of("zzz")
+
+
+def test_an_option_before_the_name_is_not_taken_for_it(capsys):
+    with pytest.raises(ParityError, match="no network named 'resnet5O'"):
+        check.main(["--batch", "2", "resnet5O"])
+    with pytest.raises(SystemExit):
+        check.main(["resnet18", "--smal-images"])
+    assert "--small-images" in capsys.readouterr().err
 
 
 def test_a_family_that_cannot_be_loaded_stops_no_other(monkeypatch):

@@ -4,11 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from parity import ParityError
-from parity.conversion.files import INCOMPLETE, open_regular, read_regular, write_text, write_whole
+from parity.conversion.files import INCOMPLETE, open_regular, read_regular, tidied, write_text, write_whole
 from tests import ROOT
 
 KILLED = """
@@ -94,3 +95,12 @@ def test_regular_files_are_read_up_to_a_limit(tmp_path):
     assert read_regular(tmp_path / "link", len(content)) == content
     with pytest.raises(OSError, match="bytes, more than"):
         read_regular(tmp_path / "link", len(content) - 1)
+
+
+def test_a_path_is_shown_without_detours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    assert tidied("./real/../b//") == Path("b")
+    assert tidied("../x") == Path("../x")
+    (tmp_path / "link").symlink_to("real/below")
+    assert tidied("link/../b") == Path("link/../b")  # which is real/b, not b

@@ -187,8 +187,8 @@ BAD = {
     "cut in a file": (lambda path: truncated(path, 1024 + 100), "cut short|damaged"),
     "cut in a header": (lambda path: truncated(path, 1100), "cut short|damaged"),
     "cut at the end": (lambda path: truncated(path, 4096), "cut short: it lacks the blocks of zeros"),
-    "noise": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "no tar file, or a damaged one"),
-    "empty": (lambda path: path.write_bytes(b""), "no tar file, or a damaged one"),
+    "noise": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "not a tar file, or is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "not a tar file, or is damaged"),
 }
 
 

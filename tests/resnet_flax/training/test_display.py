@@ -45,6 +45,14 @@ def test_headings_appear_once():
     assert len(screen(80, [EPOCH | {"label": f"{number}/3"} for number in (1, 2, 3)])) == 5
 
 
+def test_a_line_of_progress_has_no_rate_before_there_is_one(monkeypatch):
+    stream = io.StringIO()
+    display = Display(Console(file=stream, width=80), total=10, done=0, batch_size=8)
+    monkeypatch.setattr(display, "_line_due", 0.0)
+    display.step(1, epoch="1/2", loss=2.5, accuracy=0.25)
+    assert stream.getvalue() == "epoch 1/2  step 1/10  loss 2.5000  acc 25.0%\n"
+
+
 @pytest.mark.parametrize("name", ["train.py", "with a space/train.py"])
 def test_the_command_works_where_it_was_called(name, monkeypatch, tmp_path):
     script = tmp_path / name
