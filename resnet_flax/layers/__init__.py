@@ -1,7 +1,7 @@
 """Layers with PyTorch's semantics, as NNX modules over NHWC images."""
 
 from resnet_flax.layers import initializers
-from resnet_flax.layers.activation import residual_relu
+from resnet_flax.layers.activation import relu_before_product, residual_relu
 from resnet_flax.layers.attention import EfficientChannelAttention, SqueezeExcite
 from resnet_flax.layers.convolution import Conv
 from resnet_flax.layers.linear import Linear
@@ -23,5 +23,6 @@ __all__ = [
     "conv_norm",
     "initializers",
     "max_pool",
+    "relu_before_product",
     "residual_relu",
 ]

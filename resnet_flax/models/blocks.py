@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnet_flax.errors import UserError
-from resnet_flax.layers import Apply, conv_norm, residual_relu
+from resnet_flax.layers import Apply, conv_norm, relu_before_product, residual_relu
 from resnet_flax.models.shortcuts import UNDILATED, Dilations, Layer, Shortcut, projection
 from resnet_flax.models.stems import AntiAliasing, anti_aliasing
 
@@ -215,7 +215,8 @@ class Bottleneck(Block):
 
     def branch(self, x: jax.Array) -> jax.Array:
         x = self.activation(self.bn1(self.conv1(x)))
-        x = self.activation(self.bn2(self.conv2(x)))
+        x = self.bn2(self.conv2(x))
+        x = relu_before_product(x) if self.activation is nnx.relu else self.activation(x)
         if self.aa is not None:
             x = self.aa(x)
         return conv_norm(self.conv3, self.bn3, x)

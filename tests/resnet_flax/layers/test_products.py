@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from resnet_flax.layers import BatchNorm, Conv, conv_norm, normalization, residual_relu
+from resnet_flax.layers import (
+    BatchNorm,
+    Conv,
+    activation,
+    conv_norm,
+    normalization,
+    relu_before_product,
+    residual_relu,
+)
 from resnet_flax.layers.products import product, product_moments
 from tests.numerics import assert_as_exact_as, assert_rounded, gamma
 
@@ -158,13 +166,32 @@ def test_other_convolutions_are_not_folded(options):
     np.testing.assert_array_equal(conv_norm(conv, together, x), apart(conv(x)))
 
 
-def test_residual_relu_equals_relu_in_both_modes():
-    x = jnp.asarray([-2.0, -0.0, 0.0, 0.5, 3.0])
-    dx = jnp.arange(1.0, 6.0)
-    np.testing.assert_array_equal(residual_relu(x), jax.nn.relu(x))
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("keeps_both", [None, False, True])
+def test_both_relus_equal_jaxs_in_both_modes(dtype, keeps_both, monkeypatch):
+    """The one of the sum of branches (None), and the one before a product as it is with either compiler."""
+    monkeypatch.setattr(activation, "_XLA_KEEPS_BOTH", keeps_both)
+    relu = residual_relu if keeps_both is None else relu_before_product
+    x = jnp.asarray([-2.0, -0.0, 0.0, 0.5, 3.0, jnp.nan], dtype)
+    dx = jnp.arange(1, 7, dtype=dtype)
     for transform in (
+        lambda f: f(x),
         lambda f: jax.jvp(f, (x,), (dx,))[1],
         lambda f: jax.vjp(f, x)[1](dx)[0],
-        lambda f: jax.vmap(jax.grad(lambda x: f(x) * 2))(x),
+        lambda f: jax.vmap(jax.grad(lambda x: f(x) * jnp.asarray(2, dtype)))(x),
     ):
-        np.testing.assert_array_equal(transform(residual_relu), transform(jax.nn.relu))
+        ours, theirs = (np.asarray(transform(f), np.float32) for f in (relu, jax.nn.relu))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_of_a_relu_before_a_product_the_output_alone_is_kept(monkeypatch):
+    """Where the compiler would keep both: the gradient is masked by the output."""
+
+    def has_barrier(dtype):
+        program = jax.make_jaxpr(lambda x: relu_before_product(x))(jnp.zeros((2, 3), dtype))
+        return "optimization_barrier" in str(program)
+
+    for keeps_both in (False, True):
+        monkeypatch.setattr(activation, "_XLA_KEEPS_BOTH", keeps_both)
+        assert has_barrier(jnp.bfloat16) == keeps_both
+        assert not has_barrier(jnp.float32)
