@@ -114,7 +114,7 @@ CASES = [
             "opt": {"state": [{"grad_avg": new(9, 9)}], "hypers": [{"lr": 1e-3}]},
         },
         "note",
-        "dropped what is no part",
+        "dropped what is not part",
         classes=0,
     ),
     Case(

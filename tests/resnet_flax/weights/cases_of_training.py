@@ -33,7 +33,7 @@ CASES = [
         "AveragedModel (EMA, SWA)",
         lambda s: {"model_ema": prefixed("module.", s) | {"n_averaged": np.ones((), np.int64)}},
         "note",
-        "dropped what is no part .*n_averaged",
+        "dropped what is not part .*n_averaged",
     ),
     Case(
         "AveragedModel (EMA, SWA)",
@@ -52,7 +52,7 @@ CASES = [
         "THOP",
         lambda s: s | {"total_ops": new(1), "layer1.0.total_ops": new(1), "layer1.0.conv1.total_params": new(1)},
         "note",
-        "dropped what is no part",
+        "dropped what is not part",
     ),
     Case(
         "an optimiser beside it",

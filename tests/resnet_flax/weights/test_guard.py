@@ -17,6 +17,7 @@ from resnet_flax.layers import GroupNorm
 from resnet_flax.models import build_model
 from resnet_flax.weights.guard import SEVERAL, doubt
 from resnet_flax.weights.load import load_pretrained
+from resnet_flax.weights.pretrained import Pretrained
 from tests.parity.fingerprints.networks import patches
 from tests.resnet_flax.training import small
 
@@ -118,13 +119,13 @@ def test_evaluation(folder, capsys):
 def test_the_first_step_of_training(expected, monkeypatch, tmp_path, capsys):
     """Once, before the first step; a resumed run has had its warning."""
 
-    def create(name, *, num_classes, in_channels, rngs, **options):
+    def load(name, weights, *, num_classes, in_channels, rngs, **options):
         model = small.Small(num_classes, in_channels, rngs)
         calibrate(model, normalize(np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8), *expected))
-        return model
+        return Pretrained(model, name, weights, Preprocessing(), False, None, ())
 
     small.use_small_network(monkeypatch, tmp_path)
-    monkeypatch.setattr("resnet_flax.training.setup.create_model", create)
+    monkeypatch.setattr("resnet_flax.training.setup.load_pretrained", load)
     options = [*small.OPTIONS, "--weights", "w.pth", "--mean", "0", "--std", "1", "--workdir", "run"]
     assert small.run(*options) == 0
     assert capsys.readouterr().out.count("warning: the first norm sees") == (expected == PIXELS)
