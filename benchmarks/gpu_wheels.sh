@@ -8,7 +8,7 @@ set -euo pipefail
 directory=${1:-wheels}
 
 packages=(
-    grain array-record cloudpickle simplejpeg
+    grain array-record cloudpickle portpicker simplejpeg
     tensorflow-datasets tensorflow-metadata googleapis-common-protos dm-tree immutabledict promise simple-parsing
     six termcolor toml tqdm wrapt attrs importlib_resources etils fsspec zipp
     tyro docstring_parser typeguard rich markdown-it-py mdurl pygments
@@ -16,9 +16,10 @@ packages=(
     matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil packaging
 )
 mkdir -p "$directory"
-# promise has no wheel: pip builds a pure one from its source.
+root=$(cd "$(dirname "$0")/.." && pwd)
 python3 -m pip download --quiet --no-deps --dest "$directory" --only-binary :all: --python-version 3.12 \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     "${packages[@]/promise/six}"
-python3 -m pip wheel --quiet --no-deps --wheel-dir "$directory" promise
+# promise has no wheel, and this project none yet: pip builds both, pure ones, from their sources.
+python3 -m pip wheel --quiet --no-deps --wheel-dir "$directory" promise "$root"
 du -sh "$directory"
