@@ -219,11 +219,11 @@ class _Places:
             return ""
         with self._sides[0].arithmetic():
             values = {words: np.asarray(function(jnp.asarray(made))) for words, function in ACTIVATIONS.items()}
-        found = [next((words for words, value in values.items() if site.settled_by(tensor, value)), "")
-                 for tensor in (site.ours, site.theirs)]  # fmt: skip
-        if not all(found):
+        ours, theirs = ([words for words, value in values.items() if site.settled_by(tensor, value)]
+                        for tensor in (site.ours, site.theirs))  # fmt: skip
+        if not ours or not theirs or set(ours) & set(theirs):
             return ""
-        return f"{site.where}, {found[0]} is applied where the reference applies {found[1]}"
+        return f"{site.where}, {' or '.join(ours)} is applied where the reference applies {' or '.join(theirs)}"
 
 
 def _layer(side: FlaxSide, path: str, train: bool) -> nnx.Module | None:

@@ -118,6 +118,11 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
         if package is None or package.origin is None:
             raise ModuleNotFoundError(name="sklearn")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():  # in another version
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images.astype(np.uint8), digits.target
     rows = np.loadtxt(file, np.uint8, delimiter=",")
     return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 

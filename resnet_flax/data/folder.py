@@ -138,12 +138,12 @@ class FolderSource(Source):
             paths += images
             labels += [number] * len(images)
         if nested:
-            self._notes.append(f"each one class, with all folders in it: {', '.join(nested[:4])}")
+            self._notes.append(f"one class each, subfolders included: {', '.join(nested[:4])}")
         if empty and not options.allow_empty:
             missing = ", ".join(name[:80] for name in empty[:10])
             listed = f" (listed in {options.classes})" if options.classes else ""
             raise UserError(
-                f"{directory} has no images of class {missing}{listed}; remove the {'line' if listed else 'folder'}, "
+                f"{directory} has no images of class {missing}{listed}; remove the {'entry' if listed else 'folder'}, "
                 f"add files like {', '.join(EXTENSIONS)}, or allow it with --allow-empty"
             )
         self._notes += [f"without images: {', '.join(empty[:10])}"] if empty else []

@@ -149,10 +149,10 @@ def choose(
         raise UserError(f"--split-by test needs a test split with labels, which {name} lacks")
     if not present:
         part = "rest" if split == "train" else "held out"
-        unusable = [_long(other) for other in ("val", "test") if other in stored]
+        unusable = " and ".join(f"its {_long(other)} split" for other in ("val", "test") if other in stored)
         note = (
-            f"the {' and '.join(unusable)} split of {name} has no labels or class folders; {HELD_OUT:.0%} of each "
-            "class of the training set is held out instead"
+            f"{name}: without labels or class folders {unusable} cannot be used; {HELD_OUT:.0%} of each class of the "
+            "training set is held out instead"
         )
         name_of = "train" if split == "train" else "test"
         return Choice(name_of, "train", part, HELD_OUT, note if unusable else None, ("train", "test"))

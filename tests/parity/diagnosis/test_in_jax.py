@@ -81,7 +81,7 @@ PLANTED = {
     "activation": ({"activation": jax.nn.gelu}, {"activation": BY_ERF}, "branch",
                    "between bn and branch, GELU by tanh is applied where the reference applies GELU by erf"),
     "none": ({"activation": lambda x: x}, {}, "branch",
-             "between bn and branch, no activation is applied where the reference applies ReLU"),
+             "between bn and branch, no activation is applied where the reference applies ReLU or ReLU6"),
     "epsilon": ({"epsilon": 1e-5}, {"epsilon": 1e-3}, "branch.norm",
                 "epsilon of branch.norm is 1e-05, the reference's is 0.001"),
     "padding": ({"padding": "VALID"}, {"padding": "SAME"}, "stem",
@@ -103,7 +103,7 @@ def test_several_at_once():
     pair = Net(epsilon=1e-3, activation=jax.nn.silu), Net()
     parity.randomize(*pair)
     assert causes_of(*pair) == [
-        ("branch", "between bn and branch, SiLU is applied where the reference applies ReLU"),
+        ("branch", "between bn and branch, SiLU is applied where the reference applies ReLU or ReLU6"),
         ("branch.norm", "epsilon of branch.norm is 0.001, the reference's is 1e-05"),
     ]
 
@@ -117,7 +117,7 @@ def test_several_at_once():
 def test_linen_and_nnx(options, cause, linen_is_reference):
     plain = Net()
     parity.randomize(None, plain)
-    values = ["SiLU", "ReLU"] if "activation" in options else ["0.001", "1e-05"]
+    values = ["SiLU", "ReLU or ReLU6"] if "activation" in options else ["0.001", "1e-05"]
     other = linen(plain, **options)
     pair = (plain, other) if linen_is_reference else (other, plain)
     ours, theirs = values[::-1] if linen_is_reference else values
@@ -142,6 +142,16 @@ def test_nothing_is_claimed_of_what_fits_no_hypothesis():
     parity.randomize(*pair)
     ((_, cause),) = causes_of(*pair)
     assert cause.startswith("every layer before it agrees: the difference arises between bn and branch")
+
+
+def test_activations_that_these_values_do_not_tell_apart_are_all_named():
+    """Where a norm's outputs are positive, ReLU is nothing."""
+    ours, theirs = Net(activation=jax.nn.sigmoid), Net()
+    parity.randomize(ours, theirs)
+    for net in (ours, theirs):
+        net.bn.bias[...] = np.full(8, 50.0, np.float32)
+    ((_, cause), *_) = causes_of(ours, theirs)
+    assert cause.endswith("sigmoid is applied where the reference applies no activation or ReLU")
 
 
 def test_the_order_is_that_of_the_computation():

@@ -234,7 +234,7 @@ def test_folders_in_a_class_are_told(tmp_path):
         Image.new("RGB", (2, 2)).save(tmp_path / "train" / path)
     source = open_source(f"folder:{tmp_path}", options=SourceOptions(split_by=0.5))
     assert source.class_names == ("animal", "thing")
-    assert "each one class, with all folders in it: animal (cat, dog)" in source.notes()
+    assert "one class each, subfolders included: animal (cat, dog)" in source.notes()
 
 
 LABELS = np.arange(40) % 4
@@ -263,7 +263,9 @@ def test_a_validation_split_without_classes_is_told(tmp_path):
     assert [len(source) for source in sources] == [12, 3]
     assert not set(sources[0].paths) & set(sources[1].paths)
     for source in sources:
-        assert any("the validation split of" in note and "is held out instead" in note for note in source.notes())
+        assert any(
+            "its validation split cannot be used" in note and "is held out instead" in note for note in source.notes()
+        )
 
 
 def test_of_several_folders_for_a_split_those_unused_are_told(tmp_path):
