@@ -223,7 +223,8 @@ class _Places:
                         for tensor in (site.ours, site.theirs))  # fmt: skip
         if not ours or not theirs or set(ours) & set(theirs):
             return ""
-        return f"{site.where}, {' or '.join(ours)} is applied where the reference applies {' or '.join(theirs)}"
+        words = [" or ".join([*names[:3], *["others"] * (len(names) > 3)]) for names in (ours, theirs)]
+        return f"{site.where}, {words[0]} is applied where the reference applies {words[1]}"
 
 
 def _layer(side: FlaxSide, path: str, train: bool) -> nnx.Module | None:
