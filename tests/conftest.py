@@ -1,7 +1,14 @@
-"""What every test runs under: strict shapes, a shared compilation cache, and strict types where they can be."""
+"""What every test runs under: strict shapes, a shared compilation cache, and strict types where they can be.
+
+Programs are compiled without LLVM's optimisation but where their arithmetic is what is tested: most of a run's time was
+the compiler's, for programs that run once on a few numbers.
+"""
 
 import contextlib
+import gc
+import os
 import signal
+from pathlib import Path
 
 import jax
 import pytest
@@ -10,12 +17,30 @@ from resnet_flax.cache import cache_directory
 
 CACHE = cache_directory("jax-tests")
 STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's floats with integer counts
+OPTIMIZED = (  # as users compile it
+    *("resnet_flax/layers", "resnet_flax/models", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
+    *("resnet_flax/training/test_optimizers.py", "resnet_flax/test_parity_networks.py", "parity/checks/test_check.py"),
+)
+UNOPTIMIZED = "jax_disable_most_optimizations"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest in the background of a script
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault(UNOPTIMIZED.upper(), "1")  # of the processes that tests start
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # pytest in the background of a script, or under nohup
+        signal.signal(number, default)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Around the fixtures of any scope, which compile as well. The pages of docs/ are optimized, too."""
+    tests = Path(__file__).parent
+    optimized = not item.path.is_relative_to(tests) or any(item.path.is_relative_to(tests / one) for one in OPTIMIZED)
+    jax.config.update(UNOPTIMIZED, not optimized)
+    result = yield
+    jax.config.update(UNOPTIMIZED, False)
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +49,14 @@ def strict_dtypes(request):
     strict = request.path.parent.name in STRICT_DTYPES
     with jax.numpy_dtype_promotion("strict") if strict else contextlib.nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """What a file leaves behind, JAX's traces above all, is not searched again in every later collection.
+
+    The package and Orbax collect after each command, run and restored checkpoint: a second each in a grown process.
+    """
+    yield
+    gc.collect()
+    gc.freeze()

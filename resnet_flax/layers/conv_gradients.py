@@ -1,20 +1,18 @@
 """A 2-D convolution that is fast on a CPU; on every other platform it is XLA's own.
 
-On a CPU, XLA computes the gradient with respect to the kernel as a convolution with a window as large as the image, at
-a tenth of the speed of a matrix product. Here that gradient is written as matrix products. `jax.lax.platform_dependent`
-chooses when the program is lowered, so a program lowered for a GPU on a machine without one contains XLA's convolution.
+On a CPU, XLA computes the gradient with respect to the kernel as a convolution in a layout that its libraries do not
+read, at a tenth of their speed. `jax.lax.platform_dependent` chooses between that and the forms below when the program
+is lowered, so a program lowered for a GPU on a machine without one contains XLA's convolution.
 
 With y[r, c] = sum over i, j of x[s r + i - p, s c + j - p] k[i, j] (every term a matrix product over channels), the
 gradient with respect to k[i, j] is the product, over all pixels, of the input shifted by (i, j) and the output's
 gradient:
 
 - 1x1: one product; the forward pass and the gradient with respect to the input are products as well.
-- otherwise, the shifts along a row are concatenated (kw copies of x, where im2col has kh * kw), one product computes
-  the results of all kh rows of taps, and these are shifted along the columns and added. This is done for a few images
-  at a time, so that the copies stay in the cache. A stride of s becomes 1 over blocks of s x s pixels (space to depth),
-  with the kernel padded with zeros to whole blocks.
-- groups: one small product per tap and group. In the forward pass and the gradient with respect to the input, blocks of
-  groups are dense convolutions.
+- otherwise, that is a convolution again, of the image (channels, height, width, images) with the output's gradient as
+  its kernel (height, width, images, out), dilated by s: both arrays are written in that layout first.
+- groups: one small product per tap and group, for a few images at a time. In the forward pass and the gradient with
+  respect to the input, blocks of groups are dense convolutions.
 
 In those two, an image smaller than the kernel is multiplied by the kernel's unrolled matrix. The remaining dense k x k
 convolutions are XLA's. It has two libraries for them and prefers YNNPACK, which is slower than Eigen at most sizes but
@@ -42,7 +40,7 @@ BLOCK_CHANNELS = 32  # eight times the work of 4-channel groups, at more than ei
 BLOCKS = 16  # about the most: the compile time of more and smaller ones outweighs their gain
 UNROLLED_LIMIT = 8  # how many times the kernel's size its unrolled matrix may have
 EIGEN_FROM = 17  # channels; with fewer, Eigen is slow on dilated images
-PIXELS_PER_STEP = 1024  # of the output; 28x28 images go one at a time, 7x7 images sixteen at a time
+PIXELS_PER_STEP = 1024  # of the output, with groups; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
 class _Window(NamedTuple):
@@ -265,32 +263,65 @@ def _channel_blocks(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Arr
 
 
 def _kernel_tangent(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """`_xla`, written so that its transpose with respect to the kernel consists of matrix products."""
+    """`_xla`, written so that its transpose with respect to the kernel is fast."""
     if _is_pointwise(kernel, window):
         return _pointwise(x, kernel, window)
     dtype = x.dtype
     if jnp.finfo(dtype).bits < 32:  # so the gradient is summed over the images in float32, and rounded once
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-    outputs = _output_size(x, kernel, window)
-    if 0 in (x.shape[0], *outputs):
+    if 0 in (x.shape[0], *_output_size(x, kernel, window)):
         return _xla(x, kernel, window).astype(dtype)
-    if window.groups > 1:
-        weights, form = kernel, partial(_tap_products, window=window, outputs=outputs)
-    else:
-        if window.strides != (1, 1):
-            kernel = _kernel_blocks(kernel, window)
-        kh, kw, channels, features = kernel.shape
-        weights = kernel.transpose(1, 2, 0, 3).reshape(kw * channels, kh * features)
-        form = partial(_row_products, size=(kh, kw), window=window, outputs=outputs)
+    form = _tangent_of_one_group if window.groups == 1 else _tangent_of_groups
+    return form(x, kernel, window).astype(dtype)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)  # keep the images, not their transposed copy
+def _tangent_of_one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """The transpose of the gradient, which is a convolution itself: of the images with the output's gradient.
+
+    In it the channels are what the images are elsewhere, the images the channels, and the output's gradient the kernel.
+    """
+    # XLA would turn the transposed arrays into a convolution of another layout, which its libraries do not read.
+    channels_first = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
+
+    def gradient(dy: jax.Array) -> jax.Array:
+        dy = lax.optimization_barrier(dy.transpose(1, 2, 0, 3))
+        form = _rows_apart if x.dtype == jnp.float32 else _xla
+        return form(channels_first, dy, _window_of_gradient(x, kernel, window)).transpose(1, 2, 0, 3)
+
+    outputs = jax.eval_shape(_bound(_xla, window), x, kernel)
+    return jax.linear_transpose(gradient, outputs)(kernel)[0]
+
+
+def _window_of_gradient(x: jax.Array, kernel: jax.Array, window: _Window) -> _Window:
+    """Strides and dilations change places; the padding after the image is what leaves as many outputs as taps."""
+    padding = tuple(
+        (low, (taps - 1) * dilation + (outputs - 1) * stride + 1 - size - low)
+        for size, outputs, taps, (low, _), dilation, stride in zip(
+            x.shape[1:3],
+            _output_size(x, kernel, window),
+            kernel.shape[:2],
+            window.padding,
+            window.dilation,
+            window.strides,
+            strict=True,
+        )
+    )
+    return window._replace(strides=window.dilation, padding=padding, dilation=window.strides)
+
+
+def _tangent_of_groups(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """A few images at a time, so that the taps' copies of them stay in the cache."""
+    outputs = _output_size(x, kernel, window)
 
     @partial(jax.checkpoint, prevent_cse=False)  # keep the images, not their shifted copies
     def step(_, images):
-        return _, form(images, weights)
+        return _, _tap_products(images, kernel, window, outputs)
 
     # Several small images at a time: the products are larger, and the gradient is accumulated less often.
     count = _largest_divisor(x.shape[0], PIXELS_PER_STEP // (outputs[0] * outputs[1]))
     y = lax.scan(step, None, x.reshape(-1, count, *x.shape[1:]))[1]
-    return y.reshape(x.shape[0], *y.shape[2:]).astype(dtype)
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -323,42 +354,6 @@ def _contract(x: jax.Array, matrix: jax.Array, window: _Window) -> jax.Array:
     # with three, XLA first makes a transposed copy of the output's gradient.
     y = lax.dot_general(x.reshape(-1, x.shape[3]), matrix, (((1,), (0,)), ((), ())), precision=window.precision)
     return y.reshape(*x.shape[:3], matrix.shape[1])
-
-
-def _row_products(
-    x: jax.Array, weights: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]
-) -> jax.Array:
-    """One product of the kw concatenated shifts along a row; its kh results are shifted and added."""
-    if window.strides != (1, 1):
-        x = _image_blocks(x, size, window, outputs)
-        window = window._replace(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
-    beside = jnp.concatenate(_shifts(_pad(x, (0, 0), window.padding[1]), 2, size[1], outputs[1], window), 3)
-    products = _contract(beside, weights, window)
-    y = jnp.zeros((), x.dtype)
-    for i, part in enumerate(lax.split(products, [weights.shape[1] // size[0]] * size[0], 3)):
-        low = window.padding[0][0] - i * window.dilation[0]
-        y = y + _pad(part, (low, outputs[0] - x.shape[1] - low), (0, 0))
-    return y
-
-
-def _image_blocks(x: jax.Array, size: tuple[int, int], window: _Window, outputs: tuple[int, ...]) -> jax.Array:
-    """Space to depth: the pixels of blocks as large as the stride become channels; enough blocks for `size` taps."""
-    (sh, sw), ((top, _), (left, _)) = window.strides, window.padding
-    rows, columns = outputs[0] + size[0] - 1, outputs[1] + size[1] - 1
-    x = _pad(x, (top, rows * sh - top - x.shape[1]), (left, columns * sw - left - x.shape[2]))
-    x = x.reshape(x.shape[0], rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(*x.shape[:3], -1)
-
-
-def _kernel_blocks(kernel: jax.Array, window: _Window) -> jax.Array:
-    """The kernel over such blocks: dilated, and padded with zeros to whole blocks."""
-    (sh, sw), (dh, dw) = window.strides, window.dilation
-    kh, kw, channels, features = kernel.shape
-    rows, columns = -((kh - 1) * dh + 1) % sh, -((kw - 1) * dw + 1) % sw
-    zero = jnp.zeros((), kernel.dtype)
-    kernel = lax.pad(kernel, zero, ((0, rows, dh - 1), (0, columns, dw - 1), (0, 0, 0), (0, 0, 0)))
-    kernel = kernel.reshape(kernel.shape[0] // sh, sh, -1, sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
-    return kernel.reshape(*kernel.shape[:2], sh * sw * channels, features)
 
 
 def _tap_products(x: jax.Array, kernel: jax.Array, window: _Window, outputs: tuple[int, ...]) -> jax.Array:
