@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from parity import options
-from parity.errors import UsageError, needs_extra, quits_on_interrupt
+from parity.errors import UsageError, importing, needs_extra
 from resnet_flax.errors import UserError
 from resnet_flax.text import PlainConsole
 from resnet_flax.training.config import TrainConfig
@@ -79,16 +79,16 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
     if not config.run.dry_run:
         _require_libraries("--evaluate" if config.run.evaluate else "training")
     if config.run.evaluate:
-        with quits_on_interrupt():
+        with importing():
             from resnet_flax.commands import evaluate
 
         return evaluate.main(config, console, hosts)
     if config.run.dry_run:
-        with quits_on_interrupt():
+        with importing():
             from resnet_flax.commands import dry_run
 
         return dry_run.main(config, console)
-    with quits_on_interrupt():
+    with importing():
         from resnet_flax.training.loop import train
 
     return train(config, console, hosts)
@@ -96,7 +96,7 @@ def _run(config: TrainConfig, console: Console, hosts: Hosts | None) -> int:
 
 def _require_libraries(what: str) -> None:
     """All of them at the start, rather than each when a run first uses it."""
-    with needs_extra("train", what), quits_on_interrupt():
+    with needs_extra("train", what), importing():
         for module in ("grain", "matplotlib", "orbax.checkpoint", "tensorboard"):
             importlib.import_module(module)
 

@@ -171,11 +171,12 @@ def test_gradients_in_loops_keep_to_the_libraries(loop, stride, groups):
     assert layouts == {"b01f_01io->b01f"}
 
 
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=["dense", "groups"])
 @pytest.mark.parametrize("batch", [16, 15, 1, 0])
-def test_every_batch_size(batch):
-    """Images are taken several at a time, so many as divide the batch."""
-    _, kernel, options = _case(SHAPES[0])
-    x = np.random.default_rng(1).normal(size=(batch, 6, 5, 3)).astype(np.float32)
+def test_every_batch_size(shape, batch):
+    """With groups, images are taken several at a time, so many as divide the batch."""
+    _, kernel, options = _case(shape)
+    x = np.random.default_rng(1).normal(size=(batch, 6, 5, shape[2])).astype(np.float32)
     kernel = kernel.astype(np.float32)
     ours = _gradients(conv_general_dilated, options)(x, kernel)
     assert_as_exact_as(ours, _gradients(jax.lax.conv_general_dilated, options), x, kernel)
