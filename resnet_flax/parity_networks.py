@@ -22,6 +22,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.layers import Conv
 from resnet_flax.models import ARCHITECTURES, ResNet, get_architecture
 from resnet_flax.models.options import ModelOptions
+from resnet_flax.models.registry import ALIASES
 from resnet_flax.weights.arithmetic import alternatives, model_options
 from resnet_flax.weights.files import Weights, from_checkpoint, read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
@@ -191,7 +192,7 @@ class ResNets:
     Use = Use
 
     def names(self) -> list[str]:
-        return list(ARCHITECTURES)
+        return [*ARCHITECTURES, *ALIASES]
 
     def identify(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return str(identify(shapes))

@@ -59,6 +59,9 @@ def initialization(pair: Pair) -> list[Comparison]:
     not compared.
     """
     state, reference = pair.candidate.state(), pair.reference.state()
+    alike = all(np.array_equal(state[name], reference[name]) for name in pair.candidate.parameters)
+    if alike and pair.candidate.framework != pair.reference.framework:  # which no seed brings about
+        pair.warn("initialization: both networks were filled with the same values, which says nothing of fresh ones")
     rows = []
     for name in pair.candidate.parameters:
         values, oracle = state[name], reference[name]

@@ -10,10 +10,11 @@ from flax import nnx
 
 import parity
 from parity.errors import ParityError
-from parity.networks import named_pair
+from parity.networks import family_of, named_pair
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, Residual, ResNet, build_model
 from resnet_flax.models.originals import ResidualNet
 from resnet_flax.models.shortcuts import BareConvolution
+from resnet_flax.parity_networks import Options
 from resnet_flax.training.trajectory import digit_batches, train
 from resnet_flax.weights.entries import entries
 
@@ -99,6 +100,10 @@ def test_trajectories_agree(name, optimizer, steps):
         train=train,
     )
     assert report.passed, str(report)
+
+
+def test_an_alias_is_a_name():
+    assert family_of("residual18_xavier").pair("residual18_xavier", Options()).channels == 1
 
 
 def test_weights_of_another_network_are_named():

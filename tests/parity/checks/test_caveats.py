@@ -231,6 +231,17 @@ def test_two_modules_that_meet_one_name():
         parity.check(two, nn.Sequential(), INPUTS, names={"b": "a"})
 
 
+def test_initial_values_of_filled_networks():
+    inputs = parity.random_inputs((3, 16))
+
+    def report(fill):
+        pair = Ours(lambda s, x: s.fc(x), fc=linear(16, 8)), Theirs(lambda s, x: s.fc(x), fc=nn.Linear(16, 8))
+        return checked(pair, inputs, ("initialization",), fill)
+
+    warns(report(fill=True), "filled with the same values")
+    assert not report(fill=False).warnings
+
+
 def test_warnings_are_in_every_report():
     report = checked(dense(), INPUTS[:1])
     words = report.warnings[0]
