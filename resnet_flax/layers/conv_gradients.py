@@ -40,6 +40,7 @@ BLOCK_CHANNELS = 32  # eight times the work of 4-channel groups, at more than ei
 BLOCKS = 16  # about the most: the compile time of more and smaller ones outweighs their gain
 UNROLLED_LIMIT = 8  # how many times the kernel's size its unrolled matrix may have
 EIGEN_FROM = 17  # channels; with fewer, Eigen is slow on dilated images
+EIGEN_FROM_IMAGES = 4  # the channels of a kernel's gradient; there fewer are enough, as the sums over pixels are longer
 PIXELS_PER_STEP = 1024  # of the output, with groups; 28x28 images go one at a time, 7x7 images sixteen at a time
 
 
@@ -286,7 +287,7 @@ def _tangent_of_one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> j
 
     def gradient(dy: jax.Array) -> jax.Array:
         dy = lax.optimization_barrier(dy.transpose(1, 2, 0, 3))
-        form = _rows_apart if x.dtype == jnp.float32 else _xla
+        form = _rows_apart if x.dtype == jnp.float32 and x.shape[0] >= EIGEN_FROM_IMAGES else _xla
         return form(channels_first, dy, _window_of_gradient(x, kernel, window)).transpose(1, 2, 0, 3)
 
     outputs = jax.eval_shape(_bound(_xla, window), x, kernel)
