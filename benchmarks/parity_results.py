@@ -33,6 +33,7 @@ NETWORKS = (
     *("resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2", "residual18", "residual18_3x3", "residual18_xavier"),
 )
 """torchvision's and the Residual ones; docs/timm-family.md has the others."""
+SIZES = (64, 33)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Arguments:
     markdown: Path | None = None
     """Where to write the table."""
     architectures: tuple[str, ...] = NETWORKS
-    sizes: tuple[int, ...] = (64, 33)
+    sizes: tuple[int, ...] = SIZES
     """Height and width of the images: one even, one odd."""
     batch: int = 4
 
@@ -106,7 +107,8 @@ def main() -> int:
 
 
 def markdown(rows: list[dict]) -> str:
-    """The rows as a document."""
+    """The rows as a document, in the order of `NETWORKS`."""
+    rows = sorted(rows, key=lambda row: (NETWORKS.index(row["architecture"]), -row["size"]))
     checks = list(dict.fromkeys((row["check"], row["mode"]) for row in rows))
     heading = ["network", "pixels", *(f"{check}, {mode}" if mode else check for check, mode in checks)]
     lines = [
@@ -140,8 +142,10 @@ def markdown(rows: list[dict]) -> str:
                 f"{row['ours']:.0e} / {row['peer']:.0e}" + (f" **{row['failed']} fail**" if row["failed"] else "")
             )
         lines.append(f"| {name} | {size} | " + " | ".join(texts) + " |")
-    if missing := [name for name in NETWORKS if not any(row["architecture"] == name for row in rows)]:
-        lines += ["", f"Not measured yet: {', '.join(missing)}. The same command adds them."]
+    measured = {(row["architecture"], row["size"]) for row in rows}
+    for size in SIZES:
+        if missing := [name for name in NETWORKS if (name, size) not in measured]:
+            lines += ["", f"Not measured yet at {size} pixels: {', '.join(missing)}. The same command adds them."]
     tensors = sum(row["tensors"] for row in rows)
     failed = sum(row["failed"] for row in rows)
     return "\n".join([*lines, "", f"{tensors:,} tensors compared, {failed} failed.", ""])
