@@ -141,7 +141,7 @@ def importing() -> Generator[None]:
     """Around a command's imports: no garbage is collected, and Ctrl-C ends the process at once, with status 130.
 
     Imports leave hundreds of thousands of objects that live as long as the process. Searching them again and again was
-    a tenth of what a short command took, so none of them is searched afterwards, either.
+    a seventh of what `predict` took, so none of them is searched afterwards, either.
     """
     was_enabled = gc.isenabled()
     gc.disable()

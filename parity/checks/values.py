@@ -59,8 +59,9 @@ def initialization(pair: Pair) -> list[Comparison]:
     not compared.
     """
     state, reference = pair.candidate.state(), pair.reference.state()
-    alike = all(np.array_equal(state[name], reference[name]) for name in pair.candidate.parameters)
-    if alike and pair.candidate.framework != pair.reference.framework:  # which no seed brings about
+    drawn = [name for name in pair.candidate.parameters if reference[name].size > 1 and np.ptp(reference[name]) > 0]
+    alike = all(np.array_equal(state[name], reference[name]) for name in drawn)
+    if drawn and alike and pair.candidate.framework != pair.reference.framework:  # which no seed brings about
         pair.warn("initialization: both networks were filled with the same values, which says nothing of fresh ones")
     rows = []
     for name in pair.candidate.parameters:

@@ -12,7 +12,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,13 +28,14 @@ def normalize(
 
     `mean` and `std` have C entries each, or one for all channels; defaults are torchvision's for ImageNet.
     """
-    ones = (1,) * (jnp.ndim(images) - 1)
-    shift, scale = (np.asarray(values, np.float32).reshape(*ones, -1) for values in (mean, std))
-    return _normalized(images, shift, scale, dtype)
+    shift, scale = (jnp.asarray(values, jnp.float32) for values in (mean, std))
+    return _normalized(jnp.asarray(images), shift, scale, dtype)
 
 
 @partial(jax.jit, static_argnames="dtype", inline=True)  # outside of another program one to compile, not eight
-def _normalized(images: jax.Array, shift: ArrayLike, scale: ArrayLike, dtype: DTypeLike) -> jax.Array:
+def _normalized(images: jax.Array, shift: jax.Array, scale: jax.Array, dtype: DTypeLike) -> jax.Array:
+    ones = (1,) * (images.ndim - 1)
+    shift, scale = (values.reshape(*ones, -1) for values in (shift, scale))
     return ((images.astype(jnp.float32) / 255 - shift) / scale).astype(dtype)
 
 

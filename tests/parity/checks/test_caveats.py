@@ -242,6 +242,12 @@ def test_initial_values_of_filled_networks():
     assert not report(fill=False).warnings
 
 
+def test_initial_values_that_are_constants_are_alike_of_themselves():
+    ours, theirs = nnx.BatchNorm(6, rngs=nnx.Rngs(0)), nn.BatchNorm1d(6)
+    report = parity.check(ours, theirs, INPUTS, checks=("initialization",), modes="eval")
+    assert not any("filled" in warning for warning in report.warnings)
+
+
 def test_warnings_are_in_every_report():
     report = checked(dense(), INPUTS[:1])
     words = report.warnings[0]
