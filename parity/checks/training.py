@@ -63,8 +63,12 @@ def _compared_step(
     known = {moment: list(arrays) for moment, arrays in _by_moment(trainer.moments()).items()}
     noise = Noise(_groups(pair, known, oracle), scaled=known.keys())
     noise.add(_groups(pair, known, reference))
-    for arranged in pair.arranged(partial(reference_step, pair.reference)):
-        noise.add(_groups(pair, known, arranged))
+
+    def distances(arrangement: Arrangement) -> dict[str, dict[str, float]]:  # alone: no step is kept beside the next
+        return noise.distances(_groups(pair, known, reference_step(pair.reference, arrangement)))
+
+    for floors in pair.arranged(distances):
+        noise.add_floors(floors)
     noise.add_floors(oracle.floors)
     if pair.observe_step is not None:
         pair.observe_step(step, oracle.state, oracle.moments, noise)

@@ -23,7 +23,7 @@ class FlaxTrainer:
         self.transform = optimizer.for_jax()
         with side.arithmetic():
             self.state = self.transform.init(side.parts()[0])
-        self._update = jax.jit(self._updated)
+        self._update = jax.jit(self._updated, donate_argnums=(0, 1))  # a large network has no room for both
 
     def _updated(self, gradients: Any, state: Any, parameters: Any, learning_rate: Any) -> Any:
         updates, state = self.transform.update(gradients, state, parameters)
