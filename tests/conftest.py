@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from resnet_flax.cache import cache_directory
+from tests.compilation import UNOPTIMIZED, unoptimized
 
 CACHE = cache_directory("jax-tests")
 STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's floats with integer counts
@@ -21,11 +22,11 @@ OPTIMIZED = (  # as users compile it
     *("resnet_flax/layers", "resnet_flax/models", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
     *("resnet_flax/training/test_optimizers.py", "resnet_flax/test_parity_networks.py", "parity/checks/test_check.py"),
 )
-UNOPTIMIZED = "jax_disable_most_optimizations"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source: written into programs, read by no test
 os.environ.setdefault(UNOPTIMIZED.upper(), "1")  # of the processes that tests start
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # pytest in the background of a script, or under nohup
@@ -37,10 +38,8 @@ def pytest_runtest_protocol(item: pytest.Item):
     """Around the fixtures of any scope, which compile as well. The pages of docs/ are optimized, too."""
     tests = Path(__file__).parent
     optimized = not item.path.is_relative_to(tests) or any(item.path.is_relative_to(tests / one) for one in OPTIMIZED)
-    jax.config.update(UNOPTIMIZED, not optimized)
-    result = yield
-    jax.config.update(UNOPTIMIZED, False)
-    return result
+    with contextlib.nullcontext() if optimized else unoptimized():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
