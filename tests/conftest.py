@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from resnet_flax.cache import cache_directory
-from tests.compilation import UNOPTIMIZED, unoptimized
+from tests.compilation import FUSION_EMITTERS, OLD_EMITTERS, UNOPTIMIZED, unoptimized
 
 CACHE = cache_directory("jax-tests")
 STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's floats with integer counts
@@ -27,7 +27,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source: written into programs, read by no test
-os.environ.setdefault(UNOPTIMIZED.upper(), "1")  # of the processes that tests start
+jax.numpy.zeros(())  # this process has now read XLA_FLAGS; those that tests start compile as its unoptimized tests do
+os.environ.setdefault(UNOPTIMIZED.upper(), "1")
+if OLD_EMITTERS:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{FUSION_EMITTERS}=false".strip()
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # pytest in the background of a script, or under nohup
         signal.signal(number, default)
@@ -38,6 +41,7 @@ def pytest_runtest_protocol(item: pytest.Item):
     """Around the fixtures of any scope, which compile as well. The pages of docs/ are optimized, too."""
     tests = Path(__file__).parent
     optimized = not item.path.is_relative_to(tests) or any(item.path.is_relative_to(tests / one) for one in OPTIMIZED)
+    optimized = optimized and item.get_closest_marker("unoptimized") is None
     with contextlib.nullcontext() if optimized else unoptimized():
         return (yield)
 

@@ -29,6 +29,7 @@ from resnet_flax.data.prepare import write_tfds
 from resnet_flax.errors import UserError
 
 TRANSFORM = TrainingTransform(8, augment="trivial_augment_wide")
+PYTHON = sys.executable, "-W", "ignore:2 workers on 1 cores"  # which is all that a small machine would print
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_a_new_process_with_other_workers_goes_on_where_one_stopped(folder, tmp_
     expected = [f"{b['index'].tolist()} {hashlib.sha256(b['image'].tobytes()).hexdigest()}" for b in whole[start:]]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    arguments = [sys.executable, str(program), str(folder), str(start), str(len(expected)), str(workers)]
+    arguments = [*PYTHON, str(program), str(folder), str(start), str(len(expected)), str(workers)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == expected
@@ -144,7 +145,7 @@ def test_evaluation_in_worker_processes_leaves_nothing_behind(folder, tmp_path):
         "    batches = list(evaluation_batches(source, evaluation_transform(9, 9), batch_size=4, workers=2))\n"
         "    print(len(batches), sum(int(b['mask'].sum()) for b in batches))\n"
     )
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([*PYTHON, str(program)], capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout, done.stderr) == ("4 15\n", "")
 
 

@@ -87,6 +87,7 @@ def _derivatives(conv, options):
     return jax.jit(run)
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("shape", SHAPES + TINY, ids=str)
 def test_equals_xla_in_float64(shape):
     with jax.enable_x64(True):
@@ -97,6 +98,7 @@ def test_equals_xla_in_float64(shape):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "groups"), [(48, 6), (96, 2)], ids=["blocks of 3 groups", "wide groups"])
 def test_blocks_of_groups_equal_xla(stride, channels, groups):
@@ -121,6 +123,7 @@ def test_xla_has_no_small_image_left(shape):
     assert not small or shape[5] == 2  # with a stride the forward pass may be larger
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES + TINY if shape[-1] == 1], ids=str)
 def test_rows_apart_change_nothing(shape):
     """The form is for float32; in float64 it shows that only rounding could differ."""

@@ -36,6 +36,7 @@ def assert_same_conv(ours, original, images):
     assert_rounded(ours, as_nhwc(original(x)), 2 * terms, as_nhwc(sizes(x.abs())), np.float64)
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (9, 12)])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "groups", "bias"),
@@ -95,6 +96,7 @@ def batch_norm_pair(channels: int):
     return original, to_flax(copy.deepcopy(original.state_dict()), norm)
 
 
+@pytest.mark.unoptimized
 def test_batch_norm_train_mode_equals_torch_in_float64():
     """Outputs, the gradients of input, scale and bias, and the running statistics after three batches of n = 12."""
     with jax.enable_x64(True):
