@@ -21,6 +21,7 @@ STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's
 OPTIMIZED = (  # as users compile it
     *("resnet_flax/layers", "resnet_flax/models", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
     *("resnet_flax/training/test_optimizers.py", "resnet_flax/test_parity_networks.py", "parity/checks/test_check.py"),
+    "test_numerics.py",
 )
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
