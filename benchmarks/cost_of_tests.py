@@ -1,11 +1,11 @@
 """What the default test run costs, beside the same of another checkout: seconds of processor time, user's and system's.
 
-usage: python benchmarks/test_suite.py OLD [--json FILE]
+usage: python benchmarks/cost_of_tests.py OLD [--json FILE]
 
-Both run at once, each in one process on one core, with nothing compiled before, so that another job on the machine slows
-both; OLD is a checkout of another commit. Tests are paired by name and parameters, wherever they have moved. Printed are
-the whole run, from the start of Python on, the tests that both have, and the twenty that cost most in each. Linux only,
-two cores; half an hour there.
+Both run at once, each in one process on one core, with nothing compiled before, so that another job on the machine
+slows both; OLD is a checkout of another commit. Tests are paired by name and parameters, wherever they have moved.
+Printed are the whole run, from the start of Python on, the tests that both have, and the twenty that cost most in each.
+Linux only; half an hour on two cores.
 """
 
 from __future__ import annotations
