@@ -20,8 +20,7 @@ CACHE = cache_directory("jax-tests")
 STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's floats with integer counts
 OPTIMIZED = (  # as users compile it
     *("resnet_flax/layers", "resnet_flax/models", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
-    *("resnet_flax/training/test_optimizers.py", "resnet_flax/test_parity_networks.py", "parity/checks/test_check.py"),
-    "test_numerics.py",
+    *("resnet_flax/training/test_optimizers.py", "parity/checks/test_check.py", "test_numerics.py"),
 )
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

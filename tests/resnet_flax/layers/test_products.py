@@ -32,6 +32,7 @@ def direct_moments(x, kernel):
     return y.mean(axes), jnp.square(y).mean(axes)
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize(("ours", "direct"), [(product, jnp.matmul), (product_moments, direct_moments)])
 def test_values_and_derivatives_of_both_modes_equal_the_plain_ones(ours, direct):
     with jax.enable_x64(True):
@@ -68,6 +69,7 @@ def random_norm(features, param_dtype):
     return norm
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("stride", [1, 2])
 def test_folded_norm_equals_torch_in_float64(stride, monkeypatch):
     """The formulas that bfloat16 uses, in float64: output, gradients and statistics."""
@@ -156,6 +158,7 @@ def test_a_compiled_step_never_computes_the_folded_convolutions_output():
     assert "stablehlo.convolution" not in lowered[True]
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize(
     "options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1, "groups": 2}, {"kernel_size": 1, "use_bias": True}]
 )
