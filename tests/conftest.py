@@ -19,9 +19,10 @@ from tests.compilation import FUSION_EMITTERS, OLD_EMITTERS, UNOPTIMIZED, unopti
 CACHE = cache_directory("jax-tests")
 STRICT_DTYPES = ("layers", "models", "data")  # Optax, elsewhere, mixes Python's floats with integer counts
 OPTIMIZED = (  # as users compile it
-    *("resnet_flax/layers", "resnet_flax/models", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
-    *("resnet_flax/training/test_optimizers.py", "parity/checks/test_check.py", "test_numerics.py"),
+    *("resnet_flax/layers", "resnet_flax/compiled", "resnet_flax/training/test_step.py"),
+    *("resnet_flax/training/test_optimizers.py", "test_numerics.py"),
 )
+TRAINING_PAGES = "training.md", "tutorial.md"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -38,11 +39,11 @@ for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
-    """Around the fixtures of any scope, which compile as well. The pages of docs/ are optimized, too."""
+    """Around the fixtures of any scope, which compile as well. The pages that train are optimized, too."""
     tests = Path(__file__).parent
-    optimized = not item.path.is_relative_to(tests) or any(item.path.is_relative_to(tests / one) for one in OPTIMIZED)
-    optimized = optimized and item.get_closest_marker("unoptimized") is None
-    with contextlib.nullcontext() if optimized else unoptimized():
+    listed = any(item.path.is_relative_to(tests / one) for one in OPTIMIZED)
+    optimized = listed and item.get_closest_marker("unoptimized") is None
+    with contextlib.nullcontext() if optimized or item.path.name in TRAINING_PAGES else unoptimized():
         return (yield)
 
 

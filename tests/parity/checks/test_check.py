@@ -52,7 +52,6 @@ class TorchMLP(nn.Module):
         return {"scores": self.out(hidden), "pooled": hidden.mean(1)}
 
 
-@pytest.mark.unoptimized
 @pytest.mark.parametrize("shape", [EVEN, ODD])
 def test_a_right_network_passes_everything(shape):
     ours, theirs = pair()
@@ -74,7 +73,6 @@ def test_a_right_network_passes_everything(shape):
     assert {"conv1", "layer2.0.downsample.1", "layer2.0", "layer2", "fc"} <= {r.name for r in report.of("activations")}
 
 
-@pytest.mark.unoptimized
 def test_different_weights_pass_no_check():
     ours, theirs = pair()
     other = TorchSide(theirs, "float32").module

@@ -35,6 +35,7 @@ def test_gradient_goes_where_pytorch_sends_it(height, width, window, stride, pad
     np.testing.assert_array_equal(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1))
 
 
+@pytest.mark.unoptimized
 def test_transformations_agree_with_each_other():
     with jax.enable_x64(True):
         images = np.random.default_rng(0).normal(size=(2, 7, 8, 3))

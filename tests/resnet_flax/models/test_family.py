@@ -45,7 +45,6 @@ def test_every_architecture_of_timm_is_here_but_the_pruned():
             get_architecture(name)
 
 
-@pytest.mark.unoptimized
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_names_shapes_and_number_of_parameters_are_the_originals_and_tell_which_it_is(name):
     row = ARCHITECTURES[name]

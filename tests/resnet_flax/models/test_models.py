@@ -23,7 +23,6 @@ from tests.resnet_flax.models.against_torch import check_against_torch
 from tests.torch_models import torch_model
 
 
-@pytest.mark.unoptimized
 @pytest.mark.parametrize("name", ["resnet18", "residual18", "residual18_3x3"])
 def test_names_and_shapes_of_a_model_are_the_originals(name):
     model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
@@ -77,7 +76,6 @@ def test_eval_outputs_equal_torch_at_full_size(name, size, record_property):
     print(name, size, {place: tuple(f"{e:.1e}" for e in row) for place, row in errors.items()})
 
 
-@pytest.mark.unoptimized
 @pytest.mark.parametrize("name", ["residual18", "residual18_3x3"])
 def test_residual_networks_have_the_published_shapes(name):
     model = nnx.eval_shape(lambda: build_model(name, rngs=nnx.Rngs(0)))
@@ -98,7 +96,6 @@ def tiny(**options) -> ResNet:
     return ResNet(BasicBlock, (1, 1, 1, 1), **{"num_classes": 5, "rngs": nnx.Rngs(0), **options})
 
 
-@pytest.mark.unoptimized
 def test_a_created_model_is_in_eval_mode_and_calls_change_nothing():
     model = resnet_flax.create_model("resnet18", num_classes=3, rngs=nnx.Rngs(0))
     before = jax.tree.map(np.asarray, nnx.state(model))
@@ -106,7 +103,6 @@ def test_a_created_model_is_in_eval_mode_and_calls_change_nothing():
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
 
 
-@pytest.mark.unoptimized
 def test_no_head_gives_pooled_features():
     images = jnp.asarray(parity.random_inputs((2, 32, 32, 3)))
     model, headless = tiny(), tiny(num_classes=0)
@@ -116,7 +112,6 @@ def test_no_head_gives_pooled_features():
     np.testing.assert_array_equal(model.fc(headless(images)), model(images))
 
 
-@pytest.mark.unoptimized
 def test_small_image_stem_keeps_the_resolution():
     model = tiny(small_images=True, in_channels=1)
     shapes = nnx.eval_shape(
@@ -126,7 +121,6 @@ def test_small_image_stem_keeps_the_resolution():
     assert shapes["layer4"].shape == (1, 4, 4, 512)
 
 
-@pytest.mark.unoptimized
 def test_zero_init_residual_makes_each_block_its_shortcut():
     model = tiny(zero_init_residual=True)
     model.eval()
@@ -135,7 +129,6 @@ def test_zero_init_residual_makes_each_block_its_shortcut():
     assert model.layer4[0].bn1.scale[...].all()
 
 
-@pytest.mark.unoptimized
 def test_norm_layer_is_used_throughout():
     model = tiny(norm_layer=partial(nnx.GroupNorm, num_groups=8))
     kinds = {type(module) for _, module in nnx.iter_modules(model)}
@@ -143,7 +136,6 @@ def test_norm_layer_is_used_throughout():
     assert BatchNorm not in kinds
 
 
-@pytest.mark.unoptimized
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_compute_dtype_leaves_parameters_and_statistics_in_float32(dtype):
     model = tiny(dtype=dtype)
@@ -171,7 +163,6 @@ def test_basic_block_has_no_groups():
         tiny(groups=2)
 
 
-@pytest.mark.unoptimized
 def test_initial_parameters_are_distributed_as_pytorch_draws_them():
     """Standard deviations within 5 standard errors of the rules', and the extremes that tell distributions apart."""
     model = build_model("resnet18", rngs=nnx.Rngs(1))
@@ -192,7 +183,6 @@ def test_initial_parameters_are_distributed_as_pytorch_draws_them():
     np.testing.assert_array_equal(alias.fc.kernel[...], xavier.fc.kernel[...])
 
 
-@pytest.mark.unoptimized
 def test_models_are_ordinary_nnx():
     model = tiny(small_images=True)
     images = jnp.asarray(parity.random_inputs((2, 8, 8, 3)))

@@ -278,6 +278,7 @@ def test_losses_are_torchs():
     np.testing.assert_allclose(ours, binary(torch.tensor(logits), torch.tensor(targets)), rtol=1e-12)
 
 
+@pytest.mark.unoptimized
 def test_prepare_mixes_and_erases():
     """What goes on inside is tested with the data; here that each option reaches the batch and its targets."""
     images = np.random.default_rng(0).integers(1, 255, (8, 6, 6, 1), np.uint8)
