@@ -28,10 +28,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where in the source: written into programs, read by no test
-jax.numpy.zeros(())  # this process has now read XLA_FLAGS; those that tests start compile as its unoptimized tests do
-os.environ.setdefault(UNOPTIMIZED.upper(), "1")
-if OLD_EMITTERS:
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{FUSION_EMITTERS}=false".strip()
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # pytest in the background of a script, or under nohup
         signal.signal(number, default)
@@ -45,6 +41,15 @@ def pytest_runtest_protocol(item: pytest.Item):
     optimized = listed and item.get_closest_marker("unoptimized") is None
     with contextlib.nullcontext() if optimized or item.path.name in TRAINING_PAGES else unoptimized():
         return (yield)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def children_compile_as_unoptimized_tests_do():
+    """Here, since pytest-xdist's workers would take it from the process that starts them, and compile so themselves."""
+    jax.numpy.zeros(())  # this process has now read XLA_FLAGS
+    os.environ.setdefault(UNOPTIMIZED.upper(), "1")
+    if OLD_EMITTERS:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{FUSION_EMITTERS}=false".strip()
 
 
 @pytest.fixture(autouse=True)
