@@ -13,7 +13,7 @@ import parity
 import resnet_flax
 from tests import ROOT
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 PUBLIC = [(package, name) for package in (parity, resnet_flax) for name in package.__all__]
 TRAINS = ("Result", "evaluate", "fit")  # each compiles a network with a name, which takes a while

@@ -61,7 +61,7 @@ def options(*program: str) -> frozenset[str]:
         case ["-m", name, *rest]:
             pass
         case _:
-            pytest.importorskip("torch")
+            pytest.importorskip("torch", reason="compares with PyTorch")
             return frozenset(OPTION.findall(help_of(program)))
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         COMMANDS[name].main([*rest, "--help"])
@@ -96,7 +96,7 @@ def test_the_options_of_documented_commands_exist(command):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_options_named_in_a_text_exist(page):
-    pytest.importorskip("torch")  # the benchmarks' options count, too
+    pytest.importorskip("torch", reason="compares with PyTorch")  # the benchmarks' options count, too
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     named = {option for span in re.findall(r"`[^`]+`", prose) for option in OPTION.findall(span)}
     everywhere = [program(words) for words in DOCUMENTED.values()]
@@ -117,8 +117,8 @@ def pattern(line: str) -> list[str]:
 @pytest.mark.full
 @pytest.mark.parametrize("page", ["README.md", "docs/converting.md", "docs/data.md"])
 def test_documented_commands_print_what_is_shown(page, tmp_path):
-    torchvision = pytest.importorskip("torchvision")
-    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "resnet50.pth")
     (tmp_path / "train.py").symlink_to(ROOT / "train.py")
     python = Path(sys.executable).parent

@@ -151,7 +151,7 @@ def test_a_part_runs_in_a_process_of_its_own_on_a_cpu(tmp_path):
 
 @pytest.mark.full
 def test_all_of_it_on_a_cpu(tmp_path):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision", reason="compares with PyTorch")
     report, page = tmp_path / "day.json", tmp_path / "day.md"
     files = ("--json", str(report), "--markdown", str(page))
     done = run("--device", "cpu", "--tiny", "--minutes", "60", *files)

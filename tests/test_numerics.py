@@ -32,7 +32,7 @@ def test_a_function_is_as_exact_as_itself_and_a_coarser_one_is_not(precision):
 
 
 def test_a_copy_of_a_network_is_close_to_it_and_a_coarser_one_is_not():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(160, 4)
     )

@@ -19,7 +19,7 @@ COMMANDS += [("resnet_flax", "data show"), ("resnet_flax", "data write"), ("resn
 @pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
 def test_help_fits_the_terminal_and_shows_no_empty_default(program, command, columns, monkeypatch, capsys):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="compares with PyTorch")
     monkeypatch.setenv("COLUMNS", str(columns))
     with contextlib.suppress(SystemExit):
         PROGRAMS[program].main([*command.split(), "--help"])

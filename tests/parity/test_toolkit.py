@@ -10,7 +10,7 @@ import weakref
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 import torchvision
 from flax import nnx

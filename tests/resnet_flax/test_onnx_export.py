@@ -20,7 +20,7 @@ from resnet_flax.models import build_model
 from resnet_flax.onnx_export import export_onnx
 from resnet_flax.weights.metadata import metadata_of
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 

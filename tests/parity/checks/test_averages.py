@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from flax import nnx
 from torch import nn

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 from flax import nnx
 

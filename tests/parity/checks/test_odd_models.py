@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 from flax import nnx
 from torch import nn

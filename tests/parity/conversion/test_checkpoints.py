@@ -11,7 +11,7 @@ import pytest
 from parity.conversion.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from parity.errors import ParityError
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 
 def pipe(path):

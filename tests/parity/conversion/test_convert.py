@@ -12,8 +12,8 @@ from parity.conversion.naming import find_prefix, leaves, renamed
 from parity.errors import ParityError
 from resnet_flax.models import ARCHITECTURES, BasicBlock, ResNet, build_model
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from tests.numerics import assert_close_to_torch
 from tests.torch_models import torch_model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 import torch
 from torch import nn

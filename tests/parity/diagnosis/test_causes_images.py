@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 import torch
 import torch.nn.functional as F

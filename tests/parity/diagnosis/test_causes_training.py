@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 import torch
 import torch.nn.functional as F

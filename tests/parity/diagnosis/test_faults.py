@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 from tests import ROOT
 from tests.parity.diagnosis.faults import FAULTS, outcome

@@ -4,7 +4,7 @@ import flax.linen
 import jax
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 from torch import nn
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 
 import parity
 from parity.sides.base import Loss

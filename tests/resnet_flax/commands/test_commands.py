@@ -22,8 +22,8 @@ from resnet_flax.models import ARCHITECTURES
 from resnet_flax.weights.load import load_pretrained
 from resnet_flax.weights.metadata import Metadata
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 skimage_data = pytest.importorskip("skimage.data")
 
 from tests import ROOT

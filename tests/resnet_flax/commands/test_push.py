@@ -20,9 +20,9 @@ from resnet_flax.weights.load import load_pretrained
 from resnet_flax.weights.metadata import metadata_of
 from resnet_flax.weights.timm_config import timm_config
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-timm = pytest.importorskip("timm")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
+timm = pytest.importorskip("timm", reason="compares with PyTorch")
 
 from tests.numerics import assert_close_to_torch
 from tests.torch_models import nchw, randomized, torch_model

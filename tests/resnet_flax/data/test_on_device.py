@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+pytest.importorskip("torchvision", reason="compares with PyTorch")
 from torchvision.transforms import v2
 
 from resnet_flax.data import on_device

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+pytest.importorskip("torchvision", reason="compares with PyTorch")
 import skimage.data
 import sklearn.datasets
 from PIL import Image

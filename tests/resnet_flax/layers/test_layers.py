@@ -13,7 +13,7 @@ import parity
 from resnet_flax.errors import UserError
 from resnet_flax.layers import BatchNorm, Conv, Linear, Sequential, max_pool
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 from parity import to_flax
 from tests.compilation import assert_compiles_once

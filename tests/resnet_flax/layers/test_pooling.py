@@ -7,7 +7,7 @@ import pytest
 
 from resnet_flax.layers import max_pool
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 # height, width, window, stride, padding
 SHAPES = [(8, 9, 3, 2, 1), (7, 7, 3, 2, 1), (9, 8, 2, 2, 0), (10, 7, 3, 1, 1), (9, 9, 3, 3, 0), (11, 10, 5, 2, 2)]

@@ -18,7 +18,7 @@ from resnet_flax.layers import (
 from resnet_flax.layers.products import product, product_moments
 from tests.numerics import assert_as_exact_as, assert_rounded, gamma
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 
 def arrays(*shapes, seed=0, dtype=np.float64):

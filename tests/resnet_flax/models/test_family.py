@@ -23,9 +23,9 @@ from resnet_flax.weights.entries import entries
 from resnet_flax.weights.identify import Identity, identify
 from resnet_flax.weights.published import timm_tags
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-timm = pytest.importorskip("timm")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
+timm = pytest.importorskip("timm", reason="compares with PyTorch")
 
 from timm.models import resnet as theirs
 

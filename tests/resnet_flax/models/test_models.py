@@ -16,8 +16,8 @@ from resnet_flax.layers import BatchNorm, Conv
 from resnet_flax.models import ARCHITECTURES, BasicBlock, Bottleneck, ResNet, build_model
 from resnet_flax.models.shortcuts import BareConvolution
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from tests.resnet_flax.models.against_torch import check_against_torch
 from tests.torch_models import torch_model

@@ -28,7 +28,7 @@ from tests.resnet_flax.training.test_loop import assert_same_state, final_state
 from tests.resnet_flax.training.test_step import RATE, build, in_torch, torch_tiny
 from tests.resnet_flax.training.tiny import Tiny, batches, randomised
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 
 @pytest.fixture

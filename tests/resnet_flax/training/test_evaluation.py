@@ -42,7 +42,7 @@ def test_scores_grow_with_quality():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_weighted_cross_entropy_is_torchs(smoothing):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     logits, labels, weights = RNG.normal(size=(6, 4)), RNG.integers(0, 4, 6), (0.5, 2.0, 0.0, 1.25)
     expected = torch.nn.CrossEntropyLoss(torch.tensor(weights, dtype=torch.float64), label_smoothing=smoothing)(
         torch.tensor(logits), torch.tensor(labels)
@@ -61,7 +61,7 @@ def test_a_batch_of_classes_without_weight_has_no_loss():
 
 
 def test_weighted_binary_cross_entropy_is_torchs():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     logits, targets, weights = RNG.normal(size=(6, 4)), RNG.random((6, 4)), (0.5, 2.0, 0.0, 1.25)
     expected = torch.nn.BCEWithLogitsLoss(torch.tensor(weights, dtype=torch.float64))(
         torch.tensor(logits), torch.tensor(targets)

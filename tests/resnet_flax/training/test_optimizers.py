@@ -18,7 +18,7 @@ from resnet_flax.training.state import Network, model_arrays
 from tests.numerics import assert_rounded, gamma
 from tests.resnet_flax.training.tiny import Tiny, randomised
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 
 @pytest.fixture(autouse=True)

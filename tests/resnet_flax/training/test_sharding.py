@@ -96,7 +96,7 @@ def test_hosts_compute_what_devices_do(results):
 
 def test_norms_of_each_device_are_torch_replica_by_replica(results):
     """Eight replicas with their own statistics, two micro-batches each: gradients and running statistics averaged."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     with jax.enable_x64(True):
         network, state, _ = build()
         master = torch_tiny(network, state)

@@ -50,7 +50,7 @@ def build(freeze=(), *, optimizer=None, ema=False, train_frozen_statistics=False
 
 
 def torch_tiny(network, state):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
     class TorchTiny(torch.nn.Module):
         def __init__(self):
@@ -73,7 +73,7 @@ def torch_tiny(network, state):
 
 
 def in_torch(batch, part=slice(None)):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     images = torch.tensor(np.moveaxis(np.asarray(batch["image"][part]), -1, 1))
     return images, torch.tensor(np.asarray(batch["label"][part]).astype(np.int64))
 
@@ -86,7 +86,7 @@ def assert_same(network, state, torch_model, rtol=1e-10):
 
 def torch_train(model, given, micro=1, freeze=()):
     """The loop that anyone would write in PyTorch; frozen parameters' norms in eval mode."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     trained = [p for n, p in model.named_parameters() if not n.startswith(tuple(freeze) or "-")]
     optimizer = torch.optim.SGD(trained, RATE, momentum=0.9, weight_decay=0.01)
     model.train()
@@ -263,7 +263,7 @@ def test_stochastic_depth(name):
 
 
 def test_losses_are_torchs():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(7, 5)) * 3, rng.dirichlet(np.ones(5), 7)
     ours = make_loss(LossConfig(label_smoothing=0.1))(jnp.asarray(logits), jnp.asarray(targets))

@@ -10,7 +10,7 @@ from resnet_flax.data import open_source
 from resnet_flax.training.recipes import RECIPES
 from tests import ROOT
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="compares with PyTorch")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -9,7 +9,7 @@ from resnet_flax.data.preprocessing import Preprocessing
 from resnet_flax.weights.files import read_weights
 from resnet_flax.weights.metadata import Metadata, metadata_of
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
 
 from parity.conversion.checkpoints import write_checkpoint
 from tests.torch_models import randomized, torch_model

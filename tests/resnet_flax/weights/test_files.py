@@ -22,8 +22,8 @@ from resnet_flax.weights.files import read_weights, write_weights
 from resnet_flax.weights.identify import Identity, identify
 from resnet_flax.weights.selection import layout_of, names_by_layout, select
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from tests.parity.conversion.test_convert import assert_same_bytes
 from tests.resnet_flax.weights.others import SCHEMES, numbered

@@ -23,8 +23,8 @@ from resnet_flax.weights.load import create_model, load_pretrained
 from resnet_flax.weights.metadata import Metadata, metadata_of
 from resnet_flax.weights.published import PUBLISHED_WEIGHTS, PublishedWeights, imagenet_classes, published_weights
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from tests.numerics import assert_close_to_torch, assert_rounded
 from tests.torch_models import randomized

@@ -23,8 +23,8 @@ from resnet_flax.weights.arithmetic import ACTIVATIONS, arithmetic_of, model_opt
 from resnet_flax.weights.files import read_weights, write_weights
 from tests.resnet_flax.weights.others import SCHEMES, haiku, hugging_face_flax, jax_resnet, linen_example
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+torchvision = pytest.importorskip("torchvision", reason="compares with PyTorch")
 
 from tests.numerics import assert_close_to_torch
 from tests.parity.conversion.test_convert import assert_same_bytes
