@@ -236,9 +236,8 @@ def test_errors_are_lax_own():
 
 
 SHARDED = """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 from jax.sharding import Mesh, PartitionSpec as P
 from resnet_flax.layers.conv_gradients import conv_general_dilated

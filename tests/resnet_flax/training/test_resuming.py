@@ -118,11 +118,10 @@ def test_another_number_of_devices():
     """With synchronised norms, one device and two compute the same, up to rounding; here it is that they run."""
 
     def train(devices, *arguments):
-        flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": flags,
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(CACHE),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         }

@@ -20,14 +20,13 @@ from tests.resnet_flax.training.tiny import CLASSES, batches
 
 
 def start(out, devices, **environment):
-    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "tests.resnet_flax.training.data_parallel_worker", str(out)],
         cwd=ROOT,
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": flags,
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(CACHE),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
             **environment,
