@@ -1,4 +1,4 @@
-"""Trains Tiny in float64 on all devices of this job, and writes what came out: run by test_training_parallel.py.
+"""Trains Tiny in float64 on all devices of this job, and writes what came out: run by test_sharding.py.
 
 usage: data_parallel_worker.py OUT (the environment says how many devices and processes)
 """

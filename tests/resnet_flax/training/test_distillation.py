@@ -110,6 +110,7 @@ print(len(one))
 def steps_on(devices):
     """The parameters and the loss after two steps in which the norms stay still, on so many devices."""
     mesh = data_mesh(jax.devices()[:devices])
+    assert mesh.size == devices
     _, state, step = build(("bn1", "bn2"), teacher=teacher(), mesh=mesh if devices > 1 else None)
     step = TaughtStep(step, teacher().arrays, replicated(mesh))
     state = jax.device_put(state, replicated(mesh))
